@@ -1,0 +1,89 @@
+/* The one interface between the core and an implementation (reference, CPU, CUDA).
+ *
+ * An implementation exports one dice_backend. Slots return a dice_status and
+ * leave their outputs untouched on failure. All arrays are C-contiguous host
+ * memory unless a slot says otherwise. A slot that is NULL is not offered; the
+ * core then uses its portable version.
+ *
+ * Letters: N images, C channels, H x W pixels, D features, M classes. */
+#ifndef DICE_BACKEND_BACKEND_H
+#define DICE_BACKEND_BACKEND_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/cpu.h"
+#include "nn/graph.h"
+
+enum { DICE_BACKEND_ABI = 1 };
+
+typedef enum dice_precision { DICE_FLOAT32 = 0, DICE_BF16X3, DICE_BF16 } dice_precision;
+
+typedef struct dice_net dice_net;    /* a network made ready by one back end */
+typedef struct dice_head dice_head;  /* a last layer, whole or masked, made ready by one back end */
+
+typedef struct dice_options {
+    dice_precision precision;
+    dice_isa isa;   /* CPU: the set to use at most */
+    int device;     /* CUDA: index */
+} dice_options;
+
+typedef struct dice_images {
+    const uint8_t *bytes;   /* (N, H, W, 3) to be normalised, or NULL */
+    const float *floats;    /* (N, C, H, W) already normalised, or NULL */
+    size_t n;
+    int32_t height, width;
+} dice_images;
+
+typedef struct dice_net_info {
+    size_t arena_bytes;     /* activations, all threads, for the last image size */
+    size_t weight_bytes;    /* packed weights */
+    const char *kernels;    /* "avx512", "reference", ... : what really runs */
+} dice_net_info;
+
+typedef struct dice_head_outputs {  /* each (N) unless said; NULL = not wanted */
+    double *energy;         /* logsumexp of the logits */
+    double *msp;            /* largest softmax probability */
+    double *maxlogit;
+    int32_t *label;         /* argmax, the first of equals */
+    float *logits;          /* (N, M) */
+} dice_head_outputs;
+
+typedef struct dice_backend {
+    uint32_t abi;           /* DICE_BACKEND_ABI */
+    const char *name;       /* "reference", "cpu", "cuda" */
+
+    /* Why the back end cannot run here ("no driver", ...), or NULL where it can. */
+    const char *(*unavailable)(void);
+
+    /* *net = the graph made ready: weights packed, nothing of the graph referred to afterwards. */
+    dice_status (*net_create)(const dice_graph *graph, const dice_options *options, dice_net **net);
+
+    /* features (N, D[, H', W']) of the output tensor, logits (N, M) or NULL. Each image's bits do not
+     * depend on N, on its neighbours or on the number of threads. Safe from several threads. */
+    dice_status (*net_forward)(dice_net *net, const dice_images *images, float *features, float *logits);
+
+    void (*net_info)(const dice_net *net, dice_net_info *info);
+    void (*net_free)(dice_net *net);
+
+    /* *head = W (M, D) with b (M). keep (M, D) is 1 where a weight stays, NULL = all stay. */
+    dice_status (*head_create)(const float *weight, const float *bias, const uint8_t *keep, size_t classes,
+                               size_t features, const dice_options *options, dice_head **head);
+
+    /* Scores of h (N, D) after min(h, clip) (INFINITY = no clip), bias and reductions fused. The same
+     * bits for every N. Safe from several threads. */
+    dice_status (*head_forward)(dice_head *head, const float *h, size_t n, float clip,
+                                const dice_head_outputs *outputs);
+
+    /* "dense" or "sparse", and its bytes. */
+    const char *(*head_info)(const dice_head *head, size_t *bytes);
+    void (*head_free)(dice_head *head);
+} dice_backend;
+
+extern const dice_backend dice_backend_reference;  /* plain C, double sums: the truth */
+extern const dice_backend dice_backend_cpu;
+
+/* *out = the back end that serves `device` ("cpu", "cuda") at `isa`; scalar means the reference. */
+dice_status dice_backend_find(const char *device, dice_isa isa, const dice_backend **out);
+
+#endif

@@ -1,0 +1,25 @@
+/* Aligned memory with overflow-safe sizes, and a hook that makes the n-th
+ * allocation fail so that tests reach every cleanup path. */
+#ifndef DICE_BASE_MEMORY_H
+#define DICE_BASE_MEMORY_H
+
+#include <stddef.h>
+
+#include "base/status.h"
+
+enum { DICE_ALIGN = 64 };  /* one cache line, one AVX-512 vector, one tile row */
+
+/* *out = `count` * `size` bytes, DICE_ALIGN-aligned, uninitialised; an empty
+ * request yields a valid pointer. Sets *out to NULL on failure. */
+dice_status dice_alloc(size_t count, size_t size, void **out);
+
+/* The same, zero-filled. */
+dice_status dice_alloc_zero(size_t count, size_t size, void **out);
+
+/* Releases what dice_alloc gave; NULL is allowed. */
+void dice_free(void *memory);
+
+/* Test hook: the n-th allocation from now (1 = the next) fails, once; 0 turns it off. */
+void dice_memory_fail_at(long n);
+
+#endif

@@ -1,0 +1,30 @@
+/* Status details, kept per thread. See status.h. */
+#include "base/status.h"
+
+#include <stdarg.h>
+#include <stdio.h>
+
+enum { DETAIL_SIZE = 512 };
+
+static _Thread_local char detail[DETAIL_SIZE];
+
+dice_status dice_fail(dice_status code, const char *format, ...)
+{
+    va_list args;
+    va_start(args, format);
+    vsnprintf(detail, sizeof detail, format, args);
+    va_end(args);
+    return code;
+}
+
+const char *dice_status_detail(void)
+{
+    return detail;
+}
+
+void dice_status_set_detail(const char *text)
+{
+    if (text != detail) {
+        snprintf(detail, sizeof detail, "%s", text);
+    }
+}

@@ -1,0 +1,89 @@
+/* A network as data: tensors and a list of ops over them.
+ *
+ * A builder (densenet.c, resnet.c, ...) turns named weights into a graph; a back
+ * end turns the graph into whatever it runs. Letters: N images, C channels,
+ * H x W pixels, K kernel side, D features, M classes.
+ *
+ * Tensors have channels only: H and W follow from the input's, so one graph
+ * serves every image size. A tensor may be a slice of another's channels;
+ * DenseNet's concatenation is ops that write into slices. */
+#ifndef DICE_NN_GRAPH_H
+#define DICE_NN_GRAPH_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/status.h"
+
+enum { DICE_NONE = -1 };  /* "no tensor" */
+
+typedef struct dice_tensor {
+    int32_t channels;
+    int32_t parent;  /* the tensor this is a slice of, or DICE_NONE; never a slice itself */
+    int32_t offset;  /* first channel in the parent */
+} dice_tensor;
+
+typedef enum dice_op_kind {
+    /* y[o] = act(bias[o] + sum over i, tap of weight[o][i][tap] * pre(x)[i] (+ residual[o])),
+     * zero padding applied after pre. */
+    DICE_OP_CONV,
+    /* y = max over the K x K window; padding counts as -inf, or as 0 with `zero_padded`. */
+    DICE_OP_MAXPOOL,
+    /* y = mean over the K x K window; pad must be 0. */
+    DICE_OP_AVGPOOL,
+    /* y[c] = mean over all pixels of pre(x)[c]; y is 1 x 1. */
+    DICE_OP_GLOBAL_MEAN,
+    /* y = act(groupnorm(x) * weight[c] + bias[c]), biased variance over each of `groups`, `eps`. */
+    DICE_OP_GROUPNORM
+} dice_op_kind;
+
+typedef struct dice_op {
+    dice_op_kind kind;
+    int32_t x, y;          /* tensors read and written */
+    int32_t residual;      /* CONV: tensor added before act, or DICE_NONE */
+    int32_t kernel, stride, pad;
+    int32_t groups;        /* GROUPNORM */
+    float eps;             /* GROUPNORM */
+    int relu;              /* act: 0 identity, 1 max(., 0) */
+    int zero_padded;       /* MAXPOOL */
+    const float *weight;   /* CONV: (C_y, C_x, K, K); GROUPNORM: (C) */
+    const float *bias;     /* CONV: (C_y) or NULL; GROUPNORM: (C) */
+    const float *pre_scale, *pre_shift;  /* CONV, GLOBAL_MEAN: (C_x); pre(x) = max(x * scale + shift, 0); NULL: pre(x) = x */
+    char name[64];         /* of the layer in the checkpoint, for messages and profiles */
+} dice_op;
+
+typedef struct dice_graph {
+    char arch[32];
+    dice_tensor *tensors;
+    int32_t n_tensors;
+    dice_op *ops;
+    int32_t n_ops;
+    int32_t input;         /* tensor holding the normalised image */
+    int32_t output;        /* tensor handed out as the features; 1 x 1 pixel in a whole network */
+    int32_t classes;       /* M; 0 = no head */
+    const float *head_weight, *head_bias;  /* (M, D), (M) */
+    float mean[3], std[3]; /* normalisation of uint8 input: (v / 255 - mean) / std, in float32 */
+    int32_t image_size;    /* the side that the network was made for: 32, 224, 480 */
+    /* room of the arrays above; owned weights */
+    int32_t tensors_room, ops_room, blobs_room, n_blobs;
+    void **blobs;
+} dice_graph;
+
+/* *out = an empty graph. */
+dice_status dice_graph_new(const char *arch, dice_graph **out);
+void dice_graph_free(dice_graph *graph);  /* NULL is allowed */
+
+/* *id = a new tensor of `channels`, or a slice [offset, offset + channels) of `parent`. */
+dice_status dice_graph_tensor(dice_graph *graph, int32_t channels, int32_t *id);
+dice_status dice_graph_slice(dice_graph *graph, int32_t parent, int32_t offset, int32_t channels, int32_t *id);
+
+/* Appends a copy of *op; its weight pointers must be owned by the graph (dice_graph_floats) or outlive it. */
+dice_status dice_graph_push(dice_graph *graph, const dice_op *op);
+
+/* *out = `count` floats owned by the graph, uninitialised. */
+dice_status dice_graph_floats(dice_graph *graph, size_t count, float **out);
+
+/* Checks ids, channels, kernels, slices, finiteness of weights; every back end may rely on it. */
+dice_status dice_graph_check(const dice_graph *graph);
+
+#endif

@@ -1,0 +1,27 @@
+/* What the files of the binding share. Python.h is included here and nowhere outside this folder. */
+#ifndef DICE_PYTHON_BINDING_H
+#define DICE_PYTHON_BINDING_H
+
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+#define NPY_NO_DEPRECATED_API NPY_1_23_API_VERSION
+#define PY_ARRAY_UNIQUE_SYMBOL dice_ARRAY_API
+#ifndef DICE_IMPORTS_NUMPY
+#define NO_IMPORT_ARRAY
+#endif
+#include <numpy/arrayobject.h>
+
+#include "base/status.h"
+
+/* Each file adds its functions and types to the module; -1 with an exception set on failure. */
+int dice_py_add_runtime(PyObject *module);  /* isa, threads, test hooks */
+
+/* Sets the Python exception that belongs to `status`, with the recorded detail; returns NULL. */
+PyObject *dice_py_raise(dice_status status);
+
+/* A new reference to `object` as a C-contiguous aligned array of `typenum` with `ndim` dimensions and finite
+ * values, or NULL with dice.InputError naming `argument`. Floating types convert only from floating or
+ * integer types that fit; no other silent cast. */
+PyArrayObject *dice_py_array(PyObject *object, int typenum, int ndim, const char *argument);
+
+#endif

@@ -1,0 +1,41 @@
+/* From status codes to Python exceptions: the one table. */
+#include "python/binding.h"
+
+static PyObject *error_class(const char *name)
+{
+    PyObject *module = PyImport_ImportModule("dice.errors");
+    if (module == NULL) {
+        return NULL;
+    }
+    PyObject *found = PyObject_GetAttrString(module, name);
+    Py_DECREF(module);
+    return found;
+}
+
+PyObject *dice_py_raise(dice_status status)
+{
+    PyObject *class = NULL;
+    switch (status) {
+    case DICE_OK:
+        break;
+    case DICE_E_INPUT:
+        class = error_class("InputError");
+        break;
+    case DICE_E_DEVICE:
+        class = error_class("DeviceError");
+        break;
+    case DICE_E_MEMORY:
+        class = Py_NewRef(PyExc_MemoryError);
+        break;
+    case DICE_E_INTERNAL:
+        class = Py_NewRef(PyExc_RuntimeError);
+        break;
+    }
+    if (class != NULL) {
+        PyErr_SetString(class, dice_status_detail());
+        Py_DECREF(class);
+    } else if (!PyErr_Occurred()) {
+        PyErr_SetString(PyExc_SystemError, "an error was raised without a status");
+    }
+    return NULL;
+}

@@ -1,0 +1,29 @@
+/* The extension module dice._core: every file of this folder adds its part. */
+#define DICE_IMPORTS_NUMPY
+#include "python/binding.h"
+
+static int execute(PyObject *module)
+{
+    if (PyArray_ImportNumPyAPI() < 0) {
+        return -1;
+    }
+    return dice_py_add_runtime(module);
+}
+
+static PyModuleDef_Slot slots[] = {
+    {Py_mod_exec, execute},
+    {0, NULL},
+};
+
+static struct PyModuleDef definition = {
+    PyModuleDef_HEAD_INIT,
+    .m_name = "dice._core",
+    .m_doc = "The C core of dice. Private: use the names that the package dice offers.",
+    .m_size = 0,
+    .m_slots = slots,
+};
+
+PyMODINIT_FUNC PyInit__core(void)
+{
+    return PyModuleDef_Init(&definition);
+}

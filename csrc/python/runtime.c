@@ -1,0 +1,65 @@
+/* The process-wide settings: instruction set, threads, and the hook for allocation tests. */
+#include "python/binding.h"
+
+#include "base/cpu.h"
+#include "base/memory.h"
+#include "base/threads.h"
+
+static PyObject *isa_select(PyObject *Py_UNUSED(self), PyObject *args)
+{
+    const char *name = NULL;
+    if (!PyArg_ParseTuple(args, "|z", &name)) {
+        return NULL;
+    }
+    dice_isa isa;
+    const dice_status status = dice_isa_select(name, &isa);
+    return status == DICE_OK ? PyUnicode_FromString(dice_isa_name(isa)) : dice_py_raise(status);
+}
+
+static PyObject *isa_native(PyObject *Py_UNUSED(self), PyObject *Py_UNUSED(ignored))
+{
+    return PyUnicode_FromString(dice_isa_name(dice_isa_native()));
+}
+
+static PyObject *threads_count(PyObject *Py_UNUSED(self), PyObject *Py_UNUSED(ignored))
+{
+    return PyLong_FromLong(dice_threads_count());
+}
+
+static PyObject *threads_set(PyObject *Py_UNUSED(self), PyObject *args)
+{
+    int count;
+    if (!PyArg_ParseTuple(args, "i", &count)) {
+        return NULL;
+    }
+    const dice_status status = dice_threads_set(count);
+    if (status != DICE_OK) {
+        return dice_py_raise(status);
+    }
+    Py_RETURN_NONE;
+}
+
+static PyObject *memory_fail_at(PyObject *Py_UNUSED(self), PyObject *args)
+{
+    long n;
+    if (!PyArg_ParseTuple(args, "l", &n)) {
+        return NULL;
+    }
+    dice_memory_fail_at(n);
+    Py_RETURN_NONE;
+}
+
+static PyMethodDef methods[] = {
+    {"isa_select", isa_select, METH_VARARGS,
+     "isa_select(name=None) -> str: the instruction set to use; None means DICE_ISA, else the native one."},
+    {"isa_native", isa_native, METH_NOARGS, "isa_native() -> str: the best instruction set of this machine."},
+    {"threads_count", threads_count, METH_NOARGS, "threads_count() -> int: threads of the pool."},
+    {"threads_set", threads_set, METH_VARARGS, "threads_set(n): threads of the pool; 0 is the default again."},
+    {"_memory_fail_at", memory_fail_at, METH_VARARGS, "Test hook: make the n-th allocation from now fail once."},
+    {NULL, NULL, 0, NULL},
+};
+
+int dice_py_add_runtime(PyObject *module)
+{
+    return PyModule_AddFunctions(module, methods);
+}
