@@ -14,7 +14,9 @@
 #include "base/status.h"
 
 /* Each file adds its functions and types to the module; -1 with an exception set on failure. */
-int dice_py_add_runtime(PyObject *module);  /* isa, threads, test hooks */
+int dice_py_add_runtime(PyObject *module);     /* isa, threads, test hooks */
+int dice_py_add_build_info(PyObject *module);  /* how the extension was built */
+int dice_py_add_blas(PyObject *module);        /* products of OpenBLAS */
 
 /* Sets the Python exception that belongs to `status`, with the recorded detail; returns NULL. */
 PyObject *dice_py_raise(dice_status status);

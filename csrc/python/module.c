@@ -7,7 +7,17 @@ static int execute(PyObject *module)
     if (PyArray_ImportNumPyAPI() < 0) {
         return -1;
     }
-    return dice_py_add_runtime(module);
+    int (*const parts[])(PyObject *) = {
+        dice_py_add_runtime,
+        dice_py_add_build_info,
+        dice_py_add_blas,
+    };
+    for (size_t i = 0; i < sizeof parts / sizeof *parts; i++) {
+        if (parts[i](module) < 0) {
+            return -1;
+        }
+    }
+    return 0;
 }
 
 static PyModuleDef_Slot slots[] = {
