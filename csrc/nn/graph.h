@@ -29,7 +29,7 @@ typedef enum dice_op_kind {
     DICE_OP_CONV,
     /* y = max over the K x K window; padding counts as -inf, or as 0 with `zero_padded`. */
     DICE_OP_MAXPOOL,
-    /* y = mean over the K x K window; pad must be 0. */
+    /* y = mean of pre(x) over the K x K window; pad must be 0. */
     DICE_OP_AVGPOOL,
     /* y[c] = mean over all pixels of pre(x)[c]; y is 1 x 1. */
     DICE_OP_GLOBAL_MEAN,
@@ -48,7 +48,8 @@ typedef struct dice_op {
     int zero_padded;       /* MAXPOOL */
     const float *weight;   /* CONV: (C_y, C_x, K, K); GROUPNORM: (C) */
     const float *bias;     /* CONV: (C_y) or NULL; GROUPNORM: (C) */
-    const float *pre_scale, *pre_shift;  /* CONV, GLOBAL_MEAN: (C_x); pre(x) = max(x * scale + shift, 0); NULL: pre(x) = x */
+    /* CONV, AVGPOOL, GLOBAL_MEAN: (C_x); pre(x) = max(x * scale + shift, 0); NULL: pre(x) = x */
+    const float *pre_scale, *pre_shift;
     char name[64];         /* of the layer in the checkpoint, for messages and profiles */
 } dice_op;
 
@@ -82,6 +83,9 @@ dice_status dice_graph_push(dice_graph *graph, const dice_op *op);
 
 /* *out = `count` floats owned by the graph, uninitialised. */
 dice_status dice_graph_floats(dice_graph *graph, size_t count, float **out);
+
+/* Floats at op->weight: C_y C_x K K of a CONV, C of a GROUPNORM, else 0. */
+size_t dice_op_weights(const dice_graph *graph, const dice_op *op);
 
 /* Checks ids, channels, kernels, slices, finiteness of weights; every back end may rely on it. */
 dice_status dice_graph_check(const dice_graph *graph);

@@ -11,12 +11,15 @@
 #endif
 #include <numpy/arrayobject.h>
 
+#include "backend/backend.h"
 #include "base/status.h"
 
 /* Each file adds its functions and types to the module; -1 with an exception set on failure. */
 int dice_py_add_runtime(PyObject *module);     /* isa, threads, test hooks */
 int dice_py_add_build_info(PyObject *module);  /* how the extension was built */
 int dice_py_add_blas(PyObject *module);        /* products of OpenBLAS */
+int dice_py_add_network(PyObject *module);     /* Network, build_network */
+int dice_py_add_run_ops(PyObject *module);     /* run_ops: any list of ops, for tests */
 
 /* Sets the Python exception that belongs to `status`, with the recorded detail; returns NULL. */
 PyObject *dice_py_raise(dice_status status);
@@ -25,5 +28,8 @@ PyObject *dice_py_raise(dice_status status);
  * values, or NULL with dice.InputError naming `argument`. Floating types convert only from floating or
  * integer types that fit; no other silent cast. */
 PyArrayObject *dice_py_array(PyObject *object, int typenum, int ndim, const char *argument);
+
+/* Fills *options from names; isa NULL means DICE_ISA, else the native one. */
+dice_status dice_py_options(const char *isa, const char *precision, dice_options *options);
 
 #endif

@@ -11,6 +11,8 @@ static int execute(PyObject *module)
         dice_py_add_runtime,
         dice_py_add_build_info,
         dice_py_add_blas,
+        dice_py_add_network,
+        dice_py_add_run_ops,
     };
     for (size_t i = 0; i < sizeof parts / sizeof *parts; i++) {
         if (parts[i](module) < 0) {

@@ -1,0 +1,131 @@
+/* DenseNet and DenseNet-BC for CIFAR, of any depth, growth and reduction (Huang et al., CVPR 2017).
+ *
+ * Each dense block is one wide tensor: layer j reads its first channels and
+ * writes the next `growth`, so that concatenation costs nothing. A transition
+ * pools before its 1 x 1 convolution: both are linear, and it is a quarter of
+ * the work. */
+#include <stdio.h>
+
+#include "nn/build.h"
+
+enum { MAX_BLOCKS = 8 };
+
+/* Layer `j` of `block`: reads the first `channels` of `wide`, writes the `growth` behind them. */
+static dice_status dense_layer(dice_builder *b, int block, int j, int32_t wide, int32_t channels, int32_t growth)
+{
+    char bn1[64], conv1[64], bn2[64], conv2[64];
+    snprintf(bn1, sizeof bn1, "block%d.layer.%d.bn1", block, j);
+    snprintf(conv1, sizeof conv1, "block%d.layer.%d.conv1", block, j);
+    snprintf(bn2, sizeof bn2, "block%d.layer.%d.bn2", block, j);
+    snprintf(conv2, sizeof conv2, "block%d.layer.%d.conv2", block, j);
+    const int32_t width = dice_build_dim(b, 0, "%s.weight", conv1);
+    const int is_bottleneck = dice_weights_find(b->weights, "%s.weight", conv2) != NULL;
+    int32_t x, y, middle;
+    dice_status status = dice_graph_slice(b->graph, wide, 0, channels, &x);
+    if (status == DICE_OK) {
+        status = dice_graph_slice(b->graph, wide, channels, growth, &y);
+    }
+    if (status != DICE_OK) {
+        return status;
+    }
+    if (!is_bottleneck) {
+        return dice_build_conv(b, &(dice_conv){.x = x, .y = y, .residual = DICE_NONE, .kernel = 3, .stride = 1,
+                                               .pad = 1, .name = conv1, .pre_bn = bn1});
+    }
+    status = dice_graph_tensor(b->graph, width, &middle);
+    if (status == DICE_OK) {
+        status = dice_build_conv(b, &(dice_conv){.x = x, .y = middle, .residual = DICE_NONE, .kernel = 1, .stride = 1,
+                                                 .relu = 1, .name = conv1, .pre_bn = bn1, .post_bn = bn2});
+    }
+    if (status == DICE_OK) {
+        status = dice_build_conv(b, &(dice_conv){.x = middle, .y = y, .residual = DICE_NONE, .kernel = 3, .stride = 1,
+                                                 .pad = 1, .name = conv2});
+    }
+    return status;
+}
+
+/* Channels that layer `j` of `block` adds: what its last convolution puts out; 0 behind the last layer. */
+static int32_t growth_of(const dice_builder *b, int block, int j)
+{
+    const int32_t growth = dice_build_dim(b, 0, "block%d.layer.%d.conv2.weight", block, j);
+    return growth > 0 ? growth : dice_build_dim(b, 0, "block%d.layer.%d.conv1.weight", block, j);
+}
+
+/* One dense block over `wide`, whose first `channels` are there. */
+static dice_status dense_block(dice_builder *b, int block, int32_t wide, int32_t channels)
+{
+    dice_status status = DICE_OK;
+    int32_t growth;
+    for (int j = 0; status == DICE_OK && (growth = growth_of(b, block, j)) > 0; j++) {
+        status = dense_layer(b, block, j, wide, channels, growth);
+        channels += growth;
+    }
+    return status;
+}
+
+/* *wide = the tensor of `block`, with room for what its layers add to `channels`; *total its channels. */
+static dice_status block_tensor(dice_builder *b, int block, int32_t channels, int32_t *wide, int32_t *total)
+{
+    int32_t growth;
+    *total = channels;
+    for (int j = 0; (growth = growth_of(b, block, j)) > 0; j++) {
+        *total += growth;
+    }
+    return dice_graph_tensor(b->graph, *total, wide);
+}
+
+/* bn, relu, pool and 1 x 1 convolution from `wide` (`total` channels) into the next block's tensor. */
+static dice_status transition(dice_builder *b, int block, int32_t wide, int32_t total, int32_t y)
+{
+    char bn[32], conv[32];
+    snprintf(bn, sizeof bn, "trans%d.bn1", block);
+    snprintf(conv, sizeof conv, "trans%d.conv1", block);
+    int32_t pooled;
+    dice_status status = dice_graph_tensor(b->graph, total, &pooled);
+    if (status == DICE_OK) {
+        status = dice_build_mean(b, wide, pooled, 2, bn);
+    }
+    if (status == DICE_OK) {
+        status = dice_build_conv(b, &(dice_conv){.x = pooled, .y = y, .residual = DICE_NONE, .kernel = 1, .stride = 1,
+                                                 .name = conv});
+    }
+    return status;
+}
+
+dice_status dice_build_densenet(dice_builder *b)
+{
+    snprintf(b->graph->arch, sizeof b->graph->arch, "densenet");
+    dice_build_normalize(b, dice_cifar_mean, dice_cifar_std, 32);
+    int32_t channels = dice_build_dim(b, 0, "conv1.weight");
+    int32_t wide = DICE_NONE, total = 0, start;
+    dice_status status = dice_graph_tensor(b->graph, 3, &b->graph->input);
+    for (int block = 1; status == DICE_OK && block <= MAX_BLOCKS; block++) {
+        if (block > 1) {
+            channels = dice_build_dim(b, 0, "trans%d.conv1.weight", block - 1);
+            if (channels == 0) {
+                break;
+            }
+        }
+        const int32_t before = wide, before_total = total;
+        status = block_tensor(b, block, channels, &wide, &total);
+        if (status == DICE_OK) {
+            status = dice_graph_slice(b->graph, wide, 0, channels, &start);
+        }
+        if (status == DICE_OK) {
+            status = block > 1 ? transition(b, block - 1, before, before_total, start)
+                               : dice_build_conv(b, &(dice_conv){.x = b->graph->input, .y = start,
+                                                                 .residual = DICE_NONE, .kernel = 3, .stride = 1,
+                                                                 .pad = 1, .name = "conv1"});
+        }
+        if (status == DICE_OK) {
+            status = dense_block(b, block, wide, channels);
+        }
+    }
+    if (status == DICE_OK) {
+        status = dice_graph_tensor(b->graph, total, &b->graph->output);
+    }
+    if (status == DICE_OK) {
+        status = dice_build_mean(b, wide, b->graph->output, 0, "bn1");
+    }
+    return status == DICE_OK ? dice_build_head(b, "fc") : status;
+}

@@ -1,0 +1,225 @@
+/* Shapes, lifetimes and arena offsets. See plan.h.
+ *
+ * A tensor with storage of its own lives from the first write of it or of a
+ * slice to the last read. Tensors are placed from the largest down, each into
+ * the tightest gap that the tensors alive at the same time leave. */
+#include "nn/plan.h"
+
+#include <stdlib.h>
+
+#include "base/memory.h"
+
+typedef struct block {  /* one tensor with storage of its own */
+    int32_t tensor;
+    int32_t first, last;  /* ops during which it lives, both included */
+    size_t bytes, offset;
+} block;
+
+static int32_t root_of(const dice_graph *graph, int32_t id)
+{
+    const int32_t parent = graph->tensors[id].parent;
+    return parent == DICE_NONE ? id : parent;
+}
+
+/* Sets the size of tensor `id`'s storage, so of every slice of it. */
+static dice_status set_size(const dice_graph *graph, int32_t id, int32_t height, int32_t width, const char *layer,
+                            dice_plan *plan)
+{
+    const int32_t root = root_of(graph, id);
+    if (plan->height[root] != 0 && (plan->height[root] != height || plan->width[root] != width)) {
+        return dice_fail(DICE_E_INPUT, "layer %s: writes %d x %d pixels into a tensor of %d x %d", layer, height,
+                         width, plan->height[root], plan->width[root]);
+    }
+    plan->height[root] = height;
+    plan->width[root] = width;
+    return DICE_OK;
+}
+
+static dice_status op_size(const dice_graph *graph, const dice_op *op, dice_plan *plan)
+{
+    const int32_t x = root_of(graph, op->x);
+    if (plan->height[x] == 0) {
+        return dice_fail(DICE_E_INPUT, "layer %s: reads a tensor that nothing has written", op->name);
+    }
+    int32_t height = plan->height[x], width = plan->width[x];
+    switch (op->kind) {
+    case DICE_OP_CONV:
+    case DICE_OP_MAXPOOL:
+    case DICE_OP_AVGPOOL:
+        if (height + 2 * op->pad < op->kernel || width + 2 * op->pad < op->kernel) {
+            return dice_fail(DICE_E_INPUT, "images of %d x %d pixels are too small: %d x %d are left before layer %s",
+                             plan->height[root_of(graph, graph->input)],
+                             plan->width[root_of(graph, graph->input)], height, width, op->name);
+        }
+        height = (height + 2 * op->pad - op->kernel) / op->stride + 1;
+        width = (width + 2 * op->pad - op->kernel) / op->stride + 1;
+        break;
+    case DICE_OP_GLOBAL_MEAN:
+        height = width = 1;
+        break;
+    case DICE_OP_GROUPNORM:
+        break;
+    }
+    if (op->residual != DICE_NONE) {
+        const int32_t r = root_of(graph, op->residual);
+        if (plan->height[r] != height || plan->width[r] != width) {
+            return dice_fail(DICE_E_INPUT, "layer %s: a residual of %d x %d pixels, want %d x %d", op->name,
+                             plan->height[r], plan->width[r], height, width);
+        }
+    }
+    return set_size(graph, op->y, height, width, op->name, plan);
+}
+
+/* When each tensor with storage lives; others have first > last. The input is there before op 0, the output to the end. */
+static void find_lives(const dice_graph *graph, block *blocks)
+{
+    for (int32_t t = 0; t < graph->n_tensors; t++) {
+        blocks[t] = (block){.tensor = t, .first = INT32_MAX, .last = -1};
+    }
+    blocks[root_of(graph, graph->input)].first = 0;
+    for (int32_t i = 0; i < graph->n_ops; i++) {
+        const dice_op *op = &graph->ops[i];
+        block *y = &blocks[root_of(graph, op->y)];
+        y->first = i < y->first ? i : y->first;
+        y->last = i;
+        blocks[root_of(graph, op->x)].last = i;
+        if (op->residual != DICE_NONE) {
+            blocks[root_of(graph, op->residual)].last = i;
+        }
+    }
+    blocks[root_of(graph, graph->output)].last = graph->n_ops;
+}
+
+static int larger_first(const void *a, const void *b)
+{
+    const block *x = a, *y = b;
+    if (x->bytes != y->bytes) {
+        return x->bytes < y->bytes ? 1 : -1;
+    }
+    return x->tensor < y->tensor ? -1 : 1;
+}
+
+/* The tightest gap for `mine` between the neighbours (sorted by offset) that live at the same time. */
+static size_t best_offset(const block *mine, block *const *neighbours, int32_t count)
+{
+    size_t end = 0, best = SIZE_MAX, best_gap = SIZE_MAX;
+    for (int32_t i = 0; i < count; i++) {
+        const block *other = neighbours[i];
+        if (other->first > mine->last || mine->first > other->last) {
+            continue;
+        }
+        if (other->offset > end) {
+            const size_t gap = other->offset - end;
+            if (gap >= mine->bytes && gap < best_gap) {
+                best = end;
+                best_gap = gap;
+            }
+        }
+        end = other->offset + other->bytes > end ? other->offset + other->bytes : end;
+    }
+    return best == SIZE_MAX ? end : best;
+}
+
+/* Gives each of `blocks` its offset; `placed` is room for as many pointers. Returns the size of the arena. */
+static size_t place(block *blocks, int32_t count, block **placed)
+{
+    size_t arena = 0;
+    qsort(blocks, (size_t)count, sizeof *blocks, larger_first);
+    for (int32_t i = 0; i < count; i++) {
+        block *mine = &blocks[i];
+        mine->offset = best_offset(mine, placed, i);
+        int32_t at = i;
+        for (; at > 0 && placed[at - 1]->offset > mine->offset; at--) {
+            placed[at] = placed[at - 1];
+        }
+        placed[at] = mine;
+        arena = mine->offset + mine->bytes > arena ? mine->offset + mine->bytes : arena;
+    }
+    return arena;
+}
+
+static dice_status make_arena(const dice_graph *graph, dice_tensor_bytes bytes, dice_plan *plan)
+{
+    void *blocks_memory = NULL, *placed_memory = NULL;
+    dice_status status = dice_alloc((size_t)graph->n_tensors, sizeof(block), &blocks_memory);
+    if (status == DICE_OK) {
+        status = dice_alloc((size_t)graph->n_tensors, sizeof(block *), &placed_memory);
+    }
+    if (status != DICE_OK) {
+        goto done;
+    }
+    block *blocks = blocks_memory;
+    find_lives(graph, blocks);
+    int32_t count = 0;
+    for (int32_t t = 0; t < graph->n_tensors; t++) {
+        if (blocks[t].first > blocks[t].last) {
+            continue;  /* a slice, or not used */
+        }
+        blocks[count] = blocks[t];
+        size_t size = bytes(graph->tensors[t].channels, plan->height[t], plan->width[t]);
+        size = (size + DICE_ALIGN - 1) / DICE_ALIGN * DICE_ALIGN;
+        /* neighbours a multiple of a page apart would compete for the same lines of the first cache */
+        blocks[count++].bytes = size % 4096 == 0 ? size + 5 * DICE_ALIGN : size;
+    }
+    plan->arena_bytes = place(blocks, count, placed_memory);
+    for (int32_t i = 0; i < count; i++) {
+        plan->offset[blocks[i].tensor] = blocks[i].offset;
+    }
+    for (int32_t t = 0; t < graph->n_tensors; t++) {
+        plan->offset[t] = plan->offset[root_of(graph, t)];
+    }
+done:
+    dice_free(blocks_memory);
+    dice_free(placed_memory);
+    return status;
+}
+
+dice_status dice_plan_make(const dice_graph *graph, int32_t height, int32_t width, dice_tensor_bytes bytes,
+                           dice_plan *plan)
+{
+    enum { MAX_SIDE = 1 << 14 };
+    *plan = (dice_plan){0};
+    if (height < 1 || width < 1 || height > MAX_SIDE || width > MAX_SIDE) {
+        return dice_fail(DICE_E_INPUT, "images of %d x %d pixels: want 1 to %d a side", height, width, MAX_SIDE);
+    }
+    void *memory = NULL;
+    const size_t count = (size_t)graph->n_tensors;
+    dice_status status = dice_alloc_zero(count, sizeof(int32_t), &memory);
+    plan->height = memory;
+    if (status == DICE_OK) {
+        status = dice_alloc_zero(count, sizeof(int32_t), &memory);
+        plan->width = memory;
+    }
+    if (status == DICE_OK) {
+        status = dice_alloc_zero(count, sizeof(size_t), &memory);
+        plan->offset = memory;
+    }
+    if (status == DICE_OK) {
+        status = set_size(graph, graph->input, height, width, "input", plan);
+    }
+    for (int32_t i = 0; status == DICE_OK && i < graph->n_ops; i++) {
+        status = op_size(graph, &graph->ops[i], plan);
+    }
+    for (int32_t t = 0; status == DICE_OK && t < graph->n_tensors; t++) {
+        plan->height[t] = plan->height[root_of(graph, t)];
+        plan->width[t] = plan->width[root_of(graph, t)];
+    }
+    if (status == DICE_OK && plan->height[graph->output] == 0) {
+        status = dice_fail(DICE_E_INPUT, "nothing writes the output of the network");
+    }
+    if (status == DICE_OK) {
+        status = make_arena(graph, bytes, plan);
+    }
+    if (status != DICE_OK) {
+        dice_plan_free(plan);
+    }
+    return status;
+}
+
+void dice_plan_free(dice_plan *plan)
+{
+    dice_free(plan->height);
+    dice_free(plan->width);
+    dice_free(plan->offset);
+    *plan = (dice_plan){0};
+}

@@ -1,0 +1,119 @@
+"""Networks with trained weights: from a checkpoint to features and logits."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from dice import _core
+from dice.errors import DeviceError, InputError
+
+__all__ = ["Backbone", "load_backbone"]
+
+
+class Backbone:
+    """A network made ready to run; made by :func:`load_backbone`.
+
+    Attributes:
+        arch: name of the architecture, as given or recognised.
+        weight, bias: the last layer's W, float32 (C, D), and b, float32 (C,); read-only.
+        image_size: side of the images that the network was made for; others work where the network allows them.
+        mean, std: normalisation of uint8 images, in units of 0..1.
+        precision, device, isa: what the network runs with.
+        fingerprint: SHA-256 of the checkpoint file, hex.
+    """
+
+    def __init__(self, network: Any, *, device: str, fingerprint: str):
+        self._network = network
+        self.device = device
+        self.fingerprint = fingerprint
+        self.arch: str = network.arch
+        self.weight: np.ndarray = network.weight
+        self.bias: np.ndarray = network.bias
+        self.image_size: int = network.image_size
+        self.mean: tuple[float, float, float] = network.mean
+        self.std: tuple[float, float, float] = network.std
+        self.precision: str = network.precision
+        self.isa: str = network.isa
+
+    def forward(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Features and logits of N images.
+
+        Args:
+            images: uint8 (N, H, W, 3), RGB; or float32 (N, 3, H, W), already normalised.
+
+        Returns:
+            h, the pooled penultimate features, float32 (N, D), and z = W h + b, float32 (N, C). The bits of an
+            image's row depend neither on the other images nor on the number of threads.
+
+        Raises:
+            InputError: another dtype or shape, NaN or infinity, or a size that the network does not allow.
+        """
+        return self._network.forward(images)
+
+    def info(self) -> dict[str, Any]:
+        """What runs, and the memory it takes, as plain values for reports."""
+        return {
+            "arch": self.arch,
+            "precision": self.precision,
+            "device": self.device,
+            "isa": self.isa,
+            "kernels": self._network.kernels,
+            "image_size": self.image_size,
+            "features": self.weight.shape[1],
+            "classes": self.weight.shape[0],
+            "mean": self.mean,
+            "std": self.std,
+            "arena_bytes": self._network.arena_bytes,
+            "weight_bytes": self._network.weight_bytes,
+            "fingerprint": self.fingerprint,
+        }
+
+    def __repr__(self) -> str:
+        classes, features = self.weight.shape
+        return f"Backbone({self.arch!r}, {features} features, {classes} classes, {self.precision} on {self.isa})"
+
+
+def load_backbone(
+    arch: str | None,
+    file: str | os.PathLike[str],
+    *,
+    device: str = "cpu",
+    precision: str = "float32",
+    normalize: tuple[Sequence[float], Sequence[float]] | None = None,
+) -> Backbone:
+    """Reads a checkpoint and makes its network ready to run.
+
+    Args:
+        arch: "densenet", "wideresnet", "resnet18" ... "resnet152", "resnet20" ... "resnet110" (CIFAR),
+            "BiT-S-R101x1" and its sisters; None recognises the network by the names and shapes in the file.
+        file: torch checkpoint (zip or legacy format) or .npz; no code in it is run.
+        device: "cpu", "cuda", or "auto" for a GPU where one can be used.
+        precision: "float32", "bf16x3" or "bf16".
+        normalize: (mean, std) of three values each, applied to uint8 images after division by 255;
+            None means the architecture's own.
+
+    Raises:
+        InputError: the file cannot be read or is another network's; the message names the file and the layer.
+        DeviceError: the device is not there.
+    """
+    from dice.io import fingerprint, read_state_dict
+
+    mean, std = (None, None) if normalize is None else normalize
+    weights = read_state_dict(file)
+    digest = fingerprint(file)
+    devices = ["cuda", "cpu"] if device == "auto" else [device]
+    for name in devices:
+        try:
+            network = _core.build_network(arch, weights, mean, std, precision, None, name)
+        except InputError as error:
+            raise InputError(f"{os.fspath(file)}: {error}") from None
+        except DeviceError:
+            if name == devices[-1]:
+                raise
+        else:
+            break
+    return Backbone(network, device=name, fingerprint=digest)
