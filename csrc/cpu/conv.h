@@ -1,0 +1,45 @@
+/* Convolution on the CPU: weights packed once, then any rows of any image.
+ *
+ * One tile multiply serves every shape: its inputs are pointers to runs of pixels,
+ * one a tap and channel block. Where the tensor can be read in place (stride 1, no
+ * prologue, a zero border if there is padding) the pointers go there; else a strip of
+ * pixels is packed into scratch first, through the prologue. */
+#ifndef DICE_CPU_CONV_H
+#define DICE_CPU_CONV_H
+
+#include "base/status.h"
+#include "cpu/kernels.h"
+#include "nn/graph.h"
+
+typedef struct dice_conv {
+    const dice_cpu_kernels *kernels;
+    int32_t in, out;           /* channels */
+    int32_t kernel, stride, pad;
+    int relu;
+    int narrow;                /* x has fewer channels than a block and lies pixel by pixel: taps are one sum */
+    int32_t taps, blocks, tail;
+    int vectors;               /* outputs of a panel: 16 x vectors, fewer in the last */
+    int32_t panels;
+    float *weight;             /* (panels, taps x channels, vectors, 16), zero past the last output */
+    float *bias;               /* (panels, vectors, 16) */
+    float *scale, *shift;      /* prologue, whole blocks, or NULL */
+    size_t weight_bytes;
+} dice_conv;
+
+/* Packs the weights of op, which maps `in` to `out` channels. */
+dice_status dice_conv_init(dice_conv *conv, const dice_op *op, int32_t in, int32_t out, int narrow,
+                           const dice_cpu_kernels *kernels);
+void dice_conv_free(dice_conv *conv);  /* a zeroed conv is allowed */
+
+/* Whether x is read in place provided it has a border of `pad`. */
+int dice_conv_reads_in_place(const dice_conv *conv, int32_t x_offset);
+
+/* Bytes of scratch that dice_conv_run needs for outputs of `pixels`. */
+size_t dice_conv_scratch(const dice_conv *conv, size_t pixels);
+
+/* Rows [y0, y1) and panels [p0, p1) of y for `images` images whose tensors lie `stride` floats apart.
+ * residual may be NULL. */
+void dice_conv_run(const dice_conv *conv, const dice_view *x, const dice_view *y, const dice_view *residual,
+                   size_t images, size_t stride, int32_t y0, int32_t y1, int32_t p0, int32_t p1, void *scratch);
+
+#endif

@@ -1,0 +1,85 @@
+/* What the CPU back end asks of an instruction set.
+ *
+ * Activations lie in channel blocks of 16: [C / 16][H x W pixels][16], channels last
+ * within the block, so that one pixel of one block is one cache line and a K x K
+ * convolution reads shifted rows. Lanes past the last channel hold anything. */
+#ifndef DICE_CPU_KERNELS_H
+#define DICE_CPU_KERNELS_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+enum { DICE_BLOCK = 16 };
+
+/* One image's tensor, or a slice of its channels. */
+typedef struct dice_view {
+    float *data;              /* pixel (0, 0) of block 0 of the whole tensor */
+    int32_t channels, offset; /* the slice is channels [offset, offset + channels) */
+    int32_t height, width;
+    int32_t border;           /* zero pixels kept around the image */
+    ptrdiff_t pitch;          /* floats from a row to the next; a pixel is DICE_BLOCK floats */
+    ptrdiff_t plane;          /* floats from a block to the next */
+} dice_view;
+
+/* Where a sum's inputs lie: for each tap and channel block a pointer to consecutive pixels. */
+typedef struct dice_conv_sum {
+    const float *const *a;    /* (taps, blocks) */
+    int32_t taps, blocks;
+    int32_t tail;             /* channels in the last block, 1 to 16 */
+} dice_conv_sum;
+
+/* c (R, V, 16) = bias (V, 16) + sum of pixels a[i] + shift ... times w (taps x channels, V, 16). */
+typedef void (*dice_conv_tile)(const dice_conv_sum *sum, ptrdiff_t shift, const float *w, const float *bias,
+                               float *c);
+
+typedef struct dice_conv_tiles {
+    int max_rows[4];            /* largest R for V = 1, 2, 3, 4; 0 = V is not offered */
+    dice_conv_tile tile[4][16]; /* [V - 1][R - 1] */
+} dice_conv_tiles;
+
+/* max(x * scale + shift, 0) per channel, or nothing where scale is NULL; both padded to whole blocks. */
+typedef struct dice_affine {
+    const float *scale, *shift;
+} dice_affine;
+
+typedef struct dice_cpu_kernels {
+    const char *name;
+    const dice_conv_tiles *conv;
+
+    /* From a tile c (rows, vectors, 16) of outputs [first, first + 16 vectors): + residual, ReLU, into y.
+     * at (rows) are the pixels' float offsets in y, residual_at theirs in residual (NULL = none). */
+    void (*conv_store)(const float *c, int rows, int vectors, int32_t first, const dice_view *y, const ptrdiff_t *at,
+                       const dice_view *residual, const ptrdiff_t *residual_at, int relu);
+
+    /* to (count, 16) = channels [channel, channel + 16) of x at pixels from, from + step, ... floats, through pre. */
+    void (*conv_pack)(float *to, const dice_view *x, int32_t channel, ptrdiff_t from, ptrdiff_t step, int32_t count,
+                      dice_affine pre);
+
+    /* Rows [y0, y1) of y. */
+    void (*maxpool)(const dice_view *x, const dice_view *y, int32_t kernel, int32_t stride, int32_t pad,
+                    int zero_padded, int32_t y0, int32_t y1);
+    void (*avgpool)(const dice_view *x, const dice_view *y, int32_t kernel, int32_t stride, dice_affine pre,
+                    int32_t y0, int32_t y1);
+
+    /* Channels [c0, c1), multiples of a block (or C), of the 1 x 1 pixel y. */
+    void (*global_mean)(const dice_view *x, const dice_view *y, dice_affine pre, int32_t c0, int32_t c1);
+
+    /* Channels [c0, c1), multiples of dice_groupnorm_span (or C), so that no group is cut. */
+    void (*groupnorm)(const dice_view *x, const dice_view *y, int32_t groups, float eps, const float *weight,
+                      const float *bias, int relu, int32_t c0, int32_t c1);
+} dice_cpu_kernels;
+
+/* Least number of channels that is whole groups of `size` and whole blocks: at most 16 groups. */
+static inline int32_t dice_groupnorm_span(int32_t size)
+{
+    int32_t span = size;
+    while (span % DICE_BLOCK != 0) {
+        span += size;
+    }
+    return span;
+}
+
+extern const dice_conv_tiles dice_conv_tiles_avx2, dice_conv_tiles_avx512;
+extern const dice_cpu_kernels dice_cpu_kernels_avx2, dice_cpu_kernels_avx512;
+
+#endif

@@ -1,0 +1,59 @@
+/* The tile multiply of every convolution, for one instruction set: R pixels x V
+ * vectors of 16 outputs stay in registers over the whole sum.
+ *
+ * Included by f32_conv_tile_<isa>.c, which names the table it fills. Each sum starts
+ * at the bias and adds tap by tap, channel by channel, whatever R and V: an output's
+ * bits do not depend on the tile that computes it. */
+#include "cpu/kernels.h"
+#include "cpu/kernels/vec16.h"
+
+INLINE void tile(const int rows, const int vectors, const dice_conv_sum *s, ptrdiff_t shift, const float *w,
+                 const float *bias, float *c)
+{
+    vec16 sum[16][4];
+#pragma GCC unroll 16
+    for (int r = 0; r < rows; r++) {
+#pragma GCC unroll 4
+        for (int v = 0; v < vectors; v++) {
+            sum[r][v] = vec16_load(bias + 16 * v);
+        }
+    }
+    const float *const *a = s->a;
+    for (int32_t tap = 0; tap < s->taps; tap++) {
+        for (int32_t b = 0; b < s->blocks; b++) {
+            const float *x = *a++ + shift;
+            const int32_t channels = b + 1 < s->blocks ? 16 : s->tail;
+#pragma GCC unroll 4
+            for (int32_t k = 0; k < channels; k++) {
+                vec16 weight[4];
+#pragma GCC unroll 4
+                for (int v = 0; v < vectors; v++) {
+                    weight[v] = vec16_load(w + 16 * v);
+                }
+#pragma GCC unroll 16
+                for (int r = 0; r < rows; r++) {
+                    const vec16 value = vec16_set1(x[16 * r + k]);
+#pragma GCC unroll 4
+                    for (int v = 0; v < vectors; v++) {
+                        sum[r][v] = vec16_fma(value, weight[v], sum[r][v]);
+                    }
+                }
+                w += 16 * vectors;
+            }
+        }
+    }
+#pragma GCC unroll 16
+    for (int r = 0; r < rows; r++) {
+#pragma GCC unroll 4
+        for (int v = 0; v < vectors; v++) {
+            vec16_store(c + 16 * (r * vectors + v), sum[r][v]);
+        }
+    }
+}
+
+#define TILE(R, V)                                                                                          \
+    static void tile_##R##x##V(const dice_conv_sum *s, ptrdiff_t shift, const float *w, const float *bias, \
+                               float *c)                                                                    \
+    {                                                                                                       \
+        tile(R, V, s, shift, w, bias, c);                                                                   \
+    }

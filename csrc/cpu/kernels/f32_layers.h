@@ -1,0 +1,237 @@
+/* What surrounds the tile multiply, for one instruction set: packing and storing of
+ * convolutions, pooling, means, group normalisation. Included by f32_layers_<isa>.c. */
+#include <math.h>
+
+#include "cpu/kernels.h"
+#include "cpu/kernels/vec16.h"
+
+/* Channels [channel, channel + 16) of x at float offset `at`; lanes past the slice hold anything. */
+INLINE vec16 load_channels(const dice_view *x, int32_t channel, ptrdiff_t at)
+{
+    const int32_t first = x->offset + channel;
+    const float *p = x->data + (first / 16) * x->plane + at;
+    const int32_t lane = first % 16;
+    if (lane == 0) {
+        return vec16_load(p);
+    }
+    float both[16];
+    const int32_t left = x->channels - channel < 16 ? x->channels - channel : 16;
+    for (int32_t i = 0; i < 16; i++) {
+        const int32_t j = lane + i;
+        both[i] = i >= left ? 0.0f : j < 16 ? p[j] : p[x->plane + j - 16];
+    }
+    return vec16_load(both);
+}
+
+/* The reverse; lanes past the slice are left alone. */
+INLINE void store_channels(const dice_view *y, int32_t channel, ptrdiff_t at, vec16 value)
+{
+    const int32_t first = y->offset + channel;
+    const int32_t left = y->channels - channel;
+    float *p = y->data + (first / 16) * y->plane + at;
+    const int32_t lane = first % 16;
+    if (lane == 0) {
+        if (left >= 16) {
+            vec16_store(p, value);
+        } else {
+            vec16_store_lanes(p, value, 0, left);
+        }
+        return;
+    }
+    const int32_t count = left < 16 ? left : 16;
+    const int32_t here = count < 16 - lane ? count : 16 - lane;
+    vec16_store_lanes(p + lane, value, 0, here);
+    if (count > here) {
+        vec16_store_lanes(p + y->plane + lane - 16, value, here, count);
+    }
+}
+
+INLINE vec16 apply(dice_affine pre, int32_t channel, vec16 value)
+{
+    if (pre.scale == NULL) {
+        return value;
+    }
+    return vec16_max(vec16_fma(value, vec16_load(pre.scale + channel), vec16_load(pre.shift + channel)),
+                     vec16_set1(0.0f));
+}
+
+static void conv_store(const float *c, int rows, int vectors, int32_t first, const dice_view *y, const ptrdiff_t *at,
+                       const dice_view *residual, const ptrdiff_t *residual_at, int relu)
+{
+    const vec16 zero = vec16_set1(0.0f);
+    for (int v = 0; v < vectors; v++) {
+        const int32_t channel = first + 16 * v;
+        if (channel >= y->channels) {
+            return;
+        }
+        for (int r = 0; r < rows; r++) {
+            vec16 value = vec16_load(c + 16 * (r * vectors + v));
+            if (residual != NULL) {
+                value = vec16_add(value, load_channels(residual, channel, residual_at[r]));
+            }
+            if (relu) {
+                value = vec16_max(value, zero);
+            }
+            store_channels(y, channel, at[r], value);
+        }
+    }
+}
+
+static void conv_pack(float *to, const dice_view *x, int32_t channel, ptrdiff_t from, ptrdiff_t step, int32_t count,
+                      dice_affine pre)
+{
+    if (pre.scale == NULL) {
+        for (int32_t i = 0; i < count; i++) {
+            vec16_store(to + 16 * i, load_channels(x, channel, from + i * step));
+        }
+        return;
+    }
+    const vec16 scale = vec16_load(pre.scale + channel), shift = vec16_load(pre.shift + channel);
+    const vec16 zero = vec16_set1(0.0f);
+    for (int32_t i = 0; i < count; i++) {
+        const vec16 value = load_channels(x, channel, from + i * step);
+        vec16_store(to + 16 * i, vec16_max(vec16_fma(value, scale, shift), zero));
+    }
+}
+
+static void maxpool(const dice_view *x, const dice_view *y, int32_t kernel, int32_t stride, int32_t pad,
+                    int zero_padded, int32_t y0, int32_t y1)
+{
+    for (int32_t channel = 0; channel < x->channels; channel += 16) {
+        for (int32_t oy = y0; oy < y1; oy++) {
+            for (int32_t ox = 0; ox < y->width; ox++) {
+                const int32_t top = oy * stride - pad, left = ox * stride - pad;
+                const int inside = top >= 0 && left >= 0 && top + kernel <= x->height && left + kernel <= x->width;
+                vec16 best = vec16_set1(zero_padded && !inside ? 0.0f : -INFINITY);
+                for (int32_t iy = top < 0 ? 0 : top; iy < top + kernel && iy < x->height; iy++) {
+                    for (int32_t ix = left < 0 ? 0 : left; ix < left + kernel && ix < x->width; ix++) {
+                        best = vec16_max(best, load_channels(x, channel, iy * x->pitch + ix * 16));
+                    }
+                }
+                store_channels(y, channel, oy * y->pitch + ox * 16, best);
+            }
+        }
+    }
+}
+
+static void avgpool(const dice_view *x, const dice_view *y, int32_t kernel, int32_t stride, dice_affine pre,
+                    int32_t y0, int32_t y1)
+{
+    const vec16 share = vec16_set1(1.0f / (float)(kernel * kernel));
+    for (int32_t channel = 0; channel < x->channels; channel += 16) {
+        for (int32_t oy = y0; oy < y1; oy++) {
+            for (int32_t ox = 0; ox < y->width; ox++) {
+                vec16 sum = vec16_set1(0.0f);
+                for (int32_t ky = 0; ky < kernel; ky++) {
+                    const ptrdiff_t row = (oy * stride + ky) * x->pitch + ox * stride * 16;
+                    for (int32_t kx = 0; kx < kernel; kx++) {
+                        sum = vec16_add(sum, apply(pre, channel, load_channels(x, channel, row + kx * 16)));
+                    }
+                }
+                store_channels(y, channel, oy * y->pitch + ox * 16, vec16_mul(sum, share));
+            }
+        }
+    }
+}
+
+static void global_mean(const dice_view *x, const dice_view *y, dice_affine pre, int32_t c0, int32_t c1)
+{
+    const vec16 share = vec16_set1(1.0f / ((float)x->height * (float)x->width));
+    for (int32_t channel = c0; channel < c1; channel += 16) {
+        vec16 sum = vec16_set1(0.0f);
+        for (int32_t iy = 0; iy < x->height; iy++) {  /* sums of row sums lose fewer digits than one long sum */
+            vec16 row = vec16_set1(0.0f);
+            for (int32_t ix = 0; ix < x->width; ix++) {
+                row = vec16_add(row, apply(pre, channel, load_channels(x, channel, iy * x->pitch + ix * 16)));
+            }
+            sum = vec16_add(sum, row);
+        }
+        store_channels(y, channel, 0, vec16_mul(sum, share));
+    }
+}
+
+/* total (16) = sum over the pixels of (x - mean) or of its square, in double over rows. */
+INLINE void sum_block(const dice_view *x, int32_t channel, vec16 mean, int squared, double *total)
+{
+    for (int i = 0; i < 16; i++) {
+        total[i] = 0;
+    }
+    for (int32_t iy = 0; iy < x->height; iy++) {
+        vec16 row = vec16_set1(0.0f);
+        for (int32_t ix = 0; ix < x->width; ix++) {
+            const vec16 value = vec16_sub(load_channels(x, channel, iy * x->pitch + ix * 16), mean);
+            row = squared ? vec16_fma(value, value, row) : vec16_add(row, value);
+        }
+        float lanes[16];
+        vec16_store(lanes, row);
+        for (int i = 0; i < 16; i++) {
+            total[i] += lanes[i];
+        }
+    }
+}
+
+/* to (16) = of[group] for the group of each of the channels from `channel` on, `start` being the first group's first. */
+INLINE vec16 by_group(const double *of, int32_t start, int32_t channel, int32_t size)
+{
+    float lanes[16];
+    for (int32_t i = 0; i < 16; i++) {
+        const int32_t group = (channel + i - start) / size;
+        lanes[i] = group < 16 ? (float)of[group] : 0.0f;
+    }
+    return vec16_load(lanes);
+}
+
+static void groupnorm(const dice_view *x, const dice_view *y, int32_t groups, float eps, const float *weight,
+                      const float *bias, int relu, int32_t c0, int32_t c1)
+{
+    const int32_t size = x->channels / groups;
+    const int32_t span = dice_groupnorm_span(size);  /* at most 16 groups */
+    const double n = (double)size * x->height * x->width;
+    const vec16 zero = vec16_set1(0.0f);
+    for (int32_t start = c0; start < c1; start += span) {
+        const int32_t end = start + span < x->channels ? start + span : x->channels;
+        double mean[16] = {0}, variance[16] = {0};
+        for (int pass = 0; pass < 2; pass++) {  /* two passes: E[x^2] - E[x]^2 loses digits */
+            double *sums = pass == 0 ? mean : variance;
+            double total[16];
+            for (int32_t channel = start; channel < end; channel += 16) {
+                const vec16 centre = pass == 0 ? zero : by_group(mean, start, channel, size);
+                sum_block(x, channel, centre, pass, total);
+                for (int32_t i = 0; i < 16 && channel + i < end; i++) {
+                    sums[(channel + i - start) / size] += total[i];
+                }
+            }
+            for (int group = 0; group < 16; group++) {
+                sums[group] /= n;
+            }
+        }
+        for (int32_t channel = start; channel < end; channel += 16) {
+            float scale[16] = {0}, shift[16] = {0};
+            for (int32_t i = 0; i < 16 && channel + i < end; i++) {
+                scale[i] = (float)(weight[channel + i] / sqrt(variance[(channel + i - start) / size] + eps));
+                shift[i] = bias[channel + i];
+            }
+            const vec16 centre = by_group(mean, start, channel, size);
+            const vec16 by = vec16_load(scale), plus = vec16_load(shift);
+            for (int32_t iy = 0; iy < x->height; iy++) {
+                for (int32_t ix = 0; ix < x->width; ix++) {
+                    vec16 value = load_channels(x, channel, iy * x->pitch + ix * 16);
+                    value = vec16_fma(vec16_sub(value, centre), by, plus);
+                    store_channels(y, channel, iy * y->pitch + ix * 16, relu ? vec16_max(value, zero) : value);
+                }
+            }
+        }
+    }
+}
+
+#define LAYERS(isa)                                                                             \
+    const dice_cpu_kernels dice_cpu_kernels_##isa = {                                           \
+        .name = #isa,                                                                           \
+        .conv = &dice_conv_tiles_##isa,                                                         \
+        .conv_store = conv_store,                                                               \
+        .conv_pack = conv_pack,                                                                 \
+        .maxpool = maxpool,                                                                     \
+        .avgpool = avgpool,                                                                     \
+        .global_mean = global_mean,                                                             \
+        .groupnorm = groupnorm,                                                                 \
+    }

@@ -1,0 +1,4 @@
+/* The layers around the tile multiply, compiled for avx2 (see f32_layers.h). */
+#include "cpu/kernels/f32_layers.h"
+
+LAYERS(avx2);

@@ -1,0 +1,62 @@
+/* Sixteen floats as one value: one AVX-512 register or two AVX2 registers.
+ *
+ * Kernels are written once over vec16 and compiled per instruction set; both
+ * sets do the same operations in the same order, so they give the same bits. */
+#ifndef DICE_CPU_VEC16_H
+#define DICE_CPU_VEC16_H
+
+#include <immintrin.h>
+#include <stdint.h>
+
+#define INLINE static inline __attribute__((always_inline))
+
+#if defined(__AVX512F__)
+
+typedef __m512 vec16;
+
+INLINE vec16 vec16_load(const float *p) { return _mm512_loadu_ps(p); }
+INLINE void vec16_store(float *p, vec16 x) { _mm512_storeu_ps(p, x); }
+INLINE vec16 vec16_set1(float x) { return _mm512_set1_ps(x); }
+INLINE vec16 vec16_add(vec16 x, vec16 y) { return _mm512_add_ps(x, y); }
+INLINE vec16 vec16_sub(vec16 x, vec16 y) { return _mm512_sub_ps(x, y); }
+INLINE vec16 vec16_mul(vec16 x, vec16 y) { return _mm512_mul_ps(x, y); }
+INLINE vec16 vec16_fma(vec16 x, vec16 y, vec16 z) { return _mm512_fmadd_ps(x, y, z); }
+INLINE vec16 vec16_max(vec16 x, vec16 y) { return _mm512_max_ps(x, y); }
+/* Lanes [from, to) only; 0 <= from <= to <= 16. */
+INLINE void vec16_store_lanes(float *p, vec16 x, int from, int to)
+{
+    _mm512_mask_storeu_ps(p, (__mmask16)((1u << to) - (1u << from)), x);
+}
+
+#else
+
+typedef struct vec16 { __m256 lo, hi; } vec16;
+
+INLINE vec16 vec16_load(const float *p) { return (vec16){_mm256_loadu_ps(p), _mm256_loadu_ps(p + 8)}; }
+INLINE void vec16_store(float *p, vec16 x)
+{
+    _mm256_storeu_ps(p, x.lo);
+    _mm256_storeu_ps(p + 8, x.hi);
+}
+INLINE vec16 vec16_set1(float x) { return (vec16){_mm256_set1_ps(x), _mm256_set1_ps(x)}; }
+INLINE vec16 vec16_add(vec16 x, vec16 y) { return (vec16){_mm256_add_ps(x.lo, y.lo), _mm256_add_ps(x.hi, y.hi)}; }
+INLINE vec16 vec16_sub(vec16 x, vec16 y) { return (vec16){_mm256_sub_ps(x.lo, y.lo), _mm256_sub_ps(x.hi, y.hi)}; }
+INLINE vec16 vec16_mul(vec16 x, vec16 y) { return (vec16){_mm256_mul_ps(x.lo, y.lo), _mm256_mul_ps(x.hi, y.hi)}; }
+INLINE vec16 vec16_fma(vec16 x, vec16 y, vec16 z)
+{
+    return (vec16){_mm256_fmadd_ps(x.lo, y.lo, z.lo), _mm256_fmadd_ps(x.hi, y.hi, z.hi)};
+}
+INLINE vec16 vec16_max(vec16 x, vec16 y) { return (vec16){_mm256_max_ps(x.lo, y.lo), _mm256_max_ps(x.hi, y.hi)}; }
+INLINE void vec16_store_lanes(float *p, vec16 x, int from, int to)
+{
+    const __m256i lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+    const __m256i first = _mm256_set1_epi32(from - 1), end = _mm256_set1_epi32(to);
+    const __m256i upper = _mm256_add_epi32(lane, _mm256_set1_epi32(8));
+    _mm256_maskstore_ps(p, _mm256_and_si256(_mm256_cmpgt_epi32(lane, first), _mm256_cmpgt_epi32(end, lane)), x.lo);
+    _mm256_maskstore_ps(p + 8, _mm256_and_si256(_mm256_cmpgt_epi32(upper, first), _mm256_cmpgt_epi32(end, upper)),
+                        x.hi);
+}
+
+#endif
+
+#endif
