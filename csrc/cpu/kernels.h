@@ -9,6 +9,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "base/cpu.h"
+
 enum { DICE_BLOCK = 16 };
 
 /* One image's tensor, or a slice of its channels. */
@@ -81,5 +83,8 @@ static inline int32_t dice_groupnorm_span(int32_t size)
 
 extern const dice_conv_tiles dice_conv_tiles_avx2, dice_conv_tiles_avx512;
 extern const dice_cpu_kernels dice_cpu_kernels_avx2, dice_cpu_kernels_avx512;
+
+/* The best kernels in this build that `isa` can run, or NULL. */
+const dice_cpu_kernels *dice_cpu_kernels_for(dice_isa isa);
 
 #endif

@@ -103,6 +103,10 @@ static dice_status net_create(const dice_graph *graph, const dice_options *optio
     if (options->precision != DICE_FLOAT32) {
         return dice_fail(DICE_E_INPUT, "precision: the CPU back end offers float32 only");
     }
+    const dice_cpu_kernels *kernels = dice_cpu_kernels_for(options->isa);
+    if (kernels == NULL) {
+        return dice_fail(DICE_E_INTERNAL, "no fast kernels for %s in this build", dice_isa_name(options->isa));
+    }
     void *memory;
     dice_status status = dice_alloc_zero(1, sizeof(dice_net), &memory);
     if (status != DICE_OK) {
@@ -110,7 +114,7 @@ static dice_status net_create(const dice_graph *graph, const dice_options *optio
     }
     dice_net *net = memory;
     pthread_mutex_init(&net->lock, NULL);
-    net->kernels = options->isa >= DICE_ISA_AVX512 ? &dice_cpu_kernels_avx512 : &dice_cpu_kernels_avx2;
+    net->kernels = kernels;
     net->input = graph->input;
     net->output = graph->output;
     net->n_tensors = graph->n_tensors;
@@ -267,9 +271,15 @@ static void net_info(const dice_net *net, dice_net_info *info)
     *info = (dice_net_info){net->memory_bytes, net->weight_bytes, net->kernels->name};
 }
 
+static const char *unavailable(void)
+{
+    return dice_cpu_kernels_for(dice_isa_native()) == NULL ? "no fast kernels for this processor" : NULL;
+}
+
 const dice_backend dice_backend_cpu = {
     .abi = DICE_BACKEND_ABI,
     .name = "cpu",
+    .unavailable = unavailable,
     .net_create = net_create,
     .net_forward = net_forward,
     .net_info = net_info,
