@@ -1,0 +1,129 @@
+"""Opening, fingerprinting and writing files, with one clear error for whatever goes wrong."""
+
+import contextlib
+import hashlib
+import os
+import secrets
+import stat
+import struct
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from dice.errors import InputError
+
+__all__ = ["fingerprint", "write_atomic"]
+
+PathLike = str | os.PathLike[str]
+
+CHUNK = 1 << 20  # bytes moved at a time
+
+# A compressed part may unpack to RATIO times its packed size, or to SLACK bytes (runs of zeros are honest when small).
+RATIO, SLACK = 20, 8 << 20
+
+# What zipfile, zlib, struct and numpy raise on damaged bytes.
+_DAMAGE = (
+    EOFError,
+    IndexError,
+    NotImplementedError,
+    OverflowError,
+    ValueError,
+    struct.error,
+    zipfile.BadZipFile,
+    zlib.error,
+)
+
+
+@contextlib.contextmanager
+def opened(path: PathLike) -> Iterator[tuple[BinaryIO, int]]:
+    """Open a regular, non-empty file for reading; yields (file, size in bytes).
+
+    Whatever a damaged file makes the parsers inside raise leaves as an InputError that names the file.
+    """
+    name = os.fspath(path)
+    try:
+        mode = os.stat(name).st_mode  # before open(), which would wait for ever on a pipe
+        if not stat.S_ISREG(mode):
+            what = "a folder" if stat.S_ISDIR(mode) else "not a regular file"
+            raise InputError(f"{name}: is {what}; give the path of a file")
+        with open(name, "rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            if size == 0:
+                raise InputError(f"{name}: is empty; fetch or copy it again")
+            yield file, size
+    except InputError:
+        raise
+    except OSError as error:
+        raise InputError(f"{name}: cannot be read: {error.strerror or error}") from error
+    except _DAMAGE as error:
+        raise InputError(
+            f"{name}: is damaged ({error or type(error).__name__}); fetch or copy it again"
+        ) from error
+
+
+def fill(stream: Any, array: np.ndarray, where: str) -> np.ndarray:
+    """Read exactly the bytes of a C-contiguous ``array`` from ``stream`` into it; returns ``array``."""
+    view = array.reshape(-1).view(np.uint8).data
+    done = 0
+    while done < len(view):
+        n = stream.readinto(view[done : done + CHUNK])
+        if not n:
+            raise InputError(
+                f"{where}: is truncated, {len(view) - done} bytes are missing; fetch or copy it again"
+            )
+        done += n
+    return array
+
+
+def check_finite(array: np.ndarray, where: str) -> None:
+    """Refuse NaN and infinity. Minimum and maximum carry both, and need no second array."""
+    if (
+        array.dtype.kind in "fc"
+        and array.size
+        and not (np.isfinite(array.min()) and np.isfinite(array.max()))
+    ):
+        raise InputError(f"{where}: holds NaN or infinity; use a file with finite values")
+
+
+_fingerprints: dict[tuple[str, int, int], str] = {}
+
+
+def fingerprint(path: PathLike) -> str:
+    """SHA-256 of the file's bytes, 64 hex digits. Remembered while path, size and modification time stay.
+
+    Raises InputError if the file cannot be read.
+    """
+    with opened(path) as (file, size):
+        key = (os.path.abspath(path), size, os.fstat(file.fileno()).st_mtime_ns)
+        if key not in _fingerprints:
+            digest = hashlib.sha256()
+            while block := file.read(CHUNK):
+                digest.update(block)
+            _fingerprints[key] = digest.hexdigest()
+        return _fingerprints[key]
+
+
+def write_atomic(path: PathLike, writer: Callable[[BinaryIO], object]) -> None:
+    """Write a file whole or not at all: ``writer(file)`` fills a temporary name beside it, which is then renamed.
+
+    ``file`` is binary and seekable. If anything fails, ``path`` keeps what it had and the temporary name is removed.
+    Raises InputError where the file system refuses (full disk, no permission, no such folder).
+    """
+    path = Path(path)
+    part = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.part")
+    try:
+        with open(part, "xb") as file:
+            writer(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, path)
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            part.unlink()
+        if isinstance(error, OSError):
+            raise InputError(f"{path}: cannot be written: {error.strerror or error}") from error
+        raise
