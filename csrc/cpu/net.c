@@ -185,7 +185,7 @@ static void choose_borders(dice_net *net)
     for (int32_t i = 0; i < net->n_steps; i++) {
         const dice_step *step = &net->steps[i];
         const int32_t x = step->op.x;
-        if (step->op.kind == DICE_OP_CONV && step->op.pad == 1 && x != net->input
+        if (step->op.kind == DICE_OP_CONV && step->op.pad == 1
             && dice_conv_reads_in_place(&step->conv, net->tensors[x].parent == DICE_NONE ? 0 : net->tensors[x].offset)) {
             net->border[root_of(net, x)] = 1;
         }

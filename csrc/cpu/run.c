@@ -30,40 +30,6 @@ static void *thread_scratch(const dice_net *net, int thread)
     return thread_arena(net, thread) + net->image_floats * (size_t)net->group;
 }
 
-static void load_image(const dice_net *net, const dice_images *images, size_t image, float *arena)
-{
-    const dice_view x = dice_net_view(net, net->input, arena);
-    const size_t pixels = (size_t)x.height * (size_t)x.width;
-    const ptrdiff_t step = net->narrow_input ? x.channels : DICE_BLOCK;
-    for (int32_t iy = 0; iy < x.height; iy++) {
-        for (int32_t ix = 0; ix < x.width; ix++) {
-            float *to = x.data + iy * x.pitch + ix * step;
-            const size_t pixel = (size_t)iy * (size_t)x.width + (size_t)ix;
-            for (int32_t c = 0; c < x.channels; c++) {
-                to[(c / DICE_BLOCK) * x.plane + c % DICE_BLOCK] = images->bytes != NULL
-                    ? net->byte_value[c][images->bytes[(image * pixels + pixel) * 3 + (size_t)c]]
-                    : images->floats[(image * (size_t)x.channels + (size_t)c) * pixels + pixel];
-            }
-        }
-    }
-}
-
-static void store_features(const dice_net *net, size_t image, float *arena, float *features)
-{
-    const dice_view y = dice_net_view(net, net->output, arena);
-    const size_t pixels = (size_t)y.height * (size_t)y.width;
-    float *to = features + image * (size_t)y.channels * pixels;
-    for (int32_t c = 0; c < y.channels; c++) {
-        const int32_t channel = y.offset + c;
-        const float *from = y.data + (channel / DICE_BLOCK) * y.plane + channel % DICE_BLOCK;
-        for (int32_t iy = 0; iy < y.height; iy++) {
-            for (int32_t ix = 0; ix < y.width; ix++) {
-                *to++ = from[iy * y.pitch + ix * DICE_BLOCK];
-            }
-        }
-    }
-}
-
 static void zero_pixels(float *from, ptrdiff_t count)
 {
     memset(from, 0, (size_t)count * DICE_BLOCK * sizeof(float));
@@ -87,6 +53,41 @@ static void zero_border(const dice_view *y, int32_t y0, int32_t y1, int32_t c0, 
         }
         if (y1 == y->height) {
             zero_pixels(origin + y1 * y->pitch, b * width);
+        }
+    }
+}
+
+static void load_image(const dice_net *net, const dice_images *images, size_t image, float *arena)
+{
+    const dice_view x = dice_net_view(net, net->input, arena);
+    const size_t pixels = (size_t)x.height * (size_t)x.width;
+    const ptrdiff_t step = net->narrow_input ? x.channels : DICE_BLOCK;
+    for (int32_t iy = 0; iy < x.height; iy++) {
+        for (int32_t ix = 0; ix < x.width; ix++) {
+            float *to = x.data + iy * x.pitch + ix * step;
+            const size_t pixel = (size_t)iy * (size_t)x.width + (size_t)ix;
+            for (int32_t c = 0; c < x.channels; c++) {
+                to[(c / DICE_BLOCK) * x.plane + c % DICE_BLOCK] = images->bytes != NULL
+                    ? net->byte_value[c][images->bytes[(image * pixels + pixel) * 3 + (size_t)c]]
+                    : images->floats[(image * (size_t)x.channels + (size_t)c) * pixels + pixel];
+            }
+        }
+    }
+    zero_border(&x, 0, x.height, 0, x.channels);
+}
+
+static void store_features(const dice_net *net, size_t image, float *arena, float *features)
+{
+    const dice_view y = dice_net_view(net, net->output, arena);
+    const size_t pixels = (size_t)y.height * (size_t)y.width;
+    float *to = features + image * (size_t)y.channels * pixels;
+    for (int32_t c = 0; c < y.channels; c++) {
+        const int32_t channel = y.offset + c;
+        const float *from = y.data + (channel / DICE_BLOCK) * y.plane + channel % DICE_BLOCK;
+        for (int32_t iy = 0; iy < y.height; iy++) {
+            for (int32_t ix = 0; ix < y.width; ix++) {
+                *to++ = from[iy * y.pitch + ix * DICE_BLOCK];
+            }
         }
     }
 }
