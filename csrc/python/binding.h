@@ -20,6 +20,9 @@ int dice_py_add_build_info(PyObject *module);  /* how the extension was built */
 int dice_py_add_blas(PyObject *module);        /* products of OpenBLAS */
 int dice_py_add_network(PyObject *module);     /* Network, build_network */
 int dice_py_add_run_ops(PyObject *module);     /* run_ops: any list of ops, for tests */
+int dice_py_add_ood(PyObject *module);         /* moments, contribution */
+int dice_py_add_metrics(PyObject *module);     /* FPR95, AUROC, ... */
+int dice_py_add_head(PyObject *module);        /* Head: the last layer, whole or masked */
 
 /* Sets the Python exception that belongs to `status`, with the recorded detail; returns NULL. */
 PyObject *dice_py_raise(dice_status status);
@@ -28,6 +31,9 @@ PyObject *dice_py_raise(dice_status status);
  * values, or NULL with dice.InputError naming `argument`. Floating types convert only from floating or
  * integer types that fit; no other silent cast. */
 PyArrayObject *dice_py_array(PyObject *object, int typenum, int ndim, const char *argument);
+
+/* The same, NaN and infinity let through. */
+PyArrayObject *dice_py_array_any(PyObject *object, int typenum, int ndim, const char *argument);
 
 /* Fills *options from names; isa NULL means DICE_ISA, else the native one. */
 dice_status dice_py_options(const char *isa, const char *precision, dice_options *options);

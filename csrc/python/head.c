@@ -1,0 +1,206 @@
+/* The type Head: a last layer, whole or masked, made ready by a back end. See backend.h, head_*. */
+#include "python/binding.h"
+
+#include <math.h>
+#include <string.h>
+
+typedef struct head_object {
+    PyObject_HEAD
+    const dice_backend *backend;
+    dice_head *head;
+    Py_ssize_t classes, features;
+} head_object;
+
+static void head_dealloc(PyObject *self)
+{
+    head_object *object = (head_object *)self;
+    PyTypeObject *type = Py_TYPE(self);
+    if (object->head != NULL) {
+        object->backend->head_free(object->head);
+    }
+    type->tp_free(self);
+    Py_DECREF(type);
+}
+
+/* (M), or (M, D) like W; a new reference or NULL with InputError. */
+static PyArrayObject *like_weight(PyObject *object, int typenum, PyArrayObject *weight, int ndim, const char *argument)
+{
+    PyArrayObject *array = dice_py_array(object, typenum, ndim, argument);
+    for (int axis = 0; array != NULL && axis < ndim; axis++) {
+        const Py_ssize_t got = PyArray_DIM(array, axis), want = PyArray_DIM(weight, axis);
+        if (got != want) {
+            Py_CLEAR(array);
+            dice_py_raise(dice_fail(DICE_E_INPUT, "%s: got %zd along axis %d, W wants %zd", argument, got, axis, want));
+        }
+    }
+    return array;
+}
+
+static PyObject *head_new(PyTypeObject *type, PyObject *args, PyObject *keywords)
+{
+    static char *names[] = {"W", "b", "keep", "device", "isa", NULL};
+    PyObject *weight_object, *bias_object, *keep_object = Py_None;
+    const char *device = "cpu", *isa = NULL;
+    if (!PyArg_ParseTupleAndKeywords(args, keywords, "OO|Osz", names, &weight_object, &bias_object, &keep_object,
+                                     &device, &isa)) {
+        return NULL;
+    }
+    dice_options options = {0};
+    const dice_backend *backend = NULL;
+    dice_status status = dice_py_options(isa, "float32", &options);
+    if (status == DICE_OK) {
+        status = dice_backend_find(device, options.isa, &backend);
+    }
+    if (status != DICE_OK) {
+        return dice_py_raise(status);
+    }
+    head_object *made = NULL;
+    PyArrayObject *bias = NULL, *keep = NULL, *weight = dice_py_array(weight_object, NPY_FLOAT32, 2, "W");
+    if (weight == NULL || (bias = like_weight(bias_object, NPY_FLOAT32, weight, 1, "b")) == NULL
+        || (keep_object != Py_None && (keep = like_weight(keep_object, NPY_UINT8, weight, 2, "keep")) == NULL)) {
+        goto done;
+    }
+    if (PyArray_SIZE(weight) == 0 || PyArray_DIM(weight, 0) > INT32_MAX) {
+        dice_py_raise(dice_fail(DICE_E_INPUT, "W: got shape (%zd, %zd), want 1 to 2^31 - 1 classes and some features",
+                                (Py_ssize_t)PyArray_DIM(weight, 0), (Py_ssize_t)PyArray_DIM(weight, 1)));
+        goto done;
+    }
+    made = (head_object *)type->tp_alloc(type, 0);
+    if (made == NULL) {
+        goto done;
+    }
+    made->backend = backend;
+    made->classes = PyArray_DIM(weight, 0);
+    made->features = PyArray_DIM(weight, 1);
+    Py_BEGIN_ALLOW_THREADS
+    status = backend->head_create(PyArray_DATA(weight), PyArray_DATA(bias), keep == NULL ? NULL : PyArray_DATA(keep),
+                                  (size_t)made->classes, (size_t)made->features, &options, &made->head);
+    Py_END_ALLOW_THREADS
+    if (status != DICE_OK) {
+        Py_CLEAR(made);
+        dice_py_raise(status);
+    }
+done:
+    Py_XDECREF(weight);
+    Py_XDECREF(bias);
+    Py_XDECREF(keep);
+    return (PyObject *)made;
+}
+
+/* What forward can return, in the order of `wanted` below. */
+enum { ENERGY, MSP, MAXLOGIT, LABEL, LOGITS, OUTPUTS };
+static const char *const output_names[OUTPUTS] = {"energy", "msp", "maxlogit", "label", "logits"};
+static const int output_types[OUTPUTS] = {NPY_FLOAT64, NPY_FLOAT64, NPY_FLOAT64, NPY_INT32, NPY_FLOAT32};
+
+static int output_of(PyObject *name)
+{
+    for (int output = 0; output < OUTPUTS; output++) {
+        if (PyUnicode_Check(name) && PyUnicode_CompareWithASCIIString(name, output_names[output]) == 0) {
+            return output;
+        }
+    }
+    dice_py_raise(dice_fail(DICE_E_INPUT, "score: not one of energy, msp, maxlogit, label, logits"));
+    return -1;
+}
+
+/* forward(h, clip, *names) -> tuple of arrays */
+static PyObject *head_forward(PyObject *self, PyObject *args)
+{
+    head_object *object = (head_object *)self;
+    const Py_ssize_t count = PyTuple_GET_SIZE(args) - 2;
+    if (count < 1) {
+        PyErr_SetString(PyExc_TypeError, "forward(h, clip, name, ...) wants at least three arguments");
+        return NULL;
+    }
+    const double clip = PyFloat_AsDouble(PyTuple_GET_ITEM(args, 1));
+    if (clip == -1 && PyErr_Occurred()) {
+        return NULL;
+    }
+    if (isnan(clip)) {
+        return dice_py_raise(dice_fail(DICE_E_INPUT, "clip: is NaN, want a number"));
+    }
+    PyArrayObject *h = dice_py_array(PyTuple_GET_ITEM(args, 0), NPY_FLOAT32, 2, "h");
+    if (h == NULL) {
+        return NULL;
+    }
+    void *data[OUTPUTS] = {NULL};
+    PyObject *result = PyTuple_New(count);
+    if (result == NULL) {
+        goto failed;
+    }
+    if (PyArray_DIM(h, 1) != object->features) {
+        dice_py_raise(dice_fail(DICE_E_INPUT, "h: got %zd features, W wants %zd", (Py_ssize_t)PyArray_DIM(h, 1),
+                                object->features));
+        goto failed;
+    }
+    npy_intp shape[2] = {PyArray_DIM(h, 0), object->classes};
+    for (Py_ssize_t i = 0; i < count; i++) {
+        const int output = output_of(PyTuple_GET_ITEM(args, i + 2));
+        if (output >= 0 && data[output] != NULL) {
+            dice_py_raise(dice_fail(DICE_E_INPUT, "score: %s is named twice", output_names[output]));
+            goto failed;
+        }
+        PyObject *array = output < 0 ? NULL : PyArray_SimpleNew(output == LOGITS ? 2 : 1, shape, output_types[output]);
+        if (array == NULL) {
+            goto failed;
+        }
+        data[output] = PyArray_DATA((PyArrayObject *)array);
+        PyTuple_SET_ITEM(result, i, array);
+    }
+    const dice_head_outputs outputs = {.energy = data[ENERGY], .msp = data[MSP], .maxlogit = data[MAXLOGIT],
+                                       .label = data[LABEL], .logits = data[LOGITS]};
+    dice_status status;
+    Py_BEGIN_ALLOW_THREADS
+    status = object->backend->head_forward(object->head, PyArray_DATA(h), (size_t)shape[0], (float)clip, &outputs);
+    Py_END_ALLOW_THREADS
+    if (status != DICE_OK) {
+        dice_py_raise(status);
+        goto failed;
+    }
+    Py_DECREF(h);
+    return result;
+failed:
+    Py_DECREF(h);
+    Py_XDECREF(result);
+    return NULL;
+}
+
+static PyObject *head_info(PyObject *self, PyObject *Py_UNUSED(ignored))
+{
+    head_object *object = (head_object *)self;
+    size_t bytes;
+    const char *kind = object->backend->head_info(object->head, &bytes);
+    return Py_BuildValue("(sn)", kind, (Py_ssize_t)bytes);
+}
+
+static PyMethodDef head_methods[] = {
+    {"forward", head_forward, METH_VARARGS,
+     "forward(h, clip, *names) -> tuple: of min(h, clip), h (N, D), one array a name: energy, msp, maxlogit "
+     "float64 (N,), label int32 (N,), logits float32 (N, M). The same bits for every N and number of threads."},
+    {"info", head_info, METH_NOARGS, "info() -> (\"dense\" or \"sparse\", bytes)"},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyType_Slot head_slots[] = {
+    {Py_tp_doc, "Head(W, b, keep=None, device=\"cpu\", isa=None): the last layer W (M, D), b (M,), or what the uint8 "
+                "mask keep (M, D) leaves of it."},
+    {Py_tp_new, head_new},
+    {Py_tp_dealloc, head_dealloc},
+    {Py_tp_methods, head_methods},
+    {0, NULL},
+};
+
+static PyType_Spec head_spec = {
+    .name = "dice._core.Head",
+    .basicsize = sizeof(head_object),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_IMMUTABLETYPE,
+    .slots = head_slots,
+};
+
+int dice_py_add_head(PyObject *module)
+{
+    PyObject *type = PyType_FromModuleAndSpec(module, &head_spec, NULL);
+    const int result = type == NULL ? -1 : PyModule_AddType(module, (PyTypeObject *)type);
+    Py_XDECREF(type);
+    return result;
+}

@@ -1,0 +1,38 @@
+"""Arrays of any framework as numpy arrays."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from dice.errors import InputError
+
+__all__ = ["as_array", "blocks"]
+
+BLOCK_BYTES = 32 << 20  # of a converted copy; bounds what a pass over features adds to memory
+
+
+def as_array(value: Any, name: str, ndim: int) -> np.ndarray:
+    """`value` as a numpy array of floats or integers, not copied where the framework shares its memory.
+
+    Takes numpy arrays (memory-mapped too), lists, and whatever offers `__array__` or DLPack (torch, JAX, cupy on the
+    host). InputError, naming `name`, where it is no such array or has another number of dimensions than `ndim`.
+    """
+    try:
+        offers_dlpack_only = hasattr(value, "__dlpack__") and not hasattr(value, "__array__")
+        array = np.from_dlpack(value) if offers_dlpack_only else np.asarray(value)
+    except Exception as error:  # each framework raises its own kinds
+        raise InputError(f"{name}: cannot be read as an array ({error})") from None
+    if array.dtype.kind not in "fiu":
+        raise InputError(f"{name}: got dtype {array.dtype}, want floats")
+    if array.ndim != ndim:
+        raise InputError(f"{name}: got shape {array.shape}, want {ndim} dimension{'s' * (ndim > 1)}")
+    return array
+
+
+def blocks(array: np.ndarray, dtype: type) -> Iterator[np.ndarray]:
+    """Runs of rows of `array` (N, D) as contiguous `dtype`, converted a few at a time."""
+    row_bytes = max(1, array.shape[1] * np.dtype(dtype).itemsize)
+    step = max(1, BLOCK_BYTES // row_bytes)
+    for first in range(0, len(array), step):
+        yield np.ascontiguousarray(array[first : first + step], dtype=dtype)

@@ -1,0 +1,140 @@
+"""DICE (Sun & Li, ECCV 2022, arXiv 2111.09805) and what it becomes without its mask: energy, MSP, MaxLogit, ReAct."""
+
+import warnings
+from typing import Any
+
+import numpy as np
+
+from dice import _core
+from dice.arrays import as_array, blocks
+from dice.detectors._base import Detector, last_layer, real
+from dice.errors import InputError
+from dice.moments import Moments
+
+__all__ = ["DICE"]
+
+CONTRIBUTIONS = ("product", "abs")
+SCORES = ("energy", "msp", "maxlogit")
+
+
+class DICE(Detector):
+    """Scores with the last layer's salient weights only.
+
+    V = mean feature * W (C x D) ranks the weights; those strictly above its p-th percentile (over the whole matrix) stay.
+    The score is taken from the logits of what is left. The mask equals numpy's, bit by bit, for every p and size.
+
+    Parameters
+    ----------
+    W, b : (C, D), (C,)
+        The last layer, from any framework; used as float32.
+    p : float in [0, 100] or None
+        Percent of weights dropped (90 for CIFAR, 70 for ImageNet in the paper). None keeps all: the plain score.
+    clip : float or None
+        ReAct (arXiv 2111.12797): features are cut to at most `clip` first. The mask comes from the unclipped mean.
+    mean : (D,) or None
+        The mean training feature, where it is known already. Then there is nothing to fit.
+    contribution : "product" or "abs"
+        Rank V, or abs(V) for features that can be negative.
+    score : "energy" (logsumexp, arXiv 2010.03759), "msp" (largest softmax probability) or "maxlogit"
+
+    Every parameter can be changed at any time and takes effect at once; the fitted mean is kept.
+    """
+
+    def __init__(self, W: Any, b: Any, p: float | None = 90, *, clip: float | None = None, mean: Any = None,
+                 contribution: str = "product", score: str = "energy") -> None:  # fmt: skip
+        self.W = W
+        self.b = b
+        self.p = p
+        self.clip = clip
+        self.mean = mean
+        self.contribution = contribution
+        self.score = score
+
+    def partial_fit(self, h: Any, y: Any = None) -> "DICE":
+        """Adds training features `h` (N, D) to the running mean. Memory: 4 D doubles, however many images."""
+        self._refuse_fit()
+        array = as_array(h, "h", 2)
+        moments = getattr(self, "_moments", None) or Moments(as_array(self.W, "W", 2).shape[1])
+        moments.add(array)
+        self._moments = moments
+        self._changed()
+        return self
+
+    def merge(self, other: "DICE") -> "DICE":
+        """Adds the training features that `other` has seen, as if they had been fitted here."""
+        self._refuse_fit()
+        theirs = getattr(other, "_moments", None)
+        if theirs is not None:
+            self._moments = (getattr(self, "_moments", None) or Moments(theirs.features)).merge(theirs)
+            self._changed()
+        return self
+
+    def _refuse_fit(self) -> None:
+        if self.mean is not None:
+            raise InputError("mean: given, so there is nothing to fit; set mean=None to fit on features")
+
+    def _reset(self) -> None:
+        self.__dict__.pop("_moments", None)
+        self.__dict__.pop("_warned", None)
+
+    @property
+    def mean_(self) -> np.ndarray:
+        """The mean feature that ranks the weights, float64 (D,): `mean`, else that of the features seen."""
+        if self.mean is not None:
+            return np.asarray(as_array(self.mean, "mean", 1), dtype=np.float64)
+        if not hasattr(self, "_moments"):
+            raise InputError("mean: not known; call fit(h) with training features, or give mean= (or p=None for no mask)")
+        return self._moments.mean()
+
+    @property
+    def percentile_(self) -> float:
+        """The p-th percentile of the contributions; weights strictly above it stay."""
+        return self._get("percentile", self._percentile)
+
+    @property
+    def keep_(self) -> np.ndarray:
+        """bool (C, D): which weights stay."""
+        weight, _ = last_layer(self.W, self.b)
+        if self.p is None:
+            return np.ones(weight.shape, bool)
+        return _core.contribution_keep(self.mean_, weight, self.percentile_, self._absolute()).view(bool)
+
+    def score_samples(self, h: Any) -> np.ndarray:
+        """Scores float64 (N,) of features `h` (N, D); higher means in-distribution."""
+        if self.score not in SCORES:
+            raise InputError(f"score: got {self.score!r}, want one of {', '.join(SCORES)}")
+        return self._forward(h, self.score)
+
+    def logits(self, h: Any) -> np.ndarray:
+        """float32 (N, C): the masked layer's logits of `h` (N, D)."""
+        return self._forward(h, "logits")
+
+    def _forward(self, h: Any, output: str) -> np.ndarray:
+        array = as_array(h, "h", 2)
+        head = self._get("head", self._head)
+        clip = np.inf if self.clip is None else real(self.clip, "clip")
+        parts = [head.forward(block, clip, output)[0] for block in blocks(array, np.float32)]
+        return np.concatenate(parts) if len(parts) != 1 else parts[0]
+
+    def _get(self, name: str, make: Any) -> Any:
+        if name not in self._derived:
+            self._derived[name] = make()
+        return self._derived[name]
+
+    def _absolute(self) -> bool:
+        if self.contribution not in CONTRIBUTIONS:
+            raise InputError(f"contribution: got {self.contribution!r}, want one of {', '.join(CONTRIBUTIONS)}")
+        return self.contribution == "abs"
+
+    def _percentile(self) -> float:
+        mean, absolute = self.mean_, self._absolute()
+        negative = self._moments.negative if self.mean is None else bool((mean < 0).any())
+        if negative and not absolute and not self.__dict__.get("_warned"):
+            self._warned = True
+            warnings.warn("features below 0 were seen: V = mean * W then does not rank contributions, and DICE is known to "
+                          'do badly; contribution="abs" ranks by abs(V)', UserWarning, stacklevel=5)  # fmt: skip
+        return _core.contribution_percentile(mean, last_layer(self.W, self.b)[0], real(self.p, "p"), absolute)
+
+    def _head(self) -> Any:
+        weight, bias = last_layer(self.W, self.b)
+        return _core.Head(weight, bias, None if self.p is None else self.keep_.view(np.uint8))
