@@ -21,7 +21,7 @@ def as_array(value: Any, name: str, ndim: int) -> np.ndarray:
     try:
         offers_dlpack_only = hasattr(value, "__dlpack__") and not hasattr(value, "__array__")
         array = np.from_dlpack(value) if offers_dlpack_only else np.asarray(value)
-    except Exception as error:  # each framework raises its own kinds
+    except (TypeError, ValueError, RuntimeError, BufferError, AttributeError) as error:  # each framework has its own
         raise InputError(f"{name}: cannot be read as an array ({error})") from None
     if array.dtype.kind not in "fiu":
         raise InputError(f"{name}: got dtype {array.dtype}, want floats")
@@ -31,8 +31,8 @@ def as_array(value: Any, name: str, ndim: int) -> np.ndarray:
 
 
 def blocks(array: np.ndarray, dtype: type) -> Iterator[np.ndarray]:
-    """Runs of rows of `array` (N, D) as contiguous `dtype`, converted a few at a time."""
+    """Runs of rows of `array` (N, D) as contiguous `dtype`, converted a few at a time; one empty run where N is 0."""
     row_bytes = max(1, array.shape[1] * np.dtype(dtype).itemsize)
     step = max(1, BLOCK_BYTES // row_bytes)
-    for first in range(0, len(array), step):
+    for first in range(0, max(1, len(array)), step):
         yield np.ascontiguousarray(array[first : first + step], dtype=dtype)

@@ -3,6 +3,7 @@
 
 #include <string.h>
 
+#include "backend/reference_head.h"
 #include "base/memory.h"
 #include "base/threads.h"
 
@@ -284,4 +285,8 @@ const dice_backend dice_backend_cpu = {
     .net_forward = net_forward,
     .net_info = net_info,
     .net_free = net_free,
+    .head_create = dice_reference_head_create,
+    .head_forward = dice_reference_head_forward,
+    .head_info = dice_reference_head_info,
+    .head_free = dice_reference_head_free,
 };
