@@ -180,7 +180,7 @@ class BuildExt(build_ext):
 
     def accepts(self, flags):
         command = [*self.cc, *flags, "-Werror", "-fsyntax-only", "-x", "c", os.devnull]
-        return subprocess.run(command, capture_output=True).returncode == 0
+        return subprocess.run(command, check=False, capture_output=True).returncode == 0
 
     def compile(self, source, macros):
         target = Path(self.build_temp, source).with_suffix(".o")

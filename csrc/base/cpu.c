@@ -6,17 +6,15 @@
 #include <stdlib.h>
 #include <string.h>
 
-#if defined(__x86_64__) && defined(__linux__)
+#if defined(DICE_HAVE_AMX) && defined(__linux__)
+#include <cpuid.h>
 #include <sys/syscall.h>
 #include <unistd.h>
-#endif
-#if defined(__x86_64__)
-#include <cpuid.h>
 #endif
 
 static const char *const names[] = {"scalar", "avx2", "avx512", "amx"};
 
-#if defined(__x86_64__)
+#if defined(DICE_HAVE_AMX)
 /* The tiles' 8 KB of state must be asked for once a process; a container may refuse it. */
 static int amx_permitted(void)
 {
@@ -26,8 +24,11 @@ static int amx_permitted(void)
     if (!__get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx)) {
         return 0;
     }
-    const unsigned amx_bf16 = 1u << 22, amx_tile = 1u << 24;
+    const unsigned amx_bf16 = 1u << 22, amx_tile = 1u << 24, avx512_bf16 = 1u << 5;
     if ((edx & amx_bf16) == 0 || (edx & amx_tile) == 0) {
+        return 0;
+    }
+    if (!__get_cpuid_count(7, 1, &eax, &ebx, &ecx, &edx) || (eax & avx512_bf16) == 0) {
         return 0;
     }
     return syscall(SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA) == 0;
@@ -37,21 +38,28 @@ static int amx_permitted(void)
 }
 #endif
 
+/* The build defines DICE_HAVE_... for the sets whose kernels it holds; without them a set is of no use. */
 static dice_isa detect(void)
 {
-#if defined(__x86_64__)
+    dice_isa isa = DICE_ISA_SCALAR;
+#if defined(DICE_HAVE_AVX2)
     __builtin_cpu_init();
-    if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma")) {
-        return DICE_ISA_SCALAR;
+    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) {
+        isa = DICE_ISA_AVX2;
     }
-    if (!__builtin_cpu_supports("avx512f") || !__builtin_cpu_supports("avx512bw")
-        || !__builtin_cpu_supports("avx512dq") || !__builtin_cpu_supports("avx512vl")) {
-        return DICE_ISA_AVX2;
-    }
-    return amx_permitted() ? DICE_ISA_AMX : DICE_ISA_AVX512;
-#else
-    return DICE_ISA_SCALAR;
 #endif
+#if defined(DICE_HAVE_AVX512)
+    if (isa == DICE_ISA_AVX2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw")
+        && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl")) {
+        isa = DICE_ISA_AVX512;
+    }
+#endif
+#if defined(DICE_HAVE_AMX)
+    if (isa == DICE_ISA_AVX512 && amx_permitted()) {
+        isa = DICE_ISA_AMX;
+    }
+#endif
+    return isa;
 }
 
 dice_isa dice_isa_native(void)
@@ -80,7 +88,7 @@ dice_status dice_isa_select(const char *name, dice_isa *out)
             continue;
         }
         if (isa > (int)native) {
-            return dice_fail(DICE_E_INPUT, "DICE_ISA=%s: this machine has no more than %s", name, names[native]);
+            return dice_fail(DICE_E_INPUT, "DICE_ISA=%s: this machine and build have no more than %s", name, names[native]);
         }
         *out = (dice_isa)isa;
         return DICE_OK;

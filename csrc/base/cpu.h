@@ -11,12 +11,12 @@ typedef enum dice_isa {
     DICE_ISA_AMX          /* the above + AMX tiles with bfloat16, permitted by the kernel */
 } dice_isa;
 
-/* The best set that this processor and operating system offer; asked once. */
+/* The best set that this processor, operating system and build offer; asked once. */
 dice_isa dice_isa_native(void);
 
 /* *out = the set named `name` ("scalar", "avx2", "avx512", "amx"); NULL or ""
  * means: the environment's DICE_ISA, else the native one. DICE_E_INPUT for an
- * unknown name or one that this machine lacks. */
+ * unknown name or one that this machine or build lacks. */
 dice_status dice_isa_select(const char *name, dice_isa *out);
 
 const char *dice_isa_name(dice_isa isa);

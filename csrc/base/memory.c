@@ -1,4 +1,5 @@
 /* Aligned allocation. See memory.h. */
+#define _POSIX_C_SOURCE 200112L
 #include "base/memory.h"
 
 #include <stdatomic.h>
@@ -7,10 +8,16 @@
 #include <string.h>
 
 static atomic_long fail_countdown;
+static atomic_long live;
 
 void dice_memory_fail_at(long n)
 {
     atomic_store(&fail_countdown, n);
+}
+
+long dice_memory_live(void)
+{
+    return atomic_load(&live);
 }
 
 static int told_to_fail(void)
@@ -22,15 +29,15 @@ static int told_to_fail(void)
 dice_status dice_alloc(size_t count, size_t size, void **out)
 {
     *out = NULL;
-    if (size != 0 && count > (SIZE_MAX - DICE_ALIGN) / size) {
+    if (size != 0 && count > SIZE_MAX / size) {
         return dice_fail(DICE_E_MEMORY, "%zu items of %zu bytes do not fit the address space", count, size);
     }
-    /* aligned_alloc wants a multiple of the alignment; never ask for zero bytes */
-    size_t bytes = (count * size + DICE_ALIGN) / DICE_ALIGN * DICE_ALIGN;
-    void *memory = told_to_fail() ? NULL : aligned_alloc(DICE_ALIGN, bytes);
-    if (memory == NULL) {
+    const size_t bytes = count * size;
+    void *memory = NULL;
+    if (told_to_fail() || posix_memalign(&memory, DICE_ALIGN, bytes == 0 ? 1 : bytes) != 0) {
         return dice_fail(DICE_E_MEMORY, "out of memory: %zu bytes", bytes);
     }
+    atomic_fetch_add(&live, 1);
     *out = memory;
     return DICE_OK;
 }
@@ -46,5 +53,8 @@ dice_status dice_alloc_zero(size_t count, size_t size, void **out)
 
 void dice_free(void *memory)
 {
-    free(memory);
+    if (memory != NULL) {
+        atomic_fetch_sub(&live, 1);
+        free(memory);
+    }
 }

@@ -19,6 +19,9 @@ dice_status dice_alloc_zero(size_t count, size_t size, void **out);
 /* Releases what dice_alloc gave; NULL is allowed. */
 void dice_free(void *memory);
 
+/* Test hook: blocks that were given and not yet released. */
+long dice_memory_live(void);
+
 /* Test hook: the n-th allocation from now (1 = the next) fails, once; 0 turns it off. */
 void dice_memory_fail_at(long n);
 

@@ -10,10 +10,12 @@ static _Thread_local char detail[DETAIL_SIZE];
 
 dice_status dice_fail(dice_status code, const char *format, ...)
 {
+    char text[DETAIL_SIZE];  /* the arguments may hold the present detail */
     va_list args;
     va_start(args, format);
-    vsnprintf(detail, sizeof detail, format, args);
+    vsnprintf(text, sizeof text, format, args);
     va_end(args);
+    dice_status_set_detail(text);
     return code;
 }
 

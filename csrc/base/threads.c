@@ -9,8 +9,9 @@
 
 #include <pthread.h>
 #include <sched.h>
+#include <signal.h>
 #include <stdatomic.h>
-#include <stdint.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <unistd.h>
 
@@ -23,8 +24,8 @@ typedef struct job {
     void *context;
     size_t count;
     atomic_size_t next;
-    atomic_size_t failed;  /* smallest failing index + 1, 0 = none */
-    dice_status status;    /* of that index, under the pool's lock */
+    size_t failed;         /* smallest failing index + 1, 0 = none; as the next two, under the pool's lock */
+    dice_status status;    /* of that index */
     char detail[512];
 } job;
 
@@ -41,12 +42,15 @@ typedef struct pool {
 static _Atomic(pool *) the_pool;
 static pthread_mutex_t owner = PTHREAD_MUTEX_INITIALIZER;  /* held while a job runs */
 static atomic_int count_setting;                           /* 0 = default */
-static _Thread_local int inside_task;
+static atomic_int default_setting;                         /* 0 = not yet found */
+static _Thread_local int task_thread = -1;                 /* the `thread` of the task that runs here, -1 = none */
 
 static void relax(int spin)
 {
 #if defined(__x86_64__)
     __builtin_ia32_pause();
+#elif defined(__aarch64__)
+    __asm__ volatile("yield");
 #endif
     if (spin % 256 == 255) {
         sched_yield();
@@ -58,13 +62,17 @@ static void after_fork_in_child(void)
 {
     atomic_store(&the_pool, NULL);
     pthread_mutex_init(&owner, NULL);
-    inside_task = 0;
+    task_thread = -1;
+}
+
+static void handle_forks(void)
+{
+    pthread_atfork(NULL, NULL, after_fork_in_child);
 }
 
 static void run_tasks(job *work, pool *p, int thread)
 {
-    const int outer = inside_task;
-    inside_task = 1;
+    task_thread = thread;
     for (;;) {
         const size_t index = atomic_fetch_add(&work->next, 1);
         if (index >= work->count) {
@@ -73,22 +81,16 @@ static void run_tasks(job *work, pool *p, int thread)
         const dice_status status = work->task(work->context, index, thread);
         if (status != DICE_OK) {
             pthread_mutex_lock(&p->lock);
-            const size_t known = atomic_load(&work->failed);
-            if (known == 0 || index + 1 < known) {
-                atomic_store(&work->failed, index + 1);
+            if (work->failed == 0 || index + 1 < work->failed) {
+                work->failed = index + 1;
                 work->status = status;
-                const char *text = dice_status_detail();
-                size_t i = 0;
-                for (; text[i] != '\0' && i + 1 < sizeof work->detail; i++) {
-                    work->detail[i] = text[i];
-                }
-                work->detail[i] = '\0';
+                snprintf(work->detail, sizeof work->detail, "%s", dice_status_detail());
             }
             pthread_mutex_unlock(&p->lock);
             atomic_store(&work->next, work->count);  /* those under way finish, no new ones start */
         }
     }
-    inside_task = outer;
+    task_thread = -1;
 }
 
 typedef struct worker_start {
@@ -130,13 +132,9 @@ static void *worker_main(void *argument)
 
 static pool *get_pool(void)  /* under `owner` */
 {
-    static atomic_int fork_handler_set;
     pool *p = atomic_load(&the_pool);
     if (p != NULL) {
         return p;
-    }
-    if (atomic_exchange(&fork_handler_set, 1) == 0) {
-        pthread_atfork(NULL, NULL, after_fork_in_child);
     }
     void *memory;
     if (dice_alloc_zero(1, sizeof *p, &memory) != DICE_OK) {
@@ -153,41 +151,54 @@ static pool *get_pool(void)  /* under `owner` */
 /* Starts workers up to `wanted`; fewer is no error, only slower. */
 static void start_workers(pool *p, int wanted)
 {
+    /* signals are for the program's own threads, but a fault here must still reach its handler */
+    sigset_t blocked, before;
+    sigfillset(&blocked);
+    sigdelset(&blocked, SIGSEGV);
+    sigdelset(&blocked, SIGBUS);
+    sigdelset(&blocked, SIGFPE);
+    sigdelset(&blocked, SIGILL);
+    sigdelset(&blocked, SIGABRT);
+    pthread_sigmask(SIG_SETMASK, &blocked, &before);
     while (p->workers < wanted) {
         void *memory;
         if (dice_alloc(1, sizeof(worker_start), &memory) != DICE_OK) {
-            return;
+            break;
         }
         worker_start *start = memory;
         *start = (worker_start){p, p->workers + 1, atomic_load(&p->generation)};
         pthread_t thread;
         if (pthread_create(&thread, NULL, worker_main, start) != 0) {
             dice_free(start);
-            return;
+            break;
         }
         pthread_detach(thread);
         p->workers++;
     }
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
 }
 
 static dice_status run_serially(size_t count, dice_task task, void *context)
 {
-    for (size_t i = 0; i < count; i++) {
-        const dice_status status = task(context, i, 0);
-        if (status != DICE_OK) {
-            return status;
-        }
+    const int outer = task_thread;
+    task_thread = outer < 0 ? 0 : outer;
+    dice_status status = DICE_OK;
+    for (size_t i = 0; i < count && status == DICE_OK; i++) {
+        status = task(context, i, task_thread);
     }
-    return DICE_OK;
+    task_thread = outer;
+    return status;
 }
 
 dice_status dice_parallel_for(size_t count, dice_task task, void *context)
 {
+    static pthread_once_t once = PTHREAD_ONCE_INIT;
+    pthread_once(&once, handle_forks);  /* before `owner` is ever held */
     int helpers = dice_threads_count() - 1;
     if ((size_t)helpers >= count) {
         helpers = count == 0 ? 0 : (int)(count - 1);
     }
-    if (helpers <= 0 || inside_task || pthread_mutex_trylock(&owner) != 0) {
+    if (helpers <= 0 || task_thread >= 0 || pthread_mutex_trylock(&owner) != 0) {
         return run_serially(count, task, context);
     }
     pool *p = get_pool();
@@ -225,31 +236,47 @@ dice_status dice_parallel_for(size_t count, dice_task task, void *context)
     return status;
 }
 
-static int default_count(void)
+static int processors(void)
 {
-    const char *text = getenv("DICE_THREADS");
-    if (text != NULL && text[0] != '\0') {
-        char *end;
-        const long value = strtol(text, &end, 10);
-        if (*end == '\0' && value >= 1 && value <= MAX_THREADS) {
-            return (int)value;
-        }
-    }
+    long n = sysconf(_SC_NPROCESSORS_ONLN);
 #if defined(__linux__)
     cpu_set_t set;
     if (sched_getaffinity(0, sizeof set, &set) == 0) {
-        const int n = CPU_COUNT(&set);
-        return n < 1 ? 1 : n < MAX_THREADS ? n : MAX_THREADS;
+        n = CPU_COUNT(&set);
     }
 #endif
-    const long n = sysconf(_SC_NPROCESSORS_ONLN);
     return n < 1 ? 1 : n < MAX_THREADS ? (int)n : MAX_THREADS;
+}
+
+dice_status dice_threads_default(int *count)
+{
+    const char *text = getenv("DICE_THREADS");
+    if (text == NULL || text[0] == '\0') {
+        *count = processors();
+        return DICE_OK;
+    }
+    char *end;
+    const long value = strtol(text, &end, 10);
+    if (*end != '\0' || value < 1 || value > MAX_THREADS) {
+        return dice_fail(DICE_E_INPUT, "DICE_THREADS=%s: want a whole number from 1 to %d", text, MAX_THREADS);
+    }
+    *count = (int)value;
+    return DICE_OK;
 }
 
 int dice_threads_count(void)
 {
-    const int set = atomic_load(&count_setting);
-    return set > 0 ? set : default_count();
+    int count = atomic_load(&count_setting);
+    if (count == 0) {
+        count = atomic_load(&default_setting);
+    }
+    if (count == 0) {
+        if (dice_threads_default(&count) != DICE_OK) {
+            count = processors();
+        }
+        atomic_store(&default_setting, count);
+    }
+    return count;
 }
 
 dice_status dice_threads_set(int count)

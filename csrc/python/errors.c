@@ -32,7 +32,13 @@ PyObject *dice_py_raise(dice_status status)
         break;
     }
     if (class != NULL) {
-        PyErr_SetString(class, dice_status_detail());
+        const char *detail = dice_status_detail();
+        /* a detail cut at its end may have lost half a character */
+        PyObject *text = PyUnicode_DecodeUTF8(detail, (Py_ssize_t)strlen(detail), "replace");
+        if (text != NULL) {
+            PyErr_SetObject(class, text);
+            Py_DECREF(text);
+        }
         Py_DECREF(class);
     } else if (!PyErr_Occurred()) {
         PyErr_SetString(PyExc_SystemError, "an error was raised without a status");

@@ -49,6 +49,11 @@ static PyObject *memory_fail_at(PyObject *Py_UNUSED(self), PyObject *args)
     Py_RETURN_NONE;
 }
 
+static PyObject *memory_live(PyObject *Py_UNUSED(self), PyObject *Py_UNUSED(ignored))
+{
+    return PyLong_FromLong(dice_memory_live());
+}
+
 static PyMethodDef methods[] = {
     {"isa_select", isa_select, METH_VARARGS,
      "isa_select(name=None) -> str: the instruction set to use; None means DICE_ISA, else the native one."},
@@ -56,10 +61,17 @@ static PyMethodDef methods[] = {
     {"threads_count", threads_count, METH_NOARGS, "threads_count() -> int: threads of the pool."},
     {"threads_set", threads_set, METH_VARARGS, "threads_set(n): threads of the pool; 0 is the default again."},
     {"_memory_fail_at", memory_fail_at, METH_VARARGS, "Test hook: make the n-th allocation from now fail once."},
+    {"_memory_live", memory_live, METH_NOARGS, "Test hook: blocks that the core holds."},
     {NULL, NULL, 0, NULL},
 };
 
 int dice_py_add_runtime(PyObject *module)
 {
+    int count;
+    const dice_status status = dice_threads_default(&count);
+    if (status != DICE_OK) {  /* refused on import, since nothing later asks for the status */
+        dice_py_raise(status);
+        return -1;
+    }
     return PyModule_AddFunctions(module, methods);
 }
