@@ -21,6 +21,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from importlib import metadata
 from pathlib import Path
@@ -36,6 +37,8 @@ AVX2 = ["-mavx2", "-mfma"]
 AVX512 = [*AVX2, "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mprefer-vector-width=512"]
 AMX = [*AVX512, "-mavx512bf16", "-mamx-tile", "-mamx-bf16"]
 ISA_FLAGS = {"avx2": AVX2, "avx512": AVX512, "amx": AMX}
+ISA_PROBE = {"avx2": "vpaddd %ymm0, %ymm0, %ymm0", "avx512": "vpaddd %zmm0, %zmm0, %zmm0",
+             "amx": "tdpbf16ps %tmm0, %tmm1, %tmm2"}  # the assembler must know it too
 WARNINGS = ["-Wall", "-Wextra", "-Wshadow", "-Wconversion"]
 COMMON_FLAGS = ["-std=c11", "-O3", "-fvisibility=hidden", "-ffp-contract=off", *WARNINGS]
 VENDOR = "_vendor"  # the folder of the package that holds OpenBLAS
@@ -112,6 +115,33 @@ def isa_of(source):
     return next((isa for isa in ISA_FLAGS if source.stem.endswith(f"_{isa}")), None)
 
 
+def left_out(cc, sources):
+    """{instruction set: why this compiler does not build its sources}."""
+    if os.environ.get("DICE_FORCE_SCALAR_BUILD"):
+        return dict.fromkeys(ISA_FLAGS, "DICE_FORCE_SCALAR_BUILD is set")
+    if platform.machine().lower() not in ("x86_64", "amd64"):
+        return dict.fromkeys(ISA_FLAGS, f"this machine is {platform.machine()}")
+
+    def accepts(isa):
+        with tempfile.TemporaryDirectory() as folder:
+            probe = Path(folder, "probe.c")
+            probe.write_text(f'void probe(void) {{ __asm__ volatile("{ISA_PROBE[isa]}"); }}')
+            command = [*cc, *ISA_FLAGS[isa], "-c", str(probe), "-o", str(probe.with_suffix(".o"))]
+            return subprocess.run(command, check=False, capture_output=True).returncode == 0
+
+    wanted = {isa_of(source) for source in sources}
+    return {isa: "the compiler does not know it" for isa in ISA_FLAGS if isa in wanted and not accepts(isa)}
+
+
+def choose_sources(cc, layers):
+    """The C files of `layers` that `cc` can compile, the macros that say so, and what `left_out` says."""
+    sources = [path for layer in layers for path in Path("csrc", layer).glob("*.c")]
+    missing = left_out(cc, sources)
+    sources = [source for source in sources if isa_of(source) not in missing]
+    built = [isa for isa in ISA_FLAGS if any(isa_of(source) == isa for source in sources)]
+    return sources, [f"-DDICE_HAVE_{isa.upper()}" for isa in built], missing
+
+
 def is_fresh(target, stamp, key):
     """Whether `target` was made by the command `key` and is younger than everything it was made from."""
     try:
@@ -147,40 +177,22 @@ class BuildExt(build_ext):
                                                text=True).stdout.splitlines()[0]
         self.openblas = find_openblas()
         cuda = cuda_status()
-        sources = [path for layer in LAYERS for path in Path("csrc", layer).glob("*.c")]
-        left_out = self.left_out(sources)
-        sources = [source for source in sources if isa_of(source) not in left_out]
-        built = [isa for isa in ISA_FLAGS if any(isa_of(source) == isa for source in sources)]
+        sources, macros, missing = choose_sources(self.cc, LAYERS)
         # A library of the system stays where it is for a build in place; a wheel takes its libraries along.
         self.vendors = self.openblas.origin == "wheel" or not (self.stays or MACOS)
         self.facts = {
             "compiler": self.compiler_version,
-            "isa": " ".join(["scalar", *built]),
-            "isa_left_out": "; ".join(f"{isa}: {reason}" for isa, reason in left_out.items()),
+            "isa": " ".join(["scalar", *(macro.removeprefix("-DDICE_HAVE_").lower() for macro in macros)]),
+            "isa_left_out": "; ".join(f"{isa}: {reason}" for isa, reason in missing.items()),
             "openblas": f"{self.openblas.origin} {self.openblas.version}{', vendored' if self.vendors else ''}",
             "cuda": f"off: {cuda}",
             "sanitize": self.sanitize,
         }
 
         sources.sort(key=lambda source: (isa_of(source) is None, -source.stat().st_size))  # the slow ones first
-        macros = [f"-DDICE_HAVE_{isa.upper()}" for isa in built]
         with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
             objects = list(pool.map(lambda source: self.compile(source, macros), sources))
         self.link(objects, Path(self.get_ext_fullpath(ext.name)))
-
-    def left_out(self, sources):
-        """{instruction set: why its sources are not built}."""
-        if os.environ.get("DICE_FORCE_SCALAR_BUILD"):
-            return dict.fromkeys(ISA_FLAGS, "DICE_FORCE_SCALAR_BUILD is set")
-        if platform.machine().lower() not in ("x86_64", "amd64"):
-            return dict.fromkeys(ISA_FLAGS, f"this machine is {platform.machine()}")
-        wanted = {isa_of(source) for source in sources} - {None}
-        return {isa: "the compiler lacks its flags" for isa in ISA_FLAGS
-                if isa in wanted and not self.accepts(ISA_FLAGS[isa])}
-
-    def accepts(self, flags):
-        command = [*self.cc, *flags, "-Werror", "-fsyntax-only", "-x", "c", os.devnull]
-        return subprocess.run(command, check=False, capture_output=True).returncode == 0
 
     def compile(self, source, macros):
         target = Path(self.build_temp, source).with_suffix(".o")
@@ -255,4 +267,5 @@ def openblas_licence():
     return texts[0]
 
 
-setup(ext_modules=[Extension("dice._core", sources=[])], cmdclass={"build_ext": BuildExt})
+if __name__ == "__main__":  # the C tests take the sources and flags from here
+    setup(ext_modules=[Extension("dice._core", sources=[])], cmdclass={"build_ext": BuildExt})

@@ -1,4 +1,5 @@
-/* A network from weights to logits: every allocation may fail, no array is read or written past its end. */
+/* A network from weights to logits on every instruction set: each allocation may fail, and no array is read
+ * or written past its end. */
 #include <stdint.h>
 #include <stdio.h>
 #include <string.h>
@@ -9,7 +10,7 @@
 #include "nn/build.h"
 #include "tests/check.h"
 
-enum { SIDE = 8, FEATURES = 5, CLASSES = 3, IMAGES = 2, MAX_WEIGHTS = 64 };
+enum { SIDE = 8, FEATURES = 5, CLASSES = 3, IMAGES = 3, MAX_WEIGHTS = 64 };
 
 /* The smallest DenseNet-BC with a transition, weights and shapes. */
 static dice_weight weights[MAX_WEIGHTS];
@@ -68,16 +69,17 @@ static void make_weights(void)
 
 static uint8_t *bytes;
 static float *features, *logits;
+static const dice_backend *backend;
+static dice_options options;
 
 static dice_status scenario(void)
 {
     dice_graph *graph = NULL;
     dice_net *net = NULL;
-    const dice_backend *const backend = &dice_backend_reference;
     const dice_images images = {.bytes = bytes, .n = IMAGES, .height = SIDE, .width = SIDE};
     dice_status status = dice_build("densenet", &(dice_weights){weights, n_weights}, &graph);
     if (status == DICE_OK) {
-        status = backend->net_create(graph, &(dice_options){0}, &net);
+        status = backend->net_create(graph, &options, &net);
     }
     dice_graph_free(graph);  /* the network refers to nothing of it */
     if (status == DICE_OK) {
@@ -94,8 +96,16 @@ void test_network(void)
     memset(bytes, 90, IMAGES * SIDE * SIDE * 3);
     features = guarded(IMAGES * FEATURES * sizeof *features);
     logits = guarded(IMAGES * CLASSES * sizeof *logits);
-    CHECK(dice_threads_set(1) == DICE_OK);  /* the pool's own blocks stay for good */
-    check_failed_allocations(scenario);
-    CHECK(memcmp(features, features + FEATURES, FEATURES * sizeof *features) == 0);  /* equal images */
-    CHECK(features[0] > 0);
+    for (int threads = 1; threads <= 2; threads++) {
+        CHECK(dice_threads_set(threads) == DICE_OK);
+        for (int isa = DICE_ISA_SCALAR; isa <= (int)dice_isa_native(); isa++) {
+            options.isa = (dice_isa)isa;
+            CHECK(dice_backend_find("cpu", options.isa, &backend) == DICE_OK);
+            CHECK(scenario() == DICE_OK);  /* starts the pool, whose own blocks stay */
+            memset(features, 0, IMAGES * FEATURES * sizeof *features);
+            check_failed_allocations(scenario);
+            CHECK(features[0] > 0);
+            CHECK(memcmp(features, features + FEATURES, FEATURES * sizeof *features) == 0);  /* equal images */
+        }
+    }
 }
