@@ -5,6 +5,8 @@ import struct
 import zipfile
 from pathlib import Path
 
+import numpy as np
+
 MAGIC = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19."
 
 
@@ -40,8 +42,13 @@ def table(items: dict[str, bytes]) -> bytes:
     return b"}(" + b"".join(text(key) + value for key, value in items.items()) + b"u"
 
 
+def floats(*values: float) -> bytes:
+    return np.array(values, "<f4").tobytes()
+
+
 def pickled(value: bytes) -> bytes:
-    return b"\x80\x02" + value + b"."
+    """A whole pickle of protocol 2; what begins with a protocol or ends with a stop is one already."""
+    return value if value[:1] == b"\x80" or value[-1:] == b"." else b"\x80\x02" + value + b"."
 
 
 def tensor(shape, *, key="0", stride=None, offset=0, numel=None, kind="Float", legacy=False) -> bytes:

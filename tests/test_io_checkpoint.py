@@ -5,17 +5,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from io_forge import pickled, table, tensor, torch_legacy, torch_zip
+from io_forge import floats, pickled, table, tensor, torch_legacy, torch_zip
 
 from dice import InputError
 from dice.io import read_state_dict
 
 DENSENET = "realdata/checkpoints/CIFAR-{}/densenet/checkpoint_100.pth.tar"
 OTHER = "realdata/checkpoints/other"
-
-
-def floats(*values: float) -> bytes:
-    return np.array(values, "<f4").tobytes()
 
 
 def refused(path: Path, *words: str) -> None:
@@ -244,10 +240,22 @@ def test_storage_key_is_no_path(tmp_path):
     refused(torch_zip(tmp_path / "w.pth", root, {"0": floats(1)}), "not in the file")
 
 
-def test_many_copies_of_one_storage(tmp_path):
+@pytest.mark.parametrize("stride", [(1, 1000), (1000, 1)])
+@pytest.mark.parametrize("unused", [0, 2**60])
+def test_many_tensors_of_one_storage(tmp_path, stride, unused):
     n = 1000
-    root = table({f"w{i}": tensor((n, n), stride=(1, n), numel=n * n) for i in range(50)})
-    refused(torch_zip(tmp_path / "w.pth", root, {"0": np.zeros((n, n), "<f4").tobytes()}), "share storages")
+    root = {f"w{i}": tensor((n, n), stride=stride) for i in range(50)}
+    whole = table({"state_dict": table(root), "other": tensor((unused,), key="1")})
+    refused(
+        torch_zip(tmp_path / "w.pth", whole, {"0": np.zeros((n, n), "<f4").tobytes()}), "shares its storage"
+    )
+
+
+def test_tied_weights(tmp_path):
+    state = read_state_dict(
+        torch_zip(tmp_path / "w.pth", table({"a": tensor((2,)), "b": tensor((2,))}), {"0": floats(1, 2)})
+    )
+    assert state["a"].tolist() == state["b"].tolist() == [1, 2] and np.shares_memory(state["a"], state["b"])
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from dice.io.checkpoint import read_state_dict
 from dice.io.cifar import read_cifar
 from dice.io.files import fingerprint, write_atomic
+from dice.io.mat import read_svhn
 from dice.io.npy import read_npy
 
-__all__ = ["fingerprint", "read_cifar", "read_npy", "read_state_dict", "write_atomic"]
+__all__ = ["fingerprint", "read_cifar", "read_npy", "read_state_dict", "read_svhn", "write_atomic"]

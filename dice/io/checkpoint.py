@@ -19,7 +19,7 @@ __all__ = ["read_state_dict"]
 _NESTS = ("state_dict", "model_state_dict", "model", "net")
 _MAX_DEPTH = 4
 _MAX_NAME = 256
-_MAX_COPIES = 4  # elements of strided tensors, which are copied, over elements of all storages
+_MAX_SHARING = 4  # elements of all tensors over elements of their storages
 _PREFIX = "module."  # of DataParallel
 
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
@@ -157,7 +157,7 @@ class _Weights:
     def __init__(self, path: str, storages: dict[str, Storage], source: Source, byteorder: str):
         self.path, self.source, self.byteorder = path, source, byteorder
         self.flat: dict[str, np.ndarray] = {}
-        self.copies_left = _MAX_COPIES * sum(storage.numel for storage in storages.values())
+        self.allowance = 0  # elements that the storages read so far may still give
 
     def read(self, root: Any) -> dict[str, np.ndarray]:
         state = {}
@@ -207,6 +207,7 @@ class _Weights:
             if storage.dtype == "bfloat16":  # the upper half of a float32
                 raw = (raw.astype(np.uint32) << 16).view(np.float32)
             self.flat[storage.key] = _float32(raw)
+            self.allowance += _MAX_SHARING * storage.numel
         return self.flat[storage.key]
 
     def view(self, tensor: Tensor, where: str) -> np.ndarray:
@@ -225,13 +226,12 @@ class _Weights:
         flat = self.values(tensor.storage)
         if not count:
             return flat[:0].reshape(size)
-        steps = [step * flat.itemsize if n > 1 else 0 for n, step in zip(size, stride, strict=True)]
-        view = np.lib.stride_tricks.as_strided(flat[tensor.offset :], size, steps)
-        if view.flags.c_contiguous:
-            return view
-        self.copies_left -= count
-        if self.copies_left < 0:
+        self.allowance -= count
+        if self.allowance < 0:
             raise InputError(
-                f"{where}: its tensors share storages more than weights do; save model.state_dict() again"
+                f"{where}: shares its storage with too many others; save model.state_dict() again"
             )
-        return view.copy()
+        steps = [step * flat.itemsize if n > 1 else 0 for n, step in zip(size, stride, strict=True)]
+        return np.ascontiguousarray(
+            np.lib.stride_tricks.as_strided(flat[tensor.offset :], size, steps)
+        ).reshape(size)

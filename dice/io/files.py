@@ -61,7 +61,7 @@ def opened(path: PathLike) -> Iterator[tuple[BinaryIO, int]]:
         raise InputError(f"{name}: cannot be read: {error.strerror or error}") from error
     except _DAMAGE as error:
         raise InputError(
-            f"{name}: is damaged ({error or type(error).__name__}); fetch or copy it again"
+            f"{name}: is damaged ({str(error)[:120] or type(error).__name__}); fetch or copy it again"
         ) from error
 
 

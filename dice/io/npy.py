@@ -17,9 +17,10 @@ __all__ = ["read_npy"]
 
 _MAGIC = b"\x93NUMPY"
 _MAX_HEADER = 4096
+_MAX_DIMENSIONS = 8
+NUMBERS = "b1|[iu][1248]|f[248]"  # the types that are read
 _HEADER = re.compile(
-    rb"\s*\{\s*'descr':\s*'([<>|=]?[biuf]\d{1,2})',\s*'fortran_order':\s*(True|False),"
-    rb"\s*'shape':\s*\(((?:\d{1,18}L?,?\s*){0,8})\),?\s*\}\s*"
+    rf"\s*\{{\s*'descr': '([<>|=]?(?:{NUMBERS}))', 'fortran_order': (True|False), 'shape': \(([0-9L, ]*)\), \}}\s*"
 )
 
 
@@ -50,11 +51,12 @@ def read_header(stream: Any, where: str) -> tuple[np.dtype, tuple[int, ...], boo
     if start[:6] != _MAGIC or len(start) < 8 or start[6] not in (1, 2, 3):
         raise InputError(f"{where}: is not in numpy's .npy format")
     length = int.from_bytes(stream.read(2 if start[6] == 1 else 4), "little")
-    match = _HEADER.fullmatch(stream.read(length)) if length <= _MAX_HEADER else None
-    if match is None:
+    header = stream.read(length).decode("latin-1") if length <= _MAX_HEADER else ""
+    match = _HEADER.fullmatch(header)
+    shape = [n.strip(" L") for n in match[3].split(",") if n.strip()] if match else []
+    if match is None or len(shape) > _MAX_DIMENSIONS or not all(n.isdigit() and len(n) < 19 for n in shape):
         raise InputError(f"{where}: its header describes no plain array of numbers; save one with numpy.save")
-    descr, fortran, shape = match.groups()
-    return np.dtype(descr.decode()), tuple(int(n) for n in re.findall(rb"\d+", shape)), fortran == b"True"
+    return np.dtype(match[1]), tuple(map(int, shape)), match[2] == "True"
 
 
 def check_size(dtype: np.dtype, shape: tuple[int, ...], there: int, where: str) -> None:

@@ -15,6 +15,7 @@ from typing import IO, Any, NoReturn
 import numpy as np
 
 from dice.errors import InputError
+from dice.io.npy import NUMBERS
 
 __all__ = ["Array", "Span", "Storage", "Tensor", "load"]
 
@@ -47,7 +48,7 @@ class DType:
     order: str = "="
 
     def numpy(self) -> np.dtype:
-        if not re.fullmatch("b1|[iu][1248]|f[248]", self.code) or self.order not in ("<", ">", "|", "="):
+        if not re.fullmatch(NUMBERS, self.code) or self.order not in ("<", ">", "|", "="):
             raise ValueError(f"arrays of type {self.code[:8]!r} are not read")
         return np.dtype(self.code).newbyteorder(self.order)  # type: ignore[arg-type]
 
@@ -390,4 +391,6 @@ def load(file: IO[bytes], size: int, path: str, hint: str = "") -> tuple[Any, di
     except InputError:
         raise
     except (LookupError, TypeError, ValueError, AttributeError) as error:
-        raise InputError(f"{path}: its pickle is damaged ({error}); fetch or copy it again") from error
+        raise InputError(
+            f"{path}: its pickle is damaged ({str(error)[:120]}); fetch or copy it again"
+        ) from error

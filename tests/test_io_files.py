@@ -1,0 +1,184 @@
+"""Opening, fingerprints, writing whole or not at all, and .npy arrays."""
+
+import builtins
+import hashlib
+import os
+
+import numpy as np
+import pytest
+
+from dice import InputError
+from dice.io import fingerprint, read_cifar, read_npy, read_state_dict, read_svhn, write_atomic
+
+
+@pytest.mark.parametrize("read", [read_state_dict, read_cifar, read_svhn, read_npy, fingerprint])
+@pytest.mark.parametrize("what", ["missing", "folder", "empty", "pipe"])
+def test_what_cannot_be_opened(tmp_path, read, what):
+    path = tmp_path / what
+    if what == "folder":
+        path.mkdir()
+    elif what == "pipe":
+        os.mkfifo(path)
+    elif what == "empty":
+        path.write_bytes(b"")
+    with pytest.raises(InputError, match=str(path)):
+        read(path)
+
+
+def test_no_permission(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise PermissionError(13, "Permission denied")
+
+    path = tmp_path / "f"
+    path.write_bytes(b"x")
+    monkeypatch.setattr(builtins, "open", refuse)
+    with pytest.raises(InputError, match=f"{path}: cannot be read: Permission denied"):
+        fingerprint(path)
+
+
+# Fingerprints
+
+
+def test_fingerprint_is_sha256_and_notices_changes(tmp_path):
+    path = tmp_path / "f"
+    for content in (b"one", b"other", b"x" * 3_000_000):
+        path.write_bytes(content)
+        assert fingerprint(path) == fingerprint(str(path)) == hashlib.sha256(content).hexdigest()
+    path.write_bytes(b"y" * 3_000_000)
+    os.utime(path, ns=(1, 1))  # same size, another time
+    assert fingerprint(path) == hashlib.sha256(b"y" * 3_000_000).hexdigest()
+
+
+# Writing
+
+
+def test_write_atomic_replaces(tmp_path):
+    path = tmp_path / "out.bin"
+    for content in (b"old", b"newer"):
+        write_atomic(path, lambda f, c=content: f.write(c))
+        assert path.read_bytes() == content
+    assert os.listdir(tmp_path) == ["out.bin"]
+
+
+@pytest.mark.parametrize(
+    "error", [OSError(28, "No space left on device"), KeyboardInterrupt(), RuntimeError("mine")]
+)
+def test_write_atomic_keeps_the_old_file(tmp_path, error):
+    path = tmp_path / "out.bin"
+    path.write_bytes(b"old")
+
+    def writer(file):
+        file.write(b"half")
+        raise error
+
+    with pytest.raises(InputError if isinstance(error, OSError) else type(error)) as caught:
+        write_atomic(path, writer)
+    if isinstance(error, OSError):
+        assert str(path) in str(caught.value) and "No space left" in str(caught.value)
+    assert path.read_bytes() == b"old" and os.listdir(tmp_path) == ["out.bin"]
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+def test_write_atomic_on_a_full_disk(tmp_path, monkeypatch):
+    real = builtins.open
+    monkeypatch.setattr(
+        builtins, "open", lambda path, mode: (real(path, mode).close(), real("/dev/full", "wb"))[1]
+    )
+    with pytest.raises(InputError, match="No space left"):
+        write_atomic(tmp_path / "out.bin", lambda f: f.write(b"x" * 100_000))
+    assert os.listdir(tmp_path) == []
+
+
+def test_write_atomic_without_folder(tmp_path):
+    with pytest.raises(InputError, match="No such file"):
+        write_atomic(tmp_path / "no" / "out.bin", lambda f: f.write(b"x"))
+
+
+# .npy
+
+
+def npy(header: bytes, data: bytes = b"", version: int = 1) -> bytes:
+    return (
+        b"\x93NUMPY"
+        + bytes([version, 0])
+        + len(header).to_bytes(2 if version == 1 else 4, "little")
+        + header
+        + data
+    )
+
+
+@pytest.mark.parametrize("dtype", ["u1", "?", "<f2", ">f4", "f8", "<i8", ">u2"])
+@pytest.mark.parametrize("shape", [(), (0,), (5,), (2, 3), (2, 0, 4), (2, 3, 4, 5)])
+@pytest.mark.parametrize("fortran", [False, True])
+def test_npy_forms(tmp_path, dtype, shape, fortran):
+    rng = np.random.default_rng(0)
+    array = rng.integers(0, 100, shape).astype(dtype)
+    np.save(tmp_path / "a.npy", np.asfortranarray(array) if fortran and shape else array)
+    for mmap in (False, True):
+        read = read_npy(tmp_path / "a.npy", ndim=len(shape), mmap=mmap)
+        assert read.shape == shape and read.dtype == array.dtype.newbyteorder("=") or mmap
+        assert np.array_equal(read, array)
+
+
+def test_npy_mmap_stays_in_the_file(tmp_path):
+    np.save(tmp_path / "a.npy", np.arange(10))
+    array = read_npy(tmp_path / "a.npy", mmap=True)
+    assert isinstance(array, np.memmap) and not array.flags.writeable
+
+
+def test_npy_real_means(shared):
+    for name, n in [("CIFAR-10_densenet", 342), ("CIFAR-100_densenet", 342), ("imagenet_resnet50", 2048)]:
+        mean = read_npy(shared / f"realdata/cache/{name}_feat_stat.npy", ndim=1)
+        assert mean.shape == (n,) and mean.dtype == np.float64
+    with pytest.raises(InputError, match="2 wanted"):
+        read_npy(shared / "realdata/cache/CIFAR-10_densenet_feat_stat.npy", ndim=2)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("dtype", ["f2", "f4", "f8"])
+def test_npy_nonfinite(tmp_path, bad, dtype):
+    np.save(tmp_path / "a.npy", np.array([1, bad, 2], dtype))
+    with pytest.raises(InputError, match="NaN or infinity"):
+        read_npy(tmp_path / "a.npy")
+
+
+HEADER = "{{'descr': {}, 'fortran_order': False, 'shape': {}, }}\n"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"hello",
+        b"\x93NUMPY",
+        b"\x93NUMPY\x01",
+        b"\x93NUMPY\x01\x00\xff",
+        npy(b"", version=9),
+        npy(b"{" * 4000),
+        npy(b"-" * 4000),
+        npy(b"{'descr': '<f8', 'fortran_order': False, 'shape': (" + b"9" * 3000),
+        b"\x93NUMPY\x02\x00\xff\xff\xff\xff",
+        *[
+            npy(HEADER.format(descr, shape).encode(), b"12345678")
+            for descr, shape in [
+                ("'|O'", "(1,)"),
+                ("[('a', '<f4')]", "(2,)"),
+                ("'<f8'", "(2,)"),
+                ("'<f8'", "(0,)"),
+                ("'<f8'", "(1099511627776, 1099511627776)"),
+                ("'<f8'", "(99999999999999999999999999,)"),
+                ("'<f8'", "(-1,)"),
+                ("'<f8'", "(1, 1, 1, 1, 1, 1, 1, 1, 1)"),
+                ("'<f3'", "(1,)"),
+                ("'<U2'", "(1,)"),
+                ("'<c8'", "(1,)"),
+                ("__import__('os')", "(1,)"),
+            ]
+        ],
+    ],
+)
+@pytest.mark.parametrize("mmap", [False, True])
+def test_npy_lies(tmp_path, content, mmap):
+    path = tmp_path / "a.npy"
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=str(path)):
+        read_npy(path, mmap=mmap)
