@@ -4,7 +4,6 @@
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
-#include <strings.h>
 
 #include "base/memory.h"
 
@@ -174,62 +173,132 @@ dice_status dice_build_head(dice_builder *builder, const char *name)
     return status;
 }
 
+dice_status dice_build_layout(dice_builder *builder, const dice_layout *layouts, const char *first, int base,
+                              const dice_layout **layout)
+{
+    int blocks[DICE_STAGES] = {0};
+    for (int stage = 0; stage < DICE_STAGES; stage++) {
+        while (dice_weights_find(builder->weights, first, stage + 1, blocks[stage] + base) != NULL) {
+            blocks[stage]++;
+        }
+    }
+    for (*layout = layouts; (*layout)->arch != NULL; (*layout)++) {
+        if (memcmp((*layout)->blocks, blocks, sizeof blocks) == 0) {
+            return DICE_OK;
+        }
+    }
+    return dice_fail(DICE_E_INPUT, "stages of %d, %d, %d and %d blocks: not a depth of %s and its sisters", blocks[0],
+                     blocks[1], blocks[2], blocks[3], layouts->arch);
+}
+
 typedef struct family {
-    const char *arch;      /* its name, or what its names begin with */
-    const char *signs[2];  /* weights that only this family has */
+    const char *names;   /* of its members */
+    const char *has[2];  /* weights that tell it from the others */
     dice_status (*build)(dice_builder *builder);
 } family;
 
 static const family families[] = {
     {"densenet", {"block1.layer.0.bn1.weight", "trans1.conv1.weight"}, dice_build_densenet},
+    {"wideresnet", {"block1.layer.0.convShortcut.weight", "fc.weight"}, dice_build_wideresnet},
+    {"resnet18 resnet34 resnet50 resnet101 resnet152", {"layer4.0.conv1.weight", "fc.weight"}, dice_build_resnet},
+    {"resnet20 resnet32 resnet44 resnet56 resnet110", {"layer3.0.conv1.weight", "linear.weight"},
+     dice_build_resnet_cifar},
+    {"BiT-R50x1 BiT-R50x3 BiT-R101x1 BiT-R101x3 BiT-R152x2 BiT-R152x4", {"root.conv.weight", "before_head.gn.weight"},
+     dice_build_resnetv2},
+    {"", {"resnet/root_block/standardized_conv2d/kernel", "resnet/group_norm/gamma"}, dice_build_resnetv2},
 };
 enum { FAMILIES = sizeof families / sizeof families[0] };
 
-static const family *recognise(const dice_weights *weights)
+static int has(const dice_weights *weights, const char *name)
 {
+    return dice_weights_find(weights, "%s", name) != NULL;
+}
+
+static dice_status recognise(const dice_weights *weights, const family **out)
+{
+    char held[320];
     for (size_t i = 0; i < FAMILIES; i++) {
-        const family *f = &families[i];
-        if (dice_weights_find(weights, "%s", f->signs[0]) != NULL
-            && dice_weights_find(weights, "%s", f->signs[1]) != NULL) {
-            return f;
+        if (has(weights, families[i].has[0]) && has(weights, families[i].has[1])) {
+            *out = &families[i];
+            return DICE_OK;
         }
     }
-    return NULL;
+    dice_weights_list(weights, 0, held, sizeof held);
+    if (has(weights, "layer3.0.conv1.weight")) {
+        return dice_fail(DICE_E_INPUT, "a ResNet, but names and shapes leave a doubt which; name it (arch). Found: %s",
+                         held);
+    }
+    return dice_fail(DICE_E_INPUT, "no known network has these weights: %s", held);
+}
+
+/* Is `name` one of the words of `names`? */
+static int is_word(const char *names, const char *name)
+{
+    const size_t length = strlen(name);
+    for (const char *at = names; (at = strstr(at, name)) != NULL; at += length) {
+        if ((at == names || at[-1] == ' ') && (at[length] == ' ' || at[length] == '\0')) {
+            return 1;
+        }
+    }
+    return 0;
+}
+
+static dice_status find_family(const char *name, const char *arch, const family **out)
+{
+    char known[512] = "";
+    for (size_t i = 0, used = 0; i < FAMILIES; i++) {
+        if (name[0] != '\0' && is_word(families[i].names, name)) {
+            *out = &families[i];
+            return DICE_OK;
+        }
+        used += (size_t)snprintf(known + used, sizeof known - used, " %s", families[i].names);
+    }
+    return dice_fail(DICE_E_INPUT, "arch %.40s: not one of%s", arch, known);
+}
+
+/* The name without what size or training data do not tell: "BiT-S-R50x1" and "BiT-M-R50x1" are "BiT-R50x1". */
+static void canonical(const char *arch, char name[32])
+{
+    const int is_bit = strncmp(arch, "BiT-S-", 6) == 0 || strncmp(arch, "BiT-M-", 6) == 0;
+    snprintf(name, 32, "%s%s", is_bit ? "BiT-" : "", is_bit ? arch + 6 : arch);
+}
+
+/* Fills the builder's graph and checks that it is what was asked for. */
+static dice_status build(const char *arch, dice_builder *builder)
+{
+    const family *chosen = NULL;
+    char name[32];
+    canonical(arch == NULL ? "" : arch, name);
+    dice_status status = arch == NULL ? recognise(builder->weights, &chosen) : find_family(name, arch, &chosen);
+    if (status == DICE_OK) {
+        status = chosen->build(builder);
+    }
+    char *built = builder->graph->arch;
+    if (status == DICE_OK && arch != NULL) {
+        if (strcmp(name, built) != 0) {
+            return dice_fail(DICE_E_INPUT, "arch %.40s: the weights are those of %s", arch, built);
+        }
+        snprintf(built, sizeof builder->graph->arch, "%s", arch);
+    }
+    if (status == DICE_OK) {
+        status = dice_weights_check_used(builder->weights, built);
+    }
+    return status == DICE_OK ? dice_graph_check(builder->graph) : status;
 }
 
 dice_status dice_build(const char *arch, dice_weights *weights, dice_graph **out)
 {
-    *out = NULL;
-    const family *chosen = NULL;
-    char held[320];
-    if (arch == NULL) {
-        chosen = recognise(weights);
-    }
-    for (size_t i = 0; arch != NULL && i < FAMILIES; i++) {
-        if (strcasecmp(arch, families[i].arch) == 0) {
-            chosen = &families[i];
-        }
-    }
-    if (chosen == NULL) {
-        dice_weights_list(weights, 0, held, sizeof held);
-        return arch == NULL ? dice_fail(DICE_E_INPUT, "no known network has these weights: %s", held)
-                            : dice_fail(DICE_E_INPUT, "arch %s: not one of densenet", arch);
-    }
     dice_builder builder = {.weights = weights};
+    *out = NULL;
     dice_status status = dice_graph_new("", &builder.graph);
-    if (status == DICE_OK) {
-        status = chosen->build(&builder);
-    }
-    if (status == DICE_OK) {
-        status = dice_weights_check_used(weights, builder.graph->arch);
-    }
-    if (status == DICE_OK) {
-        status = dice_graph_check(builder.graph);
-    }
     if (status != DICE_OK) {
-        dice_graph_free(builder.graph);
         return status;
     }
-    *out = builder.graph;
-    return DICE_OK;
+    status = build(arch, &builder);
+    if (status == DICE_OK) {
+        *out = builder.graph;
+    } else {
+        dice_graph_free(builder.graph);
+    }
+    return status;
 }

@@ -5,9 +5,10 @@
 #include "nn/graph.h"
 #include "nn/weights.h"
 
-/* *out = the network `arch` ("densenet", "resnet50", "resnet20", "wideresnet", "BiT-S-R101x1", ...; case does not
- * matter) with these weights; NULL recognises it by names and shapes. Checked by dice_graph_check. DICE_E_INPUT
- * says which layer is missing, of another shape or too many, and what was found in weights that fit no network. */
+/* *out = the network `arch` with these weights; NULL recognises it by names and shapes. Names: densenet, wideresnet,
+ * resnet18, 34, 50, 101, 152, CIFAR's resnet20, 32, 44, 56, 110, and BiT-R50x1, R50x3, R101x1, R101x3, R152x2, R152x4
+ * (BiT-S-, BiT-M- too). The graph is checked. DICE_E_INPUT says which layer is missing, of another shape or too many,
+ * and what was found in weights that fit no network. */
 dice_status dice_build(const char *arch, dice_weights *weights, dice_graph **out);
 
 /* One network in the making. */
@@ -33,6 +34,19 @@ dice_status dice_build_mean(dice_builder *builder, int32_t x, int32_t y, int32_t
 
 /* Takes NAME.weight (M, D) and NAME.bias (M) as the last layer; D is the output tensor's channels. */
 dice_status dice_build_head(dice_builder *builder, const char *name);
+
+enum { DICE_STAGES = 4, DICE_LAYER_NAME = 64 };
+
+/* A depth of a family: blocks in each stage. Tables end with arch NULL. */
+typedef struct dice_layout {
+    const char *arch;
+    int blocks[DICE_STAGES];
+} dice_layout;
+
+/* *layout = the one whose blocks the weights have. `first` formats the name of a block's first convolution from its
+ * stage (from 1) and its index (from `base`). */
+dice_status dice_build_layout(dice_builder *builder, const dice_layout *layouts, const char *first, int base,
+                              const dice_layout **layout);
 
 /* Size of axis `axis` of the weight called `format`, 0 where there is none. */
 #define dice_build_dim(builder, axis, ...) \
