@@ -102,7 +102,10 @@ def load_backbone(
     """
     from dice.io import fingerprint, read_state_dict
 
-    mean, std = (None, None) if normalize is None else normalize
+    try:
+        mean, std = (None, None) if normalize is None else normalize
+    except (TypeError, ValueError):
+        raise InputError(f"normalize: got {normalize!r}, want (mean, std) of three values each") from None
     weights = read_state_dict(file)
     digest = fingerprint(file)
     devices = ["cuda", "cpu"] if device == "auto" else [device]
