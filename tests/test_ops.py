@@ -65,24 +65,45 @@ def expected(case: Case, problem: Problem) -> tuple[np.ndarray, np.ndarray]:
     return y, SHARE * size + SMALLEST * terms
 
 
+def maximum_around(y: np.ndarray) -> np.ndarray:
+    """The largest of the 3 x 3 elements around each one of y (N, C, H, W)."""
+    padded = np.pad(y, ((0, 0), (0, 0), (1, 1), (1, 1)))
+    return sliding_window_view(padded, (3, 3), axis=(2, 3)).max((-1, -2))
+
+
 @pytest.fixture(params=ISAS)
 def isa(request):
     yield request.param
     _core.threads_set(0)
 
 
+def suits_winograd(case: Case) -> bool:
+    return (case.kind, case.kernel, case.stride, case.pad, case.pre) == ("conv", 3, 1, 1, False)
+
+
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.id)
 def test_op(case, isa):
+    check(case, isa, winograd=False)
+
+
+@pytest.mark.parametrize("case", list(filter(suits_winograd, CASES)), ids=lambda case: case.id)
+def test_winograd(case, isa):
+    check(case, isa, winograd=True)
+
+
+def check(case, isa, winograd):
     problem = make(case)
 
     def run(images):
-        return _core.run_ops(problem.tensors, problem.ops, images, problem.output, isa, "float32")
+        return _core.run_ops(problem.tensors, problem.ops, images, problem.output, isa, "float32", winograd)
 
     _core.threads_set(2)
     together = run(problem.input)
     want, allowed = expected(case, problem)
     assert together.shape == want.shape == (len(problem.x), case.c_out, *case.out_size())
     error = np.abs(together - want)
+    if winograd:  # inputs are added before they are multiplied: up to four values of the neighbourhood
+        allowed = 4 * maximum_around(allowed)
     assert (error <= allowed).all(), f"{(error / np.maximum(allowed, 1e-300)).max():.3g} times what is allowed"
 
     _core.threads_set(1)

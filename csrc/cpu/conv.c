@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "base/memory.h"
+#include "cpu/winograd.h"
 
 enum {
     TILE_FLOATS = 16 * 4 * DICE_BLOCK,  /* the largest tile */
@@ -21,7 +22,7 @@ static int choose_vectors(int32_t out, const dice_conv_tiles *tiles)
     return need >= 2 && tiles->max_rows[1] > 0 ? 2 : 1;
 }
 
-static int panel_vectors(const dice_conv *conv, int32_t panel)
+int dice_conv_panel_vectors(const dice_conv *conv, int32_t panel)
 {
     const int32_t left = (conv->out + DICE_BLOCK - 1) / DICE_BLOCK - panel * conv->vectors;
     return left < conv->vectors ? (int)left : conv->vectors;
@@ -30,24 +31,49 @@ static int panel_vectors(const dice_conv *conv, int32_t panel)
 /* Floats from a panel's weights to the next's. */
 static size_t panel_floats(const dice_conv *conv)
 {
-    return (size_t)conv->kernel * (size_t)conv->kernel * (size_t)conv->in * (size_t)conv->vectors * DICE_BLOCK;
+    const size_t products = conv->winograd ? 16 : (size_t)conv->kernel * (size_t)conv->kernel;
+    return products * (size_t)conv->in * (size_t)conv->vectors * DICE_BLOCK;
 }
 
-static void pack_weight(dice_conv *conv, const float *weight)
+/* The factors of one kernel's products: its taps, or the elements of the transformed kernel. */
+static void kernel_factors(const dice_conv *conv, const float *kernel, float *to)
+{
+    if (!conv->winograd) {
+        memcpy(to, kernel, (size_t)(conv->kernel * conv->kernel) * sizeof(float));
+        return;
+    }
+    double u[16];
+    dice_winograd_weight(kernel, u);
+    for (int i = 0; i < 16; i++) {
+        to[i] = (float)u[i];
+    }
+}
+
+static dice_status pack_weight(dice_conv *conv, const float *weight)
 {
     const size_t taps = (size_t)conv->kernel * (size_t)conv->kernel, in = (size_t)conv->in;
+    const size_t products = conv->winograd ? 16 : taps;
+    void *memory;
+    const dice_status status = dice_alloc(products, sizeof(float), &memory);
+    if (status != DICE_OK) {
+        return status;
+    }
+    float *factors = memory;
     for (int32_t panel = 0; panel < conv->panels; panel++) {
         float *to = conv->weight + (size_t)panel * panel_floats(conv);
-        const int32_t width = panel_vectors(conv, panel) * DICE_BLOCK, first = panel * conv->vectors * DICE_BLOCK;
-        for (size_t tap = 0; tap < taps; tap++) {
+        const size_t width = (size_t)dice_conv_panel_vectors(conv, panel) * DICE_BLOCK;
+        const size_t first = (size_t)panel * (size_t)conv->vectors * DICE_BLOCK;
+        for (size_t n = 0; n < width && first + n < (size_t)conv->out; n++) {
             for (size_t c = 0; c < in; c++) {
-                for (int32_t n = 0; n < width; n++) {
-                    const int32_t o = first + n;
-                    *to++ = o < conv->out ? weight[((size_t)o * in + c) * taps + tap] : 0.0f;
+                kernel_factors(conv, weight + ((first + n) * in + c) * taps, factors);
+                for (size_t i = 0; i < products; i++) {
+                    to[(i * in + c) * width + n] = factors[i];
                 }
             }
         }
     }
+    dice_free(factors);
+    return DICE_OK;
 }
 
 /* *out = `count` floats followed by zeros up to `room`. */
@@ -62,7 +88,7 @@ static dice_status padded_copy(const float *from, size_t count, size_t room, flo
     return status;
 }
 
-dice_status dice_conv_init(dice_conv *conv, const dice_op *op, int32_t in, int32_t out, int narrow,
+dice_status dice_conv_init(dice_conv *conv, const dice_op *op, int32_t in, int32_t out, int narrow, int winograd,
                            const dice_cpu_kernels *kernels)
 {
     *conv = (dice_conv){.kernels = kernels, .in = in, .out = out, .kernel = op->kernel, .stride = op->stride,
@@ -72,14 +98,19 @@ dice_status dice_conv_init(dice_conv *conv, const dice_op *op, int32_t in, int32
     conv->blocks = (length + DICE_BLOCK - 1) / DICE_BLOCK;
     conv->tail = length - (conv->blocks - 1) * DICE_BLOCK;
     conv->vectors = choose_vectors(out, kernels->conv);
+    conv->winograd = winograd && op->kernel == 3 && op->stride == 1 && op->pad == 1 && !narrow
+        && op->pre_scale == NULL;
     const int32_t width = conv->vectors * DICE_BLOCK;
     conv->panels = (out + width - 1) / width;
 
     const size_t count = panel_floats(conv) * (size_t)conv->panels;
     const size_t room = (size_t)conv->blocks * DICE_BLOCK;
     void *memory;
-    dice_status status = dice_alloc(count, sizeof(float), &memory);
+    dice_status status = dice_alloc_zero(count, sizeof(float), &memory);
     conv->weight = memory;
+    if (status == DICE_OK) {
+        status = pack_weight(conv, op->weight);
+    }
     if (status == DICE_OK) {
         status = padded_copy(op->bias, (size_t)out, (size_t)conv->panels * (size_t)width, &conv->bias);
     }
@@ -93,7 +124,6 @@ dice_status dice_conv_init(dice_conv *conv, const dice_op *op, int32_t in, int32
         dice_conv_free(conv);
         return status;
     }
-    pack_weight(conv, op->weight);
     conv->weight_bytes = count * sizeof(float);
     return DICE_OK;
 }
@@ -109,7 +139,8 @@ void dice_conv_free(dice_conv *conv)
 
 int dice_conv_reads_in_place(const dice_conv *conv, int32_t x_offset)
 {
-    return conv->scale == NULL && conv->stride == 1 && !conv->narrow && x_offset % DICE_BLOCK == 0;
+    return !conv->winograd && conv->scale == NULL && conv->stride == 1 && !conv->narrow
+        && x_offset % DICE_BLOCK == 0;
 }
 
 /* Output pixels that are packed at once. */
@@ -141,10 +172,13 @@ static scratch_parts split_scratch(const dice_conv *conv, void *scratch)
     return (scratch_parts){(const float **)scratch, tile, tile + TILE_FLOATS};
 }
 
-size_t dice_conv_scratch(const dice_conv *conv, size_t pixels)
+size_t dice_conv_scratch(const dice_conv *conv, int32_t height, int32_t width, size_t images)
 {
-    const size_t floats = TILE_FLOATS
-        + (size_t)conv->taps * (size_t)conv->blocks * strip_pixels(conv, pixels) * DICE_BLOCK;
+    if (conv->winograd) {
+        return dice_winograd_scratch(conv, height, width, images);
+    }
+    const size_t strip = strip_pixels(conv, (size_t)height * (size_t)width);
+    const size_t floats = TILE_FLOATS + (size_t)conv->taps * (size_t)conv->blocks * strip * DICE_BLOCK;
     return pointers_bytes(conv) + floats * sizeof(float);
 }
 
@@ -159,7 +193,7 @@ typedef struct run {
 static void multiply(const dice_conv *conv, const dice_conv_sum *sum, run at, int32_t panel, const dice_view *y,
                      const dice_view *residual, float *c)
 {
-    const int vectors = panel_vectors(conv, panel);
+    const int vectors = dice_conv_panel_vectors(conv, panel);
     const float *w = conv->weight + (size_t)panel * panel_floats(conv);
     const int32_t first = panel * conv->vectors * DICE_BLOCK;
     const size_t most = (size_t)conv->kernels->conv->max_rows[vectors - 1];
@@ -326,6 +360,10 @@ static void run_packed(const dice_conv *conv, const dice_view *x, const dice_vie
 void dice_conv_run(const dice_conv *conv, const dice_view *x, const dice_view *y, const dice_view *residual,
                    size_t images, size_t stride, int32_t y0, int32_t y1, int32_t p0, int32_t p1, void *scratch)
 {
+    if (conv->winograd) {
+        dice_winograd_run(conv, x, y, residual, images, stride, y0, y1, p0, p1, scratch);
+        return;
+    }
     const scratch_parts parts = split_scratch(conv, scratch);
     if (dice_conv_reads_in_place(conv, x->offset) && x->border >= conv->pad) {
         run_in_place(conv, x, y, residual, images, stride, y0, y1, p0, p1, parts);

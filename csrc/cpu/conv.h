@@ -18,6 +18,7 @@ typedef struct dice_conv {
     int relu;
     int narrow;                /* x has fewer channels than a block and lies pixel by pixel: taps are one sum */
     int32_t taps, blocks, tail;
+    int winograd;              /* F(2 x 2, 3 x 3): weight is (panels, 16 elements, channels, vectors, 16) */
     int vectors;               /* outputs of a panel: 16 x vectors, fewer in the last */
     int32_t panels;
     float *weight;             /* (panels, taps x channels, vectors, 16), zero past the last output */
@@ -26,19 +27,22 @@ typedef struct dice_conv {
     size_t weight_bytes;
 } dice_conv;
 
-/* Packs the weights of op, which maps `in` to `out` channels. */
-dice_status dice_conv_init(dice_conv *conv, const dice_op *op, int32_t in, int32_t out, int narrow,
+/* Packs the weights of op, which maps `in` to `out` channels. `winograd` allows F(2 x 2, 3 x 3) where it fits. */
+dice_status dice_conv_init(dice_conv *conv, const dice_op *op, int32_t in, int32_t out, int narrow, int winograd,
                            const dice_cpu_kernels *kernels);
 void dice_conv_free(dice_conv *conv);  /* a zeroed conv is allowed */
 
 /* Whether x is read in place provided it has a border of `pad`. */
 int dice_conv_reads_in_place(const dice_conv *conv, int32_t x_offset);
 
-/* Bytes of scratch that dice_conv_run needs for outputs of `pixels`. */
-size_t dice_conv_scratch(const dice_conv *conv, size_t pixels);
+/* Vectors of a panel. */
+int dice_conv_panel_vectors(const dice_conv *conv, int32_t panel);
 
-/* Rows [y0, y1) and panels [p0, p1) of y for `images` images whose tensors lie `stride` floats apart.
- * residual may be NULL. */
+/* Bytes of scratch that dice_conv_run needs for outputs of height x width of that many images. */
+size_t dice_conv_scratch(const dice_conv *conv, int32_t height, int32_t width, size_t images);
+
+/* Rows [y0, y1) and panels [p0, p1) of y for `images` images whose tensors lie `stride` floats apart; rows are cut
+ * at even ones. residual may be NULL. */
 void dice_conv_run(const dice_conv *conv, const dice_view *x, const dice_view *y, const dice_view *residual,
                    size_t images, size_t stride, int32_t y0, int32_t y1, int32_t p0, int32_t p1, void *scratch);
 

@@ -39,6 +39,15 @@ typedef struct dice_conv_tiles {
     dice_conv_tile tile[4][16]; /* [V - 1][R - 1] */
 } dice_conv_tiles;
 
+/* The transforms of F(2 x 2, 3 x 3): a tile of 4 x 4 inputs gives 2 x 2 outputs. */
+typedef struct dice_winograd_kernels {
+    /* One tile and block: v (16 elements, step floats apart, 16) from the pixels at[i] + shift, i = 4 y + x;
+     * at[i] == zeros is a pixel outside. */
+    void (*input)(const float *const *at, ptrdiff_t shift, const float *zeros, float *v, size_t step);
+    /* c (4 pixels, `pixel` floats apart, 16) from m (16 elements, step floats apart, 16). */
+    void (*output)(const float *m, size_t step, float *c, size_t pixel);
+} dice_winograd_kernels;
+
 /* max(x * scale + shift, 0) per channel, or nothing where scale is NULL; both padded to whole blocks. */
 typedef struct dice_affine {
     const float *scale, *shift;
@@ -47,6 +56,7 @@ typedef struct dice_affine {
 typedef struct dice_cpu_kernels {
     const char *name;
     const dice_conv_tiles *conv;
+    const dice_winograd_kernels *winograd;
 
     /* From a tile c (rows, vectors, 16) of outputs [first, first + 16 vectors): + residual, ReLU, into y.
      * at (rows) are the pixels' float offsets in y, residual_at theirs in residual (NULL = none). */
@@ -82,6 +92,7 @@ static inline int32_t dice_groupnorm_span(int32_t size)
 }
 
 extern const dice_conv_tiles dice_conv_tiles_avx2, dice_conv_tiles_avx512;
+extern const dice_winograd_kernels dice_winograd_kernels_avx2, dice_winograd_kernels_avx512;
 extern const dice_cpu_kernels dice_cpu_kernels_avx2, dice_cpu_kernels_avx512;
 
 /* The best kernels in this build that `isa` can run, or NULL. */

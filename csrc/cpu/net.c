@@ -41,13 +41,20 @@ static dice_status block_copy(const float *from, int32_t count, float **out)
     return status;
 }
 
+/* F(2 x 2, 3 x 3) reads whole blocks in place and must be allowed by the network. */
+static int winograd_fits(const dice_net *net, const dice_op *op)
+{
+    return net->winograd && net->tensors[op->x].offset % DICE_BLOCK == 0;
+}
+
 static dice_status make_step(dice_net *net, const dice_op *op, dice_step *step)
 {
     const int32_t in = net->tensors[op->x].channels, out = net->tensors[op->y].channels;
     dice_status status = DICE_OK;
     step->op = *op;
     if (op->kind == DICE_OP_CONV) {
-        status = dice_conv_init(&step->conv, op, in, out, net->narrow_input && op->x == net->input, net->kernels);
+        status = dice_conv_init(&step->conv, op, in, out, net->narrow_input && op->x == net->input,
+                                winograd_fits(net, op), net->kernels);
         net->weight_bytes += step->conv.weight_bytes;
     } else {
         const int is_norm = op->kind == DICE_OP_GROUPNORM;
@@ -93,7 +100,7 @@ static dice_status make_head(dice_net *net, const dice_graph *graph)
                   .bias = graph->head_bias};
     net->classes = graph->classes;
     const dice_status status =
-        dice_conv_init(&net->head, &op, graph->tensors[graph->output].channels, graph->classes, 0, net->kernels);
+        dice_conv_init(&net->head, &op, graph->tensors[graph->output].channels, graph->classes, 0, 0, net->kernels);
     net->weight_bytes += net->head.weight_bytes;
     return status;
 }
@@ -119,6 +126,7 @@ static dice_status net_create(const dice_graph *graph, const dice_options *optio
     net->input = graph->input;
     net->output = graph->output;
     net->n_tensors = graph->n_tensors;
+    net->winograd = graph->winograd;
     net->narrow_input = input_is_narrow(graph);
     for (int c = 0; c < 3; c++) {
         for (int v = 0; v < 256; v++) {
@@ -187,7 +195,7 @@ static void choose_borders(dice_net *net)
         const dice_step *step = &net->steps[i];
         const int32_t x = step->op.x;
         if (step->op.kind == DICE_OP_CONV && step->op.pad == 1
-            && dice_conv_reads_in_place(&step->conv, net->tensors[x].parent == DICE_NONE ? 0 : net->tensors[x].offset)) {
+            && dice_conv_reads_in_place(&step->conv, net->tensors[x].offset)) {
             net->border[root_of(net, x)] = 1;
         }
     }
@@ -224,12 +232,12 @@ dice_status dice_net_plan(dice_net *net, int32_t height, int32_t width, int thre
         if (net->steps[i].op.kind == DICE_OP_CONV) {
             const int32_t y = root_of(net, net->steps[i].op.y);
             const size_t bytes =
-                dice_conv_scratch(&net->steps[i].conv, (size_t)plan.height[y] * (size_t)plan.width[y]);
+                dice_conv_scratch(&net->steps[i].conv, plan.height[y], plan.width[y], (size_t)net->group);
             scratch = bytes > scratch ? bytes : scratch;
         }
     }
     if (net->classes > 0) {
-        const size_t bytes = dice_conv_scratch(&net->head, 1);
+        const size_t bytes = dice_conv_scratch(&net->head, 1, 1, 1);
         scratch = bytes > scratch ? bytes : scratch;
     }
     const size_t arena = (plan.arena_bytes + DICE_ALIGN - 1) / DICE_ALIGN * DICE_ALIGN;

@@ -23,6 +23,7 @@ struct dice_net {
     dice_step *steps;
     int32_t n_steps;
     int32_t input, output;
+    int winograd;              /* allowed */
     int narrow_input;          /* the input has fewer channels than a block */
     dice_conv head;            /* logits as a 1 x 1 convolution whose pixels are images */
     int32_t classes;

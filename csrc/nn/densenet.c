@@ -96,6 +96,7 @@ dice_status dice_build_densenet(dice_builder *b)
 {
     snprintf(b->graph->arch, sizeof b->graph->arch, "densenet");
     dice_build_normalize(b, dice_cifar_mean, dice_cifar_std, 32);
+    b->graph->winograd = 1;
     int32_t channels = dice_build_dim(b, 0, "conv1.weight");
     int32_t wide = DICE_NONE, total = 0, start;
     dice_status status = dice_graph_tensor(b->graph, 3, &b->graph->input);

@@ -65,6 +65,7 @@ typedef struct dice_graph {
     const float *head_weight, *head_bias;  /* (M, D), (M) */
     float mean[3], std[3]; /* normalisation of uint8 input: (v / 255 - mean) / std, in float32 */
     int32_t image_size;    /* the side that the network was made for: 32, 224, 480 */
+    int winograd;          /* F(2 x 2, 3 x 3) is allowed: the network's measured error stays inside the float32 bound */
     /* room of the arrays above; owned weights */
     int32_t tensors_room, ops_room, blobs_room, n_blobs;
     void **blobs;

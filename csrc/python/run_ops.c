@@ -152,10 +152,10 @@ static PyObject *run(const dice_graph *graph, PyArrayObject *x, const dice_backe
 static PyObject *run_ops(PyObject *Py_UNUSED(module), PyObject *args)
 {
     PyObject *tensors, *ops, *object, *y = NULL;
-    int output;
+    int output, winograd = 0;
     const char *isa, *precision;
-    if (!PyArg_ParseTuple(args, "O!O!Oizs", &PyList_Type, &tensors, &PyList_Type, &ops, &object, &output, &isa,
-                          &precision)) {
+    if (!PyArg_ParseTuple(args, "O!O!Oizs|p", &PyList_Type, &tensors, &PyList_Type, &ops, &object, &output, &isa,
+                          &precision, &winograd)) {
         return NULL;
     }
     dice_options options = {0};
@@ -187,6 +187,7 @@ static PyObject *run_ops(PyObject *Py_UNUSED(module), PyObject *args)
     }
     graph->input = 0;
     graph->output = output;
+    graph->winograd = winograd;
     y = run(graph, x, backend, &options);
 done:
     Py_XDECREF(x);
@@ -196,10 +197,10 @@ done:
 
 static PyMethodDef methods[] = {
     {"run_ops", run_ops, METH_VARARGS,
-     "run_ops(tensors, ops, x, output, isa, precision) -> float32 (N, C, H, W)\n\n"
+     "run_ops(tensors, ops, x, output, isa, precision, winograd=False) -> float32 (N, C, H, W)\n\n"
      "Test face. tensors: [(channels, parent or -1, offset)], the first is the input; ops: dicts with the fields of\n"
      "dice_op in csrc/nn/graph.h and kind \"conv\", \"maxpool\", \"avgpool\", \"global_mean\" or \"groupnorm\";\n"
-     "x: float32 (N, C, H, W); output: index of the tensor to return."},
+     "x: float32 (N, C, H, W); output: index of the tensor to return; winograd allows F(2 x 2, 3 x 3)."},
     {NULL, NULL, 0, NULL},
 };
 

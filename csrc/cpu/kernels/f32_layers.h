@@ -228,6 +228,7 @@ static void groupnorm(const dice_view *x, const dice_view *y, int32_t groups, fl
     const dice_cpu_kernels dice_cpu_kernels_##isa = {                                           \
         .name = #isa,                                                                           \
         .conv = &dice_conv_tiles_##isa,                                                         \
+        .winograd = &dice_winograd_kernels_##isa,                                               \
         .conv_store = conv_store,                                                               \
         .conv_pack = conv_pack,                                                                 \
         .maxpool = maxpool,                                                                     \
