@@ -39,7 +39,9 @@ def decode(path: str | PathLike[str]) -> Image.Image:
     except InputError:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        raise InputError(f"{path}: refused as a decompression bomb: more than {MAX_PIXELS:,} pixels") from None
+        raise InputError(
+            f"{path}: refused as a decompression bomb: more than {MAX_PIXELS:,} pixels"
+        ) from None
     except Image.UnidentifiedImageError:
         raise InputError(f"{path}: not an image ({', '.join(FORMATS)}), or a damaged one") from None
     except Exception as error:  # Pillow's parsers raise nearly anything on damaged files
