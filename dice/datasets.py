@@ -177,12 +177,12 @@ def _open_folder(name: str, folder: Path) -> FileSet | None:
 
 
 def _class_folders(folder: Path) -> tuple[list[str], list[str]]:
-    """The sorted names of the folders and of the images directly in `folder`."""
+    """The sorted names of the folders and of the images directly in `folder`; hidden folders are no classes."""
     try:
         entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
     except OSError as error:
         raise InputError(f"{folder}: {error.strerror}") from None
-    classes = [entry.name for entry in entries if entry.is_dir()]
+    classes = [entry.name for entry in entries if entry.is_dir() and not entry.name.startswith(".")]
     images = [entry.name for entry in entries if not entry.is_dir() and _is_image(entry.name)]
     return classes, images
 

@@ -203,8 +203,11 @@ def _download_one(name: str, item: Item, root: Path, say: Callable[[str], object
         if item.make:
             item.make(fetched, target)
     except (InputError, OSError) as error:
-        where = f"save it as {fetched} and run this again" if item.make else f"save it as {fetched}"
-        return Outcome(name, "failed", f"failed: {error}. By hand: fetch {item.url}, {where}")
+        why = str(error).removeprefix(f"{item.url}: ")
+        again = " and run this again" if item.make else ""
+        return Outcome(
+            name, "failed", f"failed: {why}. By hand: fetch {item.url}, save it as {fetched}{again}"
+        )
     unverified = (
         ""
         if item.digest

@@ -257,6 +257,18 @@ def test_truncated_archive_leaves_nothing(tmp_path, share):
     assert os.listdir(tmp_path) == ["x.tar"]
 
 
+def test_interrupted_unpacking_is_no_data_set_and_starts_anew(tmp_path):
+    home = tmp_path / "datasets/ood_datasets/places365"
+    (home / ".test_subset.unpacking").mkdir(parents=True)
+    (home / ".test_subset.unpacking/left.jpg").write_bytes(b"of a killed run")
+    with pytest.raises(datasets.MissingSet):
+        datasets.open_set("places365", tmp_path)
+    (home / "x.tar").write_bytes(tarball((member("Top/1.jpg"), b"one")))
+    unpack(home / "x.tar", home / "test_subset")
+    assert datasets.open_set("places365", tmp_path).files == [os.path.join("test_subset", "1.jpg")]
+    assert sorted(os.listdir(home)) == ["test_subset", "x.tar"]
+
+
 def test_empty_archive_is_refused(tmp_path):
     (tmp_path / "x.tar").write_bytes(tarball((member("Top", tarfile.DIRTYPE), b"")))
     with pytest.raises(InputError, match="no files"):
