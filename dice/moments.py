@@ -1,5 +1,6 @@
 """Running statistics of features in constant memory."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -44,6 +45,21 @@ class Moments:
         self.count += other.count
         self.negative |= other.negative
         return self
+
+    def to_arrays(self) -> dict[str, Any]:
+        """All that is kept, for `numpy.savez`; `from_arrays` goes on from it."""
+        return {"count": self.count, "negative": self.negative, "state": self._state}
+
+    @classmethod
+    def from_arrays(cls, features: int, arrays: Mapping[str, Any]) -> "Moments":
+        """What `to_arrays` gave. KeyError or ValueError where it cannot have come from there."""
+        moments = cls(features)
+        state, moments.count = arrays["state"], int(arrays["count"])
+        if state.dtype != np.float64 or state.shape != moments._state.shape or not np.isfinite(state).all():
+            raise ValueError("not the statistics of these features")
+        moments._state[...] = state
+        moments.negative = bool(arrays["negative"])
+        return moments
 
     def mean(self) -> np.ndarray:
         """float64 (D,). InputError before the first image."""

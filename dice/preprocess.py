@@ -17,7 +17,7 @@ from dice.errors import InputError
 __all__ = ["FORMATS", "MAX_ASPECT", "MAX_PIXELS", "Transform", "check_size", "decode", "transform_for"]
 
 # What may be decoded. Told apart by content; no format that starts another program (EPS) or that no data set uses.
-FORMATS = ("JPEG", "PNG", "BMP", "GIF", "PPM", "TIFF", "WEBP", "MPO")
+FORMATS = ("JPEG", "PNG", "BMP", "GIF", "PPM", "TIFF", "WEBP")  # MPO is read as JPEG
 Image.init()  # loads the decoders now: done on demand, it would race between threads
 
 # Bounds against images that grow out of all proportion: Pillow's own (a quarter of a gigabyte as RGB), and one on the

@@ -91,3 +91,16 @@ def test_refuses(bad, word):
 def test_refuses_before_the_first_image():
     with pytest.raises(InputError, match="0 images"):
         Moments(4).mean()
+
+
+def test_stored_arrays_go_on_where_they_were(tmp_path):
+    x = data(np.random.default_rng(2), 50)
+    np.savez(tmp_path / "state.npz", **Moments(5).add(x[:20]).to_arrays())
+    with np.load(tmp_path / "state.npz") as stored:
+        resumed = Moments.from_arrays(5, stored).add(x[20:])
+        with pytest.raises(ValueError):
+            Moments.from_arrays(6, stored)
+    whole = Moments(5).add(x[:20]).add(x[20:])
+    assert (resumed.count, resumed.negative) == (whole.count, whole.negative)
+    np.testing.assert_array_equal(resumed.mean(), whole.mean())
+    np.testing.assert_array_equal(resumed.variance(), whole.variance())

@@ -174,6 +174,17 @@ def test_what_is_no_image_is_refused(tmp_path):
     for path in (text, eps, other, tmp_path / "absent.png", tmp_path):
         with pytest.raises(InputError, match=path.name):
             decode(path)
+    for path in (text, eps, other):
+        with pytest.raises(InputError, match="not an image"):
+            decode(path)
+
+
+def test_a_stereo_photograph_is_read_as_its_first_picture(tmp_path):
+    left, right = photo(16, 16), photo(16, 16).rotate(90)
+    path = tmp_path / "stereo.jpg"
+    left.save(path, "MPO", save_all=True, append_images=[right], quality=95)
+    left.save(tmp_path / "left.jpg", "JPEG", quality=95)
+    np.testing.assert_array_equal(np.asarray(decode(path)), np.asarray(decode(tmp_path / "left.jpg")))
 
 
 def png(width: int, height: int) -> bytes:

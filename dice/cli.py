@@ -1,0 +1,230 @@
+"""The command line: parses, dispatches, and turns every refusal into one line and an exit status.
+
+0 done (a missing set is named and left out), 2 refused or partly refused, 130 interrupted.
+"""
+
+import argparse
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+from dice import __version__
+from dice.errors import DeviceError, InputError
+
+__all__ = ["main"]
+
+_METHOD_HELP = (
+    "energy msp maxlogit dice react dice+react, default energy. One of the first three takes --p and --clip_threshold "
+    "itself (energy with --p is DICE); with several methods --p goes to dice*, --clip_threshold to *react"
+)
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise InputError(f"{message} (see `{self.prog} --help`)")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        args = _parser().parse_args(argv)
+        from dice import commands, console
+
+        console.route_warnings()
+        status: int = getattr(commands, args.run)(args)
+        sys.stdout.flush()
+        return status
+    except KeyboardInterrupt:
+        return _last_words("interrupted; what is finished is kept, run again to go on", 130)
+    except OSError as reason:  # stdout's: what else fails has become an InputError
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if isinstance(reason, BrokenPipeError):  # the reader has seen enough
+            return 0
+        return _last_words(f"error: standard output: {reason.strerror or reason}", 2)
+    except (InputError, DeviceError) as reason:
+        return _last_words(f"error: {' '.join(str(reason).split())}", 2)
+    except MemoryError:
+        return _last_words("error: out of memory; a smaller --batch-size needs less", 2)
+
+
+def _last_words(text: str, status: int) -> int:
+    print(f"dice: {text}", file=sys.stderr)
+    return status
+
+
+def _count(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{value} is not 1 or more")
+    return value
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="dice",
+        description="Out-of-distribution detection by ranked, sparsified last-layer weights.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"dice {__version__}")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True, parser_class=_Parser)
+
+    def add(name: str, words: str | None, *parts: Any) -> argparse.ArgumentParser:
+        listed: dict[str, Any] = {"help": words, "description": words} if words else {}
+        sub = commands.add_parser(name, allow_abbrev=False, **listed)
+        sub.set_defaults(run=name.replace("-", "_"))
+        for part in parts:
+            part(sub)
+        return sub
+
+    for name, words in (
+        ("eval", "score an ID set against OOD sets and print the table"),
+        ("demo-cifar", None),
+    ):  # see demo-cifar.sh
+        add(name, words, _id_sets, _network, _methods, _decoding, _evaluation)
+    sub = add(
+        "demo",
+        "check that everything works here: real images and a network that ship with dice",
+        _device,
+        _methods,
+        _decoding,
+    )
+    _saving(sub)
+    sub = add("precompute", "the mean feature of the training images, for DICE", _id_set, _network, _decoding)
+    sub.add_argument("--in-data", metavar="FOLDER|LIST", help="training images of your own")
+    sub.add_argument(
+        "--out", metavar="FILE.npy", help="default: cache/<ID set>_<arch>_feat_stat.npy under --root"
+    )
+    _saving(sub, json=False)
+    sub = add("score", "score image files, one line an image", _id_set, _network, _one_method, _decoding)
+    sub.add_argument("files", nargs="+", metavar="FILE")
+    sub.add_argument("--mean", metavar="FILE.npy", help="mean feature for DICE")
+    sub.add_argument("--format", choices=("table", "csv", "jsonl"), default="table")
+    add("select-svhn", "choose the original's SVHN test images: the first 1000 of each digit", _root)
+    sub = add("download", "fetch data sets and checkpoints into --root", _root)
+    sub.add_argument(
+        "names", nargs="*", metavar="NAME", help="what to fetch; without a name: lists what there is"
+    )
+    add("info", "versions, instruction set, threads, device, and which data sets are there", _root)
+    sub = add("bench", "images per second of a network here", _id_set, _network)
+    sub.add_argument("-b", "--batch-size", type=_count, default=64)
+    sub.add_argument("--seconds", type=float, default=5.0, help="how long to measure")
+    return parser
+
+
+def _root(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--root",
+        default=os.environ.get("DICE_ROOT") or ".",
+        metavar="DIR",
+        help="holds data/ datasets/ checkpoints/ cache/; default: DICE_ROOT, else the current directory",
+    )
+
+
+def _device(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda", "auto"))
+    parser.add_argument("--precision", default="float32", choices=("float32", "bf16x3", "bf16"))
+    parser.add_argument("--threads", type=_count, metavar="N", help="default: DICE_THREADS, else one a core")
+    parser.add_argument("--gpu", default="0", metavar="INDEX", help="which GPU --device cuda uses")
+
+
+def _network(parser: argparse.ArgumentParser) -> None:
+    _root(parser)
+    _device(parser)
+    parser.add_argument("--name", default="densenet", help="folder of the checkpoint, and of the results")
+    parser.add_argument("--model-arch", "--arch", default="densenet", metavar="ARCH")
+    parser.add_argument("--layers", type=_count, metavar="DEPTH", help="refuse a network of another depth")
+    parser.add_argument("--epochs", type=_count, default=100, metavar="N", help="use checkpoint_N.pth.tar")
+    parser.add_argument(
+        "--checkpoint",
+        metavar="FILE",
+        help="instead of checkpoints/<ID set>/<name>/checkpoint_<epochs>.pth.tar",
+    )
+    for unused, kind in (
+        ("depth", int),
+        ("width", int),
+        ("epsilon", float),
+        ("iters", int),
+        ("iter-size", float),
+        ("severity-level", int),
+    ):
+        parser.add_argument(
+            f"--{unused}", type=kind, help=argparse.SUPPRESS
+        )  # no effect in the original either
+    parser.add_argument("--cal-metric", action="store_true", help=argparse.SUPPRESS)
+
+
+def _id_set(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--in-dataset", default="CIFAR-100", metavar="NAME", help="ID set, default CIFAR-100")
+
+
+def _id_sets(parser: argparse.ArgumentParser) -> None:
+    words = "ID set, default CIFAR-100; several are evaluated one after the other. The name of --in-data where that is given"
+    parser.add_argument("--in-dataset", nargs="+", default=[], metavar="NAME", help=words)
+
+
+def _methods(parser: argparse.ArgumentParser, **several: Any) -> None:
+    several = several or {"nargs": "+"}
+    parser.add_argument("--method", default=[], metavar="METHOD", help=_METHOD_HELP, **several)
+    parser.add_argument(
+        "--p",
+        type=float,
+        default=[],
+        metavar="PERCENT",
+        help="sparsity: percent of weights dropped",
+        **several,
+    )
+    parser.add_argument(
+        "--clip_threshold",
+        "--clip-threshold",
+        type=float,
+        default=1e5,
+        metavar="C",
+        help="cut features at C before the head (ReAct); 1e5, the default, is no cut",
+    )
+
+
+def _one_method(parser: argparse.ArgumentParser) -> None:
+    """One value a flag, so that file names may follow; a repeated flag adds a value."""
+    _methods(parser, action="append")
+
+
+def _decoding(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "-b",
+        "--batch-size",
+        type=_count,
+        default=64,
+        metavar="N",
+        help="images a step; no score depends on it",
+    )
+    parser.add_argument(
+        "--skip-bad", action="store_true", help="leave unreadable images out instead of refusing their set"
+    )
+
+
+def _saving(parser: argparse.ArgumentParser, *, json: bool = True) -> None:
+    parser.add_argument(
+        "--base-dir", default="output/ood_scores", metavar="DIR", help="results and stored features"
+    )
+    parser.add_argument("--fresh", action="store_true", help="compute again what is stored")
+    if json:
+        parser.add_argument("--json", metavar="FILE", help="also write the results there")
+
+
+def _evaluation(parser: argparse.ArgumentParser) -> None:
+    _saving(parser)
+    parser.add_argument("--in-data", metavar="FOLDER|LIST", help="ID images of your own")
+    parser.add_argument(
+        "--out-datasets", nargs="+", metavar="NAME[=FOLDER|LIST|.npy]", help="default: the original's sets"
+    )
+    parser.add_argument("--mean", metavar="FILE.npy", help="mean feature for DICE")
+    side = parser.add_mutually_exclusive_group()
+    side.add_argument(
+        "--in-dist-only", dest="only", action="store_const", const="in", help="compute the ID set alone"
+    )
+    side.add_argument(
+        "--out-dist-only", dest="only", action="store_const", const="out", help="compute the OOD sets alone"
+    )
+    parser.add_argument("--strict", action="store_true", help="a missing set is an error")

@@ -1,0 +1,482 @@
+"""What each subcommand does; `dice.cli` parses, this drives the package."""
+
+import hashlib
+import os
+import platform
+import time
+from argparse import Namespace
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dice import datasets, evaluate, preprocess, report, results, statistics
+from dice import download as fetching
+from dice.backbone import load_backbone
+from dice.console import debug, error, note
+from dice.errors import InputError
+from dice.imagesets import ArraySet, FileSet
+from dice.io import read_state_dict
+
+__all__ = ["bench", "demo", "demo_cifar", "download", "eval", "info", "precompute", "score", "select_svhn"]
+
+CIFAR = ("CIFAR-100", "CIFAR-10")
+_NO_CLIP = 1e5  # the original's default threshold, far above any feature
+_DEFAULT_P = {"imagenet": 70.0}
+_DEFAULT_CLIP = {"imagenet": 1.0}
+
+
+# -- shared by several commands
+
+
+def checkpoint_path(args: Namespace, in_dataset: str) -> Path:
+    if args.checkpoint:
+        return Path(args.checkpoint)
+    return Path(args.root, "checkpoints", in_dataset, args.name, f"checkpoint_{args.epochs}.pth.tar")
+
+
+def open_network(args: Namespace, in_dataset: str) -> Any:
+    path = checkpoint_path(args, in_dataset)
+    if not path.is_file():
+        raise InputError(
+            f"{path}: no checkpoint there; `dice download` lists what can be fetched, --checkpoint FILE names another"
+        )
+    if args.layers:
+        depth = 1 + sum(
+            array.ndim == 4 for array in read_state_dict(path).values()
+        )  # convolutions and the last layer
+        if args.layers != depth:
+            raise InputError(f"{path}: a network of {depth} layers, --layers asks for {args.layers}")
+    return load_network(args, args.model_arch, path)
+
+
+def load_network(args: Namespace, arch: str, path: Path) -> Any:
+    if args.threads:
+        from dice import _core
+
+        _core.threads_set(args.threads)
+    if args.device != "cpu":
+        os.environ.setdefault("CUDA_VISIBLE_DEVICES", args.gpu)
+    net = load_backbone(arch, path, device=args.device, precision=args.precision)
+    debug(f"network {path}: {net.arch} on {net.device}, {net.precision}, {net.isa}")
+    return net
+
+
+def choose(args: Namespace, in_dataset: str, default: list[str]) -> list[evaluate.Method]:
+    clip = None if args.clip_threshold == _NO_CLIP else args.clip_threshold
+    return evaluate.choose_methods(
+        args.method or default,
+        args.p,
+        clip,
+        default_p=_DEFAULT_P.get(in_dataset, 90.0),
+        default_clip=_DEFAULT_CLIP.get(in_dataset),
+    )
+
+
+def mean_feature(args: Namespace, in_dataset: str, net: Any, transform: Any, base: Path | None) -> np.ndarray:
+    """--mean, else the root's cache, else computed from the training images and kept under `base`."""
+    if args.mean:
+        return statistics.load_mean(Path(args.mean), net)
+    path = default_mean(args, in_dataset)
+    if path.is_file():
+        debug(f"mean feature {path}")
+        return statistics.load_mean(path, net)
+    refusal = f"{path}: no mean feature there, which DICE needs; put it there, name one by --mean FILE, or make it by `dice precompute`"
+    if base is None or getattr(args, "in_data", None):
+        raise InputError(refusal)
+    try:
+        train = datasets.open_set(in_dataset, args.root, split="train")
+    except datasets.MissingSet as reason:
+        raise InputError(f"{refusal} ({reason})") from None
+    debug(f"{path}: no mean feature there; taking {len(train)} training images")
+    return stored_mean(base, args.name, net, train, transform, args)
+
+
+def stored_mean(base: Path, name: str, net: Any, train: Any, transform: Any, args: Namespace) -> np.ndarray:
+    """The mean feature of `train`: as kept under `base`, else computed and kept there."""
+    stored, state = statistics_files(base, net, name, train)
+    if stored.is_file() and not args.fresh:
+        debug(f"mean feature {stored}")
+        return statistics.load_mean(stored, net)
+    mean, count = statistics.compute_mean(net, train, transform, state, fresh=args.fresh, **decoding(args))
+    statistics.save_mean(stored, mean, count, net, train.name)
+    return mean
+
+
+def statistics_files(base: Path, net: Any, name: str, train: Any) -> tuple[Path, Path]:
+    """Under `base`: the mean feature of `train`, and the state of an unfinished pass."""
+    stem = (
+        base
+        / "statistics"
+        / results.network_folder(net, name)
+        / results.set_folder(train.name, train.identity)
+    )
+    return stem.with_name(stem.name + ".npy"), stem.with_name(stem.name + ".partial.npz")
+
+
+def default_mean(args: Namespace, in_dataset: str) -> Path:
+    return Path(args.root, "cache", f"{in_dataset}_{args.model_arch}_feat_stat.npy")
+
+
+def decoding(args: Namespace) -> dict[str, Any]:
+    return {"batch_size": args.batch_size, "skip_bad": args.skip_bad} | (
+        {"threads": args.threads} if args.threads else {}
+    )
+
+
+def own_or_known(in_data: str | None, name: str, root: str, split: str) -> Any:
+    return datasets.open_set(f"{name}={in_data}" if in_data else name, root, split=split)
+
+
+# -- the commands, in the order of --help
+
+
+def eval(args: Namespace) -> int:
+    names = args.in_dataset or [Path(args.in_data).stem if args.in_data else "CIFAR-100"]
+    if args.in_data and len(names) > 1:
+        raise InputError("--in-data: one folder or list has one name, --in-dataset gives several")
+
+    def one(in_dataset: str) -> list[dict[str, Any]]:
+        if len(names) > 1:
+            print(f"ID: {in_dataset}")
+        return evaluate_one(args, in_dataset, choose(args, in_dataset, ["energy"]), strict=args.strict)
+
+    return each(args, names, one)
+
+
+def each(args: Namespace, in_datasets: Sequence[str], one: Callable[[str], list[dict[str, Any]]]) -> int:
+    """Evaluates every ID set, keeps what is finished in --json, and goes on after a broken set."""
+    results.check_writable(Path(args.base_dir))
+    if args.json:
+        results.check_target(Path(args.json))
+    entries, broken = [], False
+    for in_dataset in in_datasets:
+        try:
+            outcome = one(in_dataset)
+        except results.WriteError:
+            raise
+        except InputError as reason:
+            if len(in_datasets) == 1:
+                raise
+            error(str(reason))
+            broken = True
+            continue
+        entries += outcome
+        broken = broken or any(
+            reason.startswith(evaluate.BROKEN) for reason in outcome[0]["skipped"].values()
+        )
+        if args.json:
+            results.write_json(Path(args.json), entries)
+    return 2 if broken else 0
+
+
+def evaluate_one(
+    args: Namespace,
+    in_dataset: str,
+    methods: list[evaluate.Method],
+    *,
+    strict: bool = False,
+    titles: bool = False,
+) -> list[dict[str, Any]]:
+    clock = evaluate.Clock()
+    base = Path(args.base_dir)
+    with clock.measure("load"):
+        id_set = own_or_known(args.in_data, in_dataset, args.root, "test")
+        order, sets, skipped = open_sets(
+            args.out_datasets or datasets.default_ood(in_dataset), args.root, strict
+        )
+        net = open_network(args, in_dataset)
+        transform = preprocess.transform_for(args.model_arch)
+    needs_mean = any(method.p is not None for method in methods)
+    mean = mean_feature(args, in_dataset, net, transform, base) if needs_mean else None
+    entries = evaluate.evaluate(
+        net,
+        id_set,
+        sets,
+        methods,
+        in_dataset=in_dataset,
+        transform=transform,
+        mean=mean,
+        skipped=skipped,
+        checkpoint=str(checkpoint_path(args, in_dataset)),
+        name=args.name,
+        base_dir=base,
+        fresh=args.fresh,
+        only=args.only,
+        clock=clock,
+        **decoding(args),
+    )
+    print_results(entries, [id_set, *sets], order, titles)
+    return entries
+
+
+def open_sets(specs: list[str], root: str, strict: bool) -> tuple[list[str], list[Any], dict[str, str]]:
+    """Names in the order asked for, the sets that are there, and the others with the reason.
+
+    InputError for a name or a source that does not exist; what exists and is broken does not stop the others.
+    """
+    order = [spec.partition("=")[0] for spec in specs]
+    twice = {name for name in order if order.count(name) > 1}
+    if twice:
+        raise InputError(f"--out-datasets: {', '.join(sorted(twice))} is named twice")
+    sets, left_out = [], {}
+    for name, spec in zip(order, specs, strict=True):
+        source = spec.partition("=")[2]
+        try:
+            sets.append(datasets.open_set(spec, root))
+        except datasets.MissingSet as reason:
+            if strict:
+                raise
+            left_out[name] = f"missing: {reason}"
+            note(f"{name} is skipped: {reason}")
+        except InputError as reason:
+            if not (Path(source).exists() if source else name in datasets.known_sets()):
+                raise
+            left_out[name] = f"{evaluate.BROKEN}: {reason}"
+            error(str(reason))
+    return order, sets, left_out
+
+
+def print_results(
+    entries: list[dict[str, Any]], sets: list[Any], order: list[str], titles: bool = False
+) -> None:
+    for entry in entries:
+        if titles:
+            print("No Sparsity" if entry["p"] is None else f"With Sparsity p={entry['p']}")
+        print(report.format_table(entry, order), flush=True)
+    for image_set in sets:
+        for words in (*image_set.notes, *image_set.bad):
+            note(words)
+    first = entries[0]
+    speed = (
+        f", {first['images_per_s']:.0f} images/s" if first["images_per_s"] else ", all from stored features"
+    )
+    accuracy = "" if first["accuracy"] is None else f", accuracy {first['accuracy']:.2f} %"
+    note(
+        f"{first['in_dataset']}: {first['n_id']} ID images{accuracy}, {first['precision']} on {first['device']} ({first['isa']}), "
+        f"{first['convention']} convention, {first['seconds']['total']:.1f} s{speed}"
+    )
+    if first["skipped"]:
+        note(
+            f"{first['in_dataset']}: {len(first['skipped'])} of {len(order)} OOD sets left out: {', '.join(first['skipped'])}"
+        )
+
+
+def demo_cifar(args: Namespace) -> int:
+    """The original's four evaluations; where nothing of CIFAR can be had, the embedded benchmark."""
+    absent: dict[str, str] = {}
+    for in_dataset in CIFAR:
+        reason = fetch_missing(args, in_dataset, reachable=not absent)
+        if reason:
+            absent[in_dataset] = reason
+            note(f"{in_dataset}: {reason}")
+    if absent and args.strict:
+        raise InputError(
+            f"{', '.join(absent)} cannot be evaluated: the data or the checkpoint is missing, and --strict forbids less"
+        )
+    there = [in_dataset for in_dataset in CIFAR if in_dataset not in absent]
+    if there:
+        return each(args, there, lambda in_dataset: four_tables(args, in_dataset))
+    note(
+        "CIFAR or the checkpoints are neither here nor to be downloaded, so the embedded benchmark runs instead: small real images and "
+        "a small network, a check that everything works here"
+    )
+    note(
+        "for the full tables run `dice download cifar` where there is a network, or put the files where datasets/README.md says; "
+        "then run this again with --root DIR"
+    )
+    return demo(args)
+
+
+def four_tables(args: Namespace, in_dataset: str) -> list[dict[str, Any]]:
+    print(f"ID: {in_dataset}")
+    sparse = choose(args, in_dataset, ["energy"]) if args.p else [evaluate.Method("energy", 90)]
+    return evaluate_one(args, in_dataset, [evaluate.Method("energy"), *sparse], titles=True)
+
+
+def fetch_missing(args: Namespace, in_dataset: str, *, reachable: bool) -> str:
+    """Downloads what an evaluation needs and is not there; says what remains missing, "" for nothing."""
+    there = {
+        f"checkpoint-{in_dataset}": checkpoint_path(args, in_dataset).is_file(),
+        f"mean-{in_dataset}": bool(args.mean)
+        or default_mean(args, in_dataset).is_file()
+        or is_there(in_dataset, args.root, "train"),
+        in_dataset: bool(args.in_data) or is_there(in_dataset, args.root, "test"),
+    }
+    for name in (name for name, found in there.items() if not found):
+        if not reachable:
+            return f"{name} is not there either"
+        outcome = fetching.download([name], args.root, say=debug)[0]
+        if outcome.status == "failed":
+            return f"{name} is not there, the download {outcome.detail}"
+        note(f"{name} {outcome.detail}")
+    return ""
+
+
+def is_there(name: str, root: str, split: str) -> bool:
+    """A broken set is there: opening it will say what is wrong."""
+    try:
+        datasets.open_set(name, root, split=split)
+    except datasets.MissingSet:
+        return False
+    except InputError:
+        pass
+    return True
+
+
+def demo(args: Namespace) -> int:
+    """The main job on what ships in dice/data."""
+    from dice.data import load
+
+    benchmark = load()
+    transform = preprocess.transform_for("cifar")
+    base = Path(args.base_dir)
+    id_set = embedded("digits-0-7", *benchmark.test)
+    ood = [embedded(name, images) for name, images in benchmark.ood.items()]
+
+    def one(in_dataset: str) -> list[dict[str, Any]]:
+        clock = evaluate.Clock()
+        with clock.measure("load"):
+            net = load_network(args, "densenet", benchmark.checkpoint)
+        mean = stored_mean(base, "demo", net, embedded(in_dataset, *benchmark.train), transform, args)
+        methods = choose(args, in_dataset, ["energy", "msp", "dice"])
+        entries = evaluate.evaluate(
+            net,
+            id_set,
+            ood,
+            methods,
+            in_dataset=in_dataset,
+            transform=transform,
+            mean=mean,
+            name="demo",
+            checkpoint=benchmark.checkpoint.name,
+            base_dir=base,
+            fresh=args.fresh,
+            clock=clock,
+            **decoding(args),
+        )
+        print_results(entries, [id_set, *ood], [image_set.name for image_set in ood])
+        return entries
+
+    print(
+        "Embedded benchmark: digits 0 to 7 against other small images. It checks that everything works here;"
+    )
+    print("the evidence for DICE is the CIFAR table (demo-cifar.sh).")
+    return each(args, [id_set.name], one)
+
+
+def embedded(name: str, images: np.ndarray, labels: np.ndarray | None = None) -> ArraySet:
+    return ArraySet(name, images, labels, hashlib.sha256(images.tobytes()).hexdigest())
+
+
+def precompute(args: Namespace) -> int:
+    out = Path(args.out) if args.out else default_mean(args, args.in_dataset)
+    results.check_target(out)
+    net = open_network(args, args.in_dataset)
+    train = own_or_known(args.in_data, args.in_dataset, args.root, "train")
+    state = statistics_files(Path(args.base_dir), net, args.name, train)[1]
+    transform = preprocess.transform_for(args.model_arch)
+    mean, count = statistics.compute_mean(net, train, transform, state, fresh=args.fresh, **decoding(args))
+    statistics.save_mean(out, mean, count, net, train.name)
+    print(f"{out}: mean of {mean.size} features over {count} images of {train.name}")
+    return 0
+
+
+def score(args: Namespace) -> int:
+    net = open_network(args, args.in_dataset)
+    transform = preprocess.transform_for(args.model_arch)
+    methods = choose(args, args.in_dataset, ["energy"])
+    mean = (
+        mean_feature(args, args.in_dataset, net, transform, None)
+        if any(m.p is not None for m in methods)
+        else None
+    )
+    heads = [method.detector(net, mean) for method in methods]
+    columns = ["file", "class", *(method.label for method in methods)]
+    write = report.row_writer(args.format, columns)
+    images = FileSet("files", Path(), args.files, None)
+    scored = 0
+    for indices, pixels in images.batches(transform, skip_bad=True, batch_size=args.batch_size):
+        h, z = net.forward(pixels)
+        scores = [head.score_samples(h).tolist() for head in heads]
+        for i, *row in zip(indices, z.argmax(axis=1).tolist(), *scores, strict=True):
+            write([images.files[i], *row])
+        scored += len(indices)
+    for words in (*images.notes, *images.bad):
+        error(words)
+    if scored == len(args.files):
+        return 0
+    note(f"{len(args.files) - scored} of {len(args.files)} files could not be scored")
+    return 0 if args.skip_bad and scored else 2
+
+
+def select_svhn(args: Namespace) -> int:
+    print(f"wrote {datasets.select_svhn(args.root)}")
+    return 0
+
+
+def download(args: Namespace) -> int:
+    if not args.names:
+        for name, members in fetching.GROUPS.items():
+            print(f"{name:22s} {' '.join(members)}")
+        for name, item in fetching.ITEMS.items():
+            print(f"{name:22s} {item.url} -> {item.path}")
+        return 0
+    outcomes = fetching.download(args.names, args.root)
+    failed = [outcome.name for outcome in outcomes if outcome.status == "failed"]
+    if failed:
+        raise InputError(
+            f"{len(failed)} of {len(outcomes)} downloads failed: {', '.join(failed)}; the lines above say what to do"
+        )
+    return 0
+
+
+def info(args: Namespace) -> int:
+    from dice import __version__, _core
+
+    build = _core.build_info()
+    rows = {
+        "dice": f"{__version__} at {Path(__file__).parent}",
+        "python": f"{platform.python_version()}, numpy {np.__version__}, {platform.platform()}",
+        "instruction set": f"{_core.isa_select()} (this machine's best: {_core.isa_native()})",
+        "threads": str(_core.threads_count()),
+        **{key.replace("_", " "): value for key, value in build.items() if value},
+        "environment": " ".join(
+            f"{key}={value}" for key, value in sorted(os.environ.items()) if key.startswith("DICE_")
+        )
+        or "no DICE_*",
+        "data root": str(Path(args.root).resolve()),
+    }
+    for key, value in rows.items():
+        print(f"{key:16s} {value}")
+    for name in datasets.known_sets():
+        try:
+            print(f"  {name:14s} {len(datasets.open_set(name, args.root))} images")
+        except InputError as reason:
+            print(f"  {name:14s} {'missing' if isinstance(reason, datasets.MissingSet) else reason}")
+    for in_dataset in CIFAR:
+        path = checkpoint_path(
+            Namespace(root=args.root, checkpoint=None, name="densenet", epochs=100), in_dataset
+        )
+        print(f"  {in_dataset} densenet checkpoint {'there' if path.is_file() else 'missing'}")
+    return 0
+
+
+def bench(args: Namespace) -> int:
+    """Images a second of the loaded network on noise: the time of `forward` alone, the fastest of several rounds."""
+    net = open_network(args, args.in_dataset)
+    images = np.random.default_rng(0).integers(
+        0, 256, (args.batch_size, net.image_size, net.image_size, 3), dtype=np.uint8
+    )
+    net.forward(images)
+    stop, best, rounds = time.perf_counter() + args.seconds, float("inf"), 0
+    while rounds < 3 or time.perf_counter() < stop:
+        start = time.perf_counter()
+        net.forward(images)
+        best, rounds = min(best, time.perf_counter() - start), rounds + 1
+    print(
+        f"{net.arch} {net.precision} on {net.device} ({net.isa}): {len(images) / best:.1f} images/s, "
+        f"batch {len(images)}, best of {rounds}"
+    )
+    return 0

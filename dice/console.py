@@ -1,0 +1,38 @@
+"""One-line messages on stderr: results go to stdout, everything else through here."""
+
+import os
+import sys
+import warnings
+from typing import Any
+
+__all__ = ["debug", "error", "note", "progress", "route_warnings", "warn"]
+
+
+def note(text: str) -> None:
+    print(f"dice: {text}", file=sys.stderr, flush=True)
+
+
+def warn(text: str) -> None:
+    note(f"warning: {text}")
+
+
+def error(text: str) -> None:
+    note("error: " + " ".join(text.split()))
+
+
+def debug(text: str) -> None:
+    """An automatic choice, shown with DICE_DEBUG=1."""
+    if os.environ.get("DICE_DEBUG") == "1":
+        note(f"debug: {text}")
+
+
+def route_warnings() -> None:
+    """Python warnings become lines of the same style, without file names and source lines."""
+    warnings.showwarning = lambda message, *_, **__: warn(str(message))
+
+
+def progress(total: int, label: str, done: int = 0) -> Any:
+    """A tqdm bar on a terminal; silent everywhere else."""
+    from tqdm import tqdm
+
+    return tqdm(total=total, initial=done, desc=label, unit="img", disable=None, leave=False, file=sys.stderr)

@@ -1,0 +1,51 @@
+"""What is printed: the table in the original's form (percent; AUOUT and DTERR stand behind its three columns),
+and rows of values as text, CSV or JSON lines."""
+
+import csv
+import json
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+__all__ = ["METRICS", "format_table", "row_writer"]
+
+METRICS = {"FPR": "fpr95", "AUROC": "auroc", "AUIN": "auin", "AUOUT": "auout", "DTERR": "dterr"}
+
+
+def format_table(result: dict[str, Any], order: Iterable[str]) -> str:
+    """The table of one result of `dice.evaluate.evaluate`; `order` names every OOD set asked for, also the skipped."""
+    title = " ".join(
+        [result["method"], *(f"{key}={result[key]:g}" for key in ("p", "clip") if result[key] is not None)]
+    )
+    lines = [
+        f" OOD detection method: {title}",
+        " " * 13 + "".join(f" {name:6s}" for name in METRICS).rstrip(),
+    ]
+    for name in order:
+        row = result["sets"].get(name)
+        state = result["skipped"].get(name, "scored, no ID scores to compare with").partition(":")[0]
+        lines.append(
+            f"{name:12s}{_cells(row)}" if row and row["fpr95"] is not None else f"{name:12s} {state}"
+        )
+    if result["average"]:
+        of = f"  (of {len(result['sets'])} sets)" if result["skipped"] else ""
+        lines.append(f"{'AVG':12s}{_cells(result['average'])}{of}")
+    return "\n".join(lines)
+
+
+def _cells(row: dict[str, float]) -> str:
+    return "".join(f" {row[key]:6.2f}" for key in METRICS.values())
+
+
+def row_writer(form: str, columns: Sequence[str]) -> Callable[[Sequence[Any]], None]:
+    """A function that prints one row under `columns`, flushed at once. form: table, csv or jsonl."""
+    if form == "jsonl":
+        return lambda row: print(json.dumps(dict(zip(columns, row, strict=True))), flush=True)
+    if form == "csv":
+        writer = csv.writer(sys.stdout, lineterminator="\n")
+        writer.writerow(columns)
+        return writer.writerow
+    print(*(f"{name:>12s}" for name in columns[1:]), columns[0], sep="  ")
+    return lambda row: print(
+        *(f"{cell:12.6f}" if isinstance(cell, float) else f"{cell:>12}" for cell in row[1:]), row[0], sep="  "
+    )
