@@ -10,6 +10,7 @@
 #include <stdint.h>
 
 #include "base/cpu.h"
+#include "cpu/head_kernels.h"
 
 enum { DICE_BLOCK = 16 };
 
@@ -57,6 +58,7 @@ typedef struct dice_cpu_kernels {
     const char *name;
     const dice_conv_tiles *conv;
     const dice_winograd_kernels *winograd;
+    const dice_head_kernels *head;
 
     /* From a tile c (rows, vectors, 16) of outputs [first, first + 16 vectors): + residual, ReLU, into y.
      * at (rows) are the pixels' float offsets in y, residual_at theirs in residual (NULL = none). */

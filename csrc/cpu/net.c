@@ -3,9 +3,9 @@
 
 #include <string.h>
 
-#include "backend/reference_head.h"
 #include "base/memory.h"
 #include "base/threads.h"
+#include "cpu/head.h"
 
 enum { LARGE_WEIGHTS = 8 << 20 };  /* bytes; past the caches several images share a pass over the weights */
 
@@ -293,8 +293,8 @@ const dice_backend dice_backend_cpu = {
     .net_forward = net_forward,
     .net_info = net_info,
     .net_free = net_free,
-    .head_create = dice_reference_head_create,
-    .head_forward = dice_reference_head_forward,
-    .head_info = dice_reference_head_info,
-    .head_free = dice_reference_head_free,
+    .head_create = dice_head_create,
+    .head_forward = dice_head_forward,
+    .head_info = dice_head_info,
+    .head_free = dice_head_free,
 };

@@ -116,8 +116,8 @@ static PyObject *head_forward(PyObject *self, PyObject *args)
     if (clip == -1 && PyErr_Occurred()) {
         return NULL;
     }
-    if (isnan(clip)) {
-        return dice_py_raise(dice_fail(DICE_E_INPUT, "clip: is NaN, want a number"));
+    if (isnan(clip) || clip == -INFINITY) {
+        return dice_py_raise(dice_fail(DICE_E_INPUT, "clip: got %g, want a number above minus infinity", clip));
     }
     PyArrayObject *h = dice_py_array(PyTuple_GET_ITEM(args, 0), NPY_FLOAT32, 2, "h");
     if (h == NULL) {

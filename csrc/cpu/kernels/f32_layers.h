@@ -229,6 +229,7 @@ static void groupnorm(const dice_view *x, const dice_view *y, int32_t groups, fl
         .name = #isa,                                                                           \
         .conv = &dice_conv_tiles_##isa,                                                         \
         .winograd = &dice_winograd_kernels_##isa,                                               \
+        .head = &dice_head_kernels_##isa,                                                       \
         .conv_store = conv_store,                                                               \
         .conv_pack = conv_pack,                                                                 \
         .maxpool = maxpool,                                                                     \

@@ -1,0 +1,255 @@
+/* The last layer's kernels, for one instruction set. Included by f32_head_<isa>.c.
+ *
+ * Every logit is bias + block sums in the order of the features, each a chain of fused multiply-adds over the
+ * DICE_HEAD_SPAN features of a block, whatever the layout, the tile or the set: an image's bits are always the same,
+ * and a weight of 0 may be left out or kept. */
+#include <string.h>
+
+#include "cpu/head_kernels.h"
+#include "cpu/kernels/vec16.h"
+
+/* y = the transpose of x, 8 x 8. */
+INLINE void transpose8(const __m256 x[8], __m256 y[8])
+{
+    __m256 pair[8], quad[8];
+    for (int i = 0; i < 4; i++) {
+        pair[2 * i] = _mm256_unpacklo_ps(x[2 * i], x[2 * i + 1]);
+        pair[2 * i + 1] = _mm256_unpackhi_ps(x[2 * i], x[2 * i + 1]);
+    }
+    for (int i = 0; i < 2; i++) {
+        quad[4 * i + 0] = _mm256_shuffle_ps(pair[4 * i], pair[4 * i + 2], 0x44);
+        quad[4 * i + 1] = _mm256_shuffle_ps(pair[4 * i], pair[4 * i + 2], 0xee);
+        quad[4 * i + 2] = _mm256_shuffle_ps(pair[4 * i + 1], pair[4 * i + 3], 0x44);
+        quad[4 * i + 3] = _mm256_shuffle_ps(pair[4 * i + 1], pair[4 * i + 3], 0xee);
+    }
+    for (int i = 0; i < 4; i++) {
+        y[i] = _mm256_permute2f128_ps(quad[i], quad[4 + i], 0x20);
+        y[4 + i] = _mm256_permute2f128_ps(quad[i], quad[4 + i], 0x31);
+    }
+}
+
+/* to (D, lanes) = min(h, clip)' of the n images h (n, D); lanes past n are 0. */
+static void head_pack(float *to, size_t lanes, const float *h, size_t n, size_t features, float clip)
+{
+    const __m256 most = _mm256_set1_ps(clip);
+    const size_t whole = features / 8 * 8;
+    for (size_t image = 0; image < lanes; image += 8) {
+        for (size_t d = 0; d < whole; d += 8) {
+            __m256 x[8], y[8];
+            for (size_t i = 0; i < 8; i++) {
+                x[i] = image + i < n ? _mm256_min_ps(_mm256_loadu_ps(h + (image + i) * features + d), most)
+                                     : _mm256_setzero_ps();
+            }
+            transpose8(x, y);
+            for (size_t i = 0; i < 8; i++) {
+                _mm256_storeu_ps(to + (d + i) * lanes + image, y[i]);
+            }
+        }
+        for (size_t d = whole; d < features; d++) {
+            for (size_t i = image; i < image + 8; i++) {
+                const float x = i < n ? h[i * features + d] : 0;
+                to[d * lanes + i] = i < n && x > clip ? clip : x;
+            }
+        }
+    }
+}
+
+/* logits (n, .. stride) = z (classes, lanes)' for `classes` columns. */
+static void head_unpack(float *logits, size_t stride, const float *z, size_t lanes, size_t n, size_t classes)
+{
+    const size_t whole = classes / 8 * 8;
+    for (size_t image = 0; image < n; image += 8) {
+        for (size_t m = 0; m < whole; m += 8) {
+            __m256 x[8], y[8];
+            for (size_t i = 0; i < 8; i++) {
+                x[i] = _mm256_loadu_ps(z + (m + i) * lanes + image);
+            }
+            transpose8(x, y);
+            for (size_t i = 0; i < 8 && image + i < n; i++) {
+                _mm256_storeu_ps(logits + (image + i) * stride + m, y[i]);
+            }
+        }
+        for (size_t m = whole; m < classes; m++) {
+            for (size_t i = image; i < image + 8 && i < n; i++) {
+                logits[i * stride + m] = z[m * lanes + i];
+            }
+        }
+    }
+}
+
+/* One block of features of one panel: z (classes, 16 V) += the groups' sums. Images lie in the lanes. */
+INLINE void sparse_block(const float *ht, const dice_head_group *groups, size_t n_groups, const float *weight,
+                         const uint8_t *index, float *z, const int vectors)
+{
+    const size_t lanes = 16 * (size_t)vectors;
+    for (size_t group = 0; group < n_groups; group++) {
+        vec16 sum[DICE_HEAD_GROUP][2];
+        for (int g = 0; g < DICE_HEAD_GROUP; g++) {
+            for (int v = 0; v < vectors; v++) {
+                sum[g][v] = vec16_set1(0);
+            }
+        }
+        for (size_t slot = 0; slot < groups[group].slots; slot++) {
+            for (int g = 0; g < DICE_HEAD_GROUP; g++) {
+                const vec16 w = vec16_set1(weight[g]);
+                const float *x = ht + index[g] * lanes;
+                for (int v = 0; v < vectors; v++) {
+                    sum[g][v] = vec16_fma(w, vec16_load(x + 16 * v), sum[g][v]);
+                }
+            }
+            weight += DICE_HEAD_GROUP;
+            index += DICE_HEAD_GROUP;
+        }
+        for (int g = 0; g < DICE_HEAD_GROUP; g++) {
+            float *at = z + groups[group].row[g] * lanes;
+            for (int v = 0; v < vectors; v++) {
+                vec16_store(at + 16 * v, vec16_add(vec16_load(at + 16 * v), sum[g][v]));
+            }
+        }
+    }
+}
+
+static void head_sparse1(const float *ht, const dice_head_group *groups, size_t n_groups, const float *weight,
+                         const uint8_t *index, float *z)
+{
+    sparse_block(ht, groups, n_groups, weight, index, z, 1);
+}
+
+#if defined(__AVX512F__)
+static void head_sparse2(const float *ht, const dice_head_group *groups, size_t n_groups, const float *weight,
+                         const uint8_t *index, float *z)
+{
+    sparse_block(ht, groups, n_groups, weight, index, z, 2);
+}
+#endif
+
+/* One block of `count` features: z (images, 64) += h w for V vectors of classes, which lie in the lanes. */
+INLINE void dense_tile(const float *ht, size_t lanes, const float *w, size_t w_stride, size_t count, float *z,
+                       const int images, const int vectors)
+{
+    vec16 sum[4][4];
+    for (int i = 0; i < images; i++) {
+        for (int v = 0; v < vectors; v++) {
+            sum[i][v] = vec16_set1(0);
+        }
+    }
+    for (size_t d = 0; d < count; d++) {
+        vec16 weight[4];
+        for (int v = 0; v < vectors; v++) {
+            weight[v] = vec16_load(w + (size_t)v * w_stride + 16 * d);
+        }
+        for (int i = 0; i < images; i++) {
+            const vec16 x = vec16_set1(ht[d * lanes + (size_t)i]);
+            for (int v = 0; v < vectors; v++) {
+                sum[i][v] = vec16_fma(weight[v], x, sum[i][v]);
+            }
+        }
+    }
+    for (int i = 0; i < images; i++) {
+        for (int v = 0; v < vectors; v++) {
+            float *at = z + 16 * DICE_HEAD_VECTORS * i + 16 * v;
+            vec16_store(at, vec16_add(vec16_load(at), sum[i][v]));
+        }
+    }
+}
+
+/* w: `vectors` (1 to 4) runs of (features, 16), w_stride floats apart. */
+static void head_dense(const float *ht, size_t lanes, size_t n, const float *w, size_t w_stride, int vectors,
+                       size_t count, float *z)
+{
+    size_t image = 0;
+    while (image < n) {
+        const int four = n - image > 1;
+        for (int v = 0; v < vectors;) {
+#if defined(__AVX512F__)
+            const int wide = vectors == DICE_HEAD_VECTORS;
+#else
+            const int wide = 0;
+#endif
+            const float *x = ht + image, *from = w + (size_t)v * w_stride;
+            float *to = z + image * 16 * DICE_HEAD_VECTORS + 16 * v;
+            if (wide && four) {
+                dense_tile(x, lanes, from, w_stride, count, to, 4, DICE_HEAD_VECTORS);
+            } else if (wide) {
+                dense_tile(x, lanes, from, w_stride, count, to, 1, DICE_HEAD_VECTORS);
+            } else if (four) {
+                dense_tile(x, lanes, from, w_stride, count, to, 4, 1);
+            } else {
+                dense_tile(x, lanes, from, w_stride, count, to, 1, 1);
+            }
+            v += wide ? DICE_HEAD_VECTORS : 1;
+        }
+        image += four ? 4 : 1;
+    }
+}
+
+typedef float float8 __attribute__((vector_size(32)));
+typedef double double8 __attribute__((vector_size(64)));
+typedef int64_t long8 __attribute__((vector_size(64)));
+
+/* *at = exp(x) of x = *at <= 0 to 1e-12 relative: x = k ln 2 + r, the series in r, times 2^k. Below -708 it is 2^-1021. */
+INLINE void exp8(double8 *at)
+{
+    double8 x = *at;
+    const double8 least = (double8){0} - 708.0, magic = (double8){0} + 0x1.8p52;
+    const long8 small = x < least;
+    x = (double8)(((long8)least & small) | ((long8)x & ~small));
+    const double8 shifted = x * 0x1.71547652b82fep0 + magic;
+    const double8 k = shifted - magic;
+    const double8 r = x - k * 0x1.62e42feep-1 - k * 0x1.a39ef35793c76p-33;
+    double8 y = (double8){0} + 1.0 / 3628800;
+    y = y * r + 1.0 / 362880;
+    y = y * r + 1.0 / 40320;
+    y = y * r + 1.0 / 5040;
+    y = y * r + 1.0 / 720;
+    y = y * r + 1.0 / 120;
+    y = y * r + 1.0 / 24;
+    y = y * r + 1.0 / 6;
+    y = y * r + 0.5;
+    y = y * r + 1.0;
+    y = y * r + 1.0;
+    *at = y * (double8)(((long8)shifted + 1023) << 52);
+}
+
+/* *max = the largest of z (m), *sum = sum of exp(z - max). */
+static void head_reduce(const float *z, size_t m, float *max, double *sum)
+{
+    vec16 largest = vec16_set1(z[0]);
+    size_t i = 0;
+    for (; i + 16 <= m; i += 16) {
+        largest = vec16_max(largest, vec16_load(z + i));
+    }
+    float lanes[16], best = z[0];
+    vec16_store(lanes, largest);
+    for (int lane = 0; lane < 16; lane++) {
+        best = lanes[lane] > best ? lanes[lane] : best;
+    }
+    for (; i < m; i++) {
+        best = z[i] > best ? z[i] : best;
+    }
+    double8 total = {0};
+    for (i = 0; i < m; i += 8) {
+        float8 part = (float8){0} - __builtin_inff();
+        memcpy(&part, z + i, (m - i < 8 ? m - i : 8) * sizeof(float));
+        double8 term = __builtin_convertvector(part, double8) - (double)best;
+        exp8(&term);
+        total += term;
+    }
+    *max = best;
+    *sum = ((total[0] + total[4]) + (total[2] + total[6])) + ((total[1] + total[5]) + (total[3] + total[7]));
+}
+
+#if defined(__AVX512F__)
+#define SPARSE_KERNELS {head_sparse1, head_sparse2}
+#else
+#define SPARSE_KERNELS {head_sparse1, NULL}  /* two vectors of images would not fit the registers */
+#endif
+
+#define HEAD(isa)                                       \
+    const dice_head_kernels dice_head_kernels_##isa = { \
+        .pack = head_pack,                              \
+        .unpack = head_unpack,                          \
+        .sparse = SPARSE_KERNELS,                       \
+        .dense = head_dense,                            \
+        .reduce = head_reduce,                          \
+    }
