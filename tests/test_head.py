@@ -80,6 +80,7 @@ def test_layout_follows_density():
     if len(ISAS) > 1:
         kind, size = _core.Head(weight, bias, keep).info()
         assert kind == "sparse" and size < weight.nbytes / 4
+        assert _core.Head(weight, bias, layer(100, 500, 1, 0.4)[2]).info()[0] == "both"
     assert _core.Head(weight, bias).info()[0] == "dense"
     assert _core.Head(weight, bias, np.ones_like(keep)).info()[0] == "dense"
 

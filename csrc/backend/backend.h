@@ -75,7 +75,7 @@ typedef struct dice_backend {
     dice_status (*head_forward)(dice_head *head, const float *h, size_t n, float clip,
                                 const dice_head_outputs *outputs);
 
-    /* "dense" or "sparse", and its bytes. */
+    /* How it is stored, "dense", "sparse" or "both", and its bytes. */
     const char *(*head_info)(const dice_head *head, size_t *bytes);
     void (*head_free)(dice_head *head);
 } dice_backend;

@@ -1,4 +1,4 @@
-/* The last layer on a CPU: packed once, dense or sparse, whichever is faster; then products of tiles of images with
+/* The last layer on a CPU: packed once, sparse, dense or both, as is faster; then products of tiles of images with
  * panels of classes, then one reduction an image. See head_kernels.h for the layouts. */
 #include "cpu/head.h"
 
@@ -10,12 +10,14 @@
 #include "cpu/head_kernels.h"
 #include "cpu/kernels.h"
 
-/* Sparse where at most this share of the weights stays (measured: benchmarks/bench_head.py). */
-static const double sparse_below = 0.6;
+/* Measured (benchmarks/bench_head.py): 16 images times a weight kept in the sparse layout cost as much as this many
+ * times four images times a weight of the dense one. So 4 / sparse_cost is the densest sparse layer that pays. */
+static const double sparse_cost = 6.8;
 
 enum {
     DENSE_PANEL = 16 * DICE_HEAD_VECTORS,
     WAVE_BYTES = 16 << 20,  /* of packed images and logits that exist at a time */
+    BOTH_BYTES = 16 << 20,  /* dense weights up to here are kept beside sparse ones: few images read them faster */
     REDUCE_IMAGES = 8       /* a task */
 };
 
@@ -27,14 +29,15 @@ typedef struct block {
 struct dice_head {
     const dice_head_kernels *kernels;
     size_t classes, features;
-    size_t panels, blocks;    /* of DENSE_PANEL or DICE_HEAD_PANEL classes; of DICE_HEAD_SPAN features */
     size_t bytes;
-    int sparse;
+    double density;           /* share of the weights that stay */
     float *bias;              /* (M) */
-    float *weight;            /* dense: (M / 16, D, 16); sparse: (slots, 4) */
-    uint8_t *index;           /* sparse: (slots, 4) */
+    float *dense;             /* (M / 16, D, 16), or NULL */
+    size_t panels, blocks;    /* sparse: of DICE_HEAD_PANEL classes; of DICE_HEAD_SPAN features */
+    block *begin;             /* (panels * blocks + 1), or NULL where there is no sparse layout */
     dice_head_group *groups;
-    block *begin;             /* (panels * blocks + 1) */
+    float *sparse;            /* (slots, 4) */
+    uint8_t *index;           /* (slots, 4) */
 };
 
 static size_t ceil_div(size_t a, size_t b)
@@ -51,10 +54,11 @@ void dice_head_free(dice_head *head)
 {
     if (head != NULL) {
         dice_free(head->bias);
-        dice_free(head->weight);
-        dice_free(head->index);
-        dice_free(head->groups);
+        dice_free(head->dense);
         dice_free(head->begin);
+        dice_free(head->groups);
+        dice_free(head->sparse);
+        dice_free(head->index);
         dice_free(head);
     }
 }
@@ -76,7 +80,7 @@ static dice_status pack_dense(void *context, size_t vector, int thread)
     (void)thread;
     const packing *p = context;
     const size_t features = p->head->features, first = 16 * vector, lanes = least(16, p->head->classes - first);
-    float *to = p->head->weight + first * features;
+    float *to = p->head->dense + first * features;
     memset(to, 0, 16 * features * sizeof *to);
     for (size_t lane = 0; lane < lanes; lane++) {
         const size_t row = (first + lane) * features;
@@ -145,7 +149,7 @@ static dice_status fill_panel(void *context, size_t panel, int thread)
         const size_t d0 = b * DICE_HEAD_SPAN, count = least(DICE_HEAD_SPAN, head->features - d0);
         dice_head_group *groups = head->groups + begin->group;
         const size_t n_groups = group_block(p, panel, b, groups);
-        float *weight = head->weight + begin->slot * DICE_HEAD_GROUP;
+        float *weight = head->sparse + begin->slot * DICE_HEAD_GROUP;
         uint8_t *index = head->index + begin->slot * DICE_HEAD_GROUP;
         for (size_t g = 0; g < n_groups; g++) {
             const size_t slots = groups[g].slots;
@@ -174,14 +178,13 @@ static dice_status create_dense(packing *p)
 {
     dice_head *head = p->head;
     const size_t vectors = ceil_div(head->classes, 16);
-    void *weight;
-    const dice_status status = dice_alloc(vectors * 16, head->features * sizeof *head->weight, &weight);
+    void *memory;
+    const dice_status status = dice_alloc(vectors * 16, head->features * sizeof *head->dense, &memory);
     if (status != DICE_OK) {
         return status;
     }
-    head->weight = weight;
-    head->panels = ceil_div(head->classes, DENSE_PANEL);
-    head->bytes = vectors * 16 * head->features * sizeof *head->weight;
+    head->dense = memory;
+    head->bytes += vectors * 16 * head->features * sizeof *head->dense;
     return dice_parallel_for(vectors, pack_dense, p);
 }
 
@@ -189,7 +192,6 @@ static dice_status create_sparse(packing *p)
 {
     dice_head *head = p->head;
     void *memory;
-    head->sparse = 1;
     head->panels = ceil_div(head->classes, DICE_HEAD_PANEL);
     const size_t all_blocks = head->panels * head->blocks;
     dice_status status = dice_alloc(all_blocks + 1, sizeof *head->begin, &memory);
@@ -209,10 +211,10 @@ static dice_status create_sparse(packing *p)
         total.slot += here.slot;
     }
     const size_t slots = total.slot * DICE_HEAD_GROUP;
-    if ((status = dice_alloc(slots, sizeof *head->weight, &memory)) != DICE_OK) {
+    if ((status = dice_alloc(slots, sizeof *head->sparse, &memory)) != DICE_OK) {
         return status;
     }
-    head->weight = memory;
+    head->sparse = memory;
     if ((status = dice_alloc(slots, sizeof *head->index, &memory)) != DICE_OK) {
         return status;
     }
@@ -221,7 +223,7 @@ static dice_status create_sparse(packing *p)
         return status;
     }
     head->groups = memory;
-    head->bytes = slots * (sizeof *head->weight + sizeof *head->index) + total.group * sizeof *head->groups
+    head->bytes += slots * (sizeof *head->sparse + sizeof *head->index) + total.group * sizeof *head->groups
         + (all_blocks + 1) * sizeof *head->begin;
     return dice_parallel_for(head->panels, fill_panel, p);
 }
@@ -248,8 +250,15 @@ dice_status dice_head_create(const float *weight, const float *bias, const uint8
             kept += keep[i];
         }
         packing p = {.head = head, .weight = weight, .keep = keep};
-        const int sparse = keep != NULL && (double)kept <= sparse_below * (double)classes * (double)features;
-        status = sparse ? create_sparse(&p) : create_dense(&p);
+        head->density = keep == NULL ? 1 : (double)kept / (double)classes / (double)features;
+        const int sparse = head->density * sparse_cost < 4;
+        const int small = classes * features <= BOTH_BYTES / sizeof *weight;
+        if (sparse) {
+            status = create_sparse(&p);
+        }
+        if (status == DICE_OK && (!sparse || (small && head->density * sparse_cost > 1))) {
+            status = create_dense(&p);
+        }
     }
     if (status != DICE_OK) {
         dice_head_free(head);
@@ -265,6 +274,7 @@ typedef struct wave {
     const dice_head *head;
     const float *h;         /* (n, D) */
     size_t n, lanes, tiles; /* images, images to a tile, tiles */
+    int dense;
     float clip;
     float *packed;          /* (tiles, D, lanes) */
     float *logits;          /* (n, M) */
@@ -276,12 +286,18 @@ static size_t images_of(const wave *w, size_t tile)
     return least(w->lanes, w->n - tile * w->lanes);
 }
 
+/* The last tile may be half as wide. */
+static size_t lanes_of(const wave *w, size_t tile)
+{
+    return images_of(w, tile) <= 16 ? 16 : w->lanes;
+}
+
 static dice_status pack_tile(void *context, size_t tile, int thread)
 {
     (void)thread;
     const wave *w = context;
     const size_t features = w->head->features;
-    w->head->kernels->pack(w->packed + tile * w->lanes * features, w->lanes, w->h + tile * w->lanes * features,
+    w->head->kernels->pack(w->packed + tile * w->lanes * features, lanes_of(w, tile), w->h + tile * w->lanes * features,
                            images_of(w, tile), features, w->clip);
     return DICE_OK;
 }
@@ -290,21 +306,22 @@ static void multiply_sparse(const wave *w, size_t panel, size_t tile)
 {
     const dice_head *head = w->head;
     const size_t first = panel * DICE_HEAD_PANEL, classes = least(DICE_HEAD_PANEL, head->classes - first);
+    const size_t lanes = lanes_of(w, tile);
     _Alignas(64) float z[DICE_HEAD_PANEL * DICE_HEAD_IMAGES];
     for (size_t m = 0; m < ceil_div(classes, DICE_HEAD_GROUP) * DICE_HEAD_GROUP; m++) {
         const float bias = m < classes ? head->bias[first + m] : 0;
-        for (size_t i = 0; i < w->lanes; i++) {
-            z[m * w->lanes + i] = bias;
+        for (size_t i = 0; i < lanes; i++) {
+            z[m * lanes + i] = bias;
         }
     }
     const float *ht = w->packed + tile * w->lanes * head->features;
     for (size_t b = 0; b < head->blocks; b++) {
         const block *begin = head->begin + panel * head->blocks + b;
-        head->kernels->sparse[w->lanes / 16 - 1](
-            ht + b * DICE_HEAD_SPAN * w->lanes, head->groups + begin->group, begin[1].group - begin->group,
-            head->weight + begin->slot * DICE_HEAD_GROUP, head->index + begin->slot * DICE_HEAD_GROUP, z);
+        head->kernels->sparse[lanes / 16 - 1](
+            ht + b * DICE_HEAD_SPAN * lanes, head->groups + begin->group, begin[1].group - begin->group,
+            head->sparse + begin->slot * DICE_HEAD_GROUP, head->index + begin->slot * DICE_HEAD_GROUP, z);
     }
-    head->kernels->unpack(w->logits + tile * w->lanes * head->classes + first, head->classes, z, w->lanes,
+    head->kernels->unpack(w->logits + tile * w->lanes * head->classes + first, head->classes, z, lanes,
                           images_of(w, tile), classes);
 }
 
@@ -312,15 +329,15 @@ static void multiply_dense(const wave *w, size_t panel, size_t tile)
 {
     const dice_head *head = w->head;
     const size_t first = panel * DENSE_PANEL, classes = least(DENSE_PANEL, head->classes - first);
-    const size_t n = images_of(w, tile), stride = 16 * head->features;
+    const size_t n = images_of(w, tile), lanes = lanes_of(w, tile), stride = 16 * head->features;
     _Alignas(64) float z[DICE_HEAD_IMAGES * DENSE_PANEL], bias[DENSE_PANEL] = {0};
     memcpy(bias, head->bias + first, classes * sizeof *bias);
-    for (size_t i = 0; i < w->lanes; i++) {
+    for (size_t i = 0; i < lanes; i++) {
         memcpy(z + i * DENSE_PANEL, bias, sizeof bias);
     }
     const float *ht = w->packed + tile * w->lanes * head->features;
     for (size_t d = 0; d < head->features; d += DICE_HEAD_SPAN) {
-        head->kernels->dense(ht + d * w->lanes, w->lanes, n, head->weight + first * head->features + 16 * d, stride,
+        head->kernels->dense(ht + d * lanes, lanes, n, head->dense + first * head->features + 16 * d, stride,
                              (int)ceil_div(classes, 16), least(DICE_HEAD_SPAN, head->features - d), z);
     }
     for (size_t i = 0; i < n; i++) {
@@ -333,7 +350,7 @@ static dice_status multiply(void *context, size_t index, int thread)
 {
     (void)thread;
     const wave *w = context;
-    (w->head->sparse ? multiply_sparse : multiply_dense)(w, index / w->tiles, index % w->tiles);
+    (w->dense ? multiply_dense : multiply_sparse)(w, index / w->tiles, index % w->tiles);
     return DICE_OK;
 }
 
@@ -367,9 +384,19 @@ static dice_status reduce(void *context, size_t task, int thread)
     return DICE_OK;
 }
 
+/* Which layout is faster for n images; where there is one only, that. */
+static int prefers_dense(const dice_head *head, size_t n)
+{
+    return head->begin == NULL
+        || (head->dense != NULL
+            && (double)ceil_div(n, 4) < sparse_cost * head->density * (double)ceil_div(n, 16));
+}
+
 dice_status dice_head_forward(dice_head *head, const float *h, size_t n, float clip,
                               const dice_head_outputs *outputs)
 {
+    const int dense = prefers_dense(head, n);
+    const size_t panels = dense ? ceil_div(head->classes, DENSE_PANEL) : head->panels;
     const size_t lanes = n > 16 && head->kernels->sparse[1] != NULL ? 32 : 16;
     const size_t tile_floats = lanes * (head->features + (outputs->logits == NULL ? head->classes : 0));
     const size_t most = 1 + WAVE_BYTES / sizeof(float) / tile_floats;
@@ -378,7 +405,7 @@ dice_status dice_head_forward(dice_head *head, const float *h, size_t n, float c
     dice_status status = dice_alloc(tiles, tile_floats * sizeof(float), &scratch);
     for (size_t first = 0; status == DICE_OK && first < n; first += tiles * lanes) {
         wave w = {.head = head, .h = h + first * head->features, .n = least(n - first, tiles * lanes),
-                  .lanes = lanes, .clip = clip, .packed = scratch,
+                  .lanes = lanes, .dense = dense, .clip = clip, .packed = scratch,
                   .out = {outputs->energy ? outputs->energy + first : NULL, outputs->msp ? outputs->msp + first : NULL,
                           outputs->maxlogit ? outputs->maxlogit + first : NULL,
                           outputs->label ? outputs->label + first : NULL, NULL}};
@@ -387,7 +414,7 @@ dice_status dice_head_forward(dice_head *head, const float *h, size_t n, float c
                                            : w.packed + tiles * lanes * head->features;
         status = dice_parallel_for(w.tiles, pack_tile, &w);
         if (status == DICE_OK) {
-            status = dice_parallel_for(w.tiles * head->panels, multiply, &w);
+            status = dice_parallel_for(w.tiles * panels, multiply, &w);
         }
         if (status == DICE_OK && (w.out.energy || w.out.msp || w.out.maxlogit || w.out.label)) {
             status = dice_parallel_for(ceil_div(w.n, REDUCE_IMAGES), reduce, &w);
@@ -400,5 +427,5 @@ dice_status dice_head_forward(dice_head *head, const float *h, size_t n, float c
 const char *dice_head_info(const dice_head *head, size_t *bytes)
 {
     *bytes = head->bytes;
-    return head->sparse ? "sparse" : "dense";
+    return head->begin == NULL ? "dense" : head->dense == NULL ? "sparse" : "both";
 }

@@ -177,7 +177,7 @@ static PyMethodDef head_methods[] = {
     {"forward", head_forward, METH_VARARGS,
      "forward(h, clip, *names) -> tuple: of min(h, clip), h (N, D), one array a name: energy, msp, maxlogit "
      "float64 (N,), label int32 (N,), logits float32 (N, M). The same bits for every N and number of threads."},
-    {"info", head_info, METH_NOARGS, "info() -> (\"dense\" or \"sparse\", bytes)"},
+    {"info", head_info, METH_NOARGS, "info() -> (\"dense\", \"sparse\" or \"both\", bytes)"},
     {NULL, NULL, 0, NULL},
 };
 

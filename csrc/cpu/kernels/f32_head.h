@@ -187,18 +187,17 @@ typedef float float8 __attribute__((vector_size(32)));
 typedef double double8 __attribute__((vector_size(64)));
 typedef int64_t long8 __attribute__((vector_size(64)));
 
-/* *at = exp(x) of x = *at <= 0 to 1e-12 relative: x = k ln 2 + r, the series in r, times 2^k. Below -708 it is 2^-1021. */
-INLINE void exp8(double8 *at)
+/* *total += exp(*z - max), to 1e-12 relative: x = k ln 2 + r, the series in r, times 2^k. Below -708 it is 2^-1021. */
+INLINE void add_exp8(double8 *total, const float8 *z, float max)
 {
-    double8 x = *at;
     const double8 least = (double8){0} - 708.0, magic = (double8){0} + 0x1.8p52;
+    double8 x = __builtin_convertvector(*z, double8) - (double)max;
     const long8 small = x < least;
     x = (double8)(((long8)least & small) | ((long8)x & ~small));
     const double8 shifted = x * 0x1.71547652b82fep0 + magic;
     const double8 k = shifted - magic;
     const double8 r = x - k * 0x1.62e42feep-1 - k * 0x1.a39ef35793c76p-33;
-    double8 y = (double8){0} + 1.0 / 3628800;
-    y = y * r + 1.0 / 362880;
+    double8 y = r * (1.0 / 3628800) + 1.0 / 362880;
     y = y * r + 1.0 / 40320;
     y = y * r + 1.0 / 5040;
     y = y * r + 1.0 / 720;
@@ -208,7 +207,7 @@ INLINE void exp8(double8 *at)
     y = y * r + 0.5;
     y = y * r + 1.0;
     y = y * r + 1.0;
-    *at = y * (double8)(((long8)shifted + 1023) << 52);
+    *total += y * (double8)(((long8)shifted + 1023) << 52);
 }
 
 /* *max = the largest of z (m), *sum = sum of exp(z - max). */
@@ -228,12 +227,15 @@ static void head_reduce(const float *z, size_t m, float *max, double *sum)
         best = z[i] > best ? z[i] : best;
     }
     double8 total = {0};
-    for (i = 0; i < m; i += 8) {
-        float8 part = (float8){0} - __builtin_inff();
-        memcpy(&part, z + i, (m - i < 8 ? m - i : 8) * sizeof(float));
-        double8 term = __builtin_convertvector(part, double8) - (double)best;
-        exp8(&term);
-        total += term;
+    float8 part;
+    for (i = 0; i + 8 <= m; i += 8) {
+        memcpy(&part, z + i, sizeof part);
+        add_exp8(&total, &part, best);
+    }
+    if (i < m) {
+        part = (float8){0} - __builtin_inff();
+        memcpy(&part, z + i, (m - i) * sizeof(float));
+        add_exp8(&total, &part, best);
     }
     *max = best;
     *sum = ((total[0] + total[4]) + (total[2] + total[6])) + ((total[1] + total[5]) + (total[3] + total[7]));
