@@ -21,7 +21,8 @@ typedef struct pass {
     int shift;              /* of the digit below the mask; negative where the mask is whole */
     uint32_t *histograms;   /* (stripes, DICE_ORDER_BINS) */
     size_t *place;          /* (stripes + 1): where each stripe's share of the wanted keys begins */
-    double *above;          /* (stripes): smallest value beyond the wanted ones */
+    int ask_above;          /* the next rank lies beyond the wanted keys */
+    double *above;          /* (stripes): smallest value beyond the wanted keys, where asked for */
     uint64_t *collected;    /* the wanted keys, or NULL */
     double threshold;
     uint8_t *keep;
@@ -77,11 +78,12 @@ static void collect_block(const pass *job, size_t stripe, const double *values, 
 {
     (void)at;
     const double low = dice_order_value(job->prefix), end = dice_order_value((job->prefix | ~job->mask) + 1);
-    double above = job->above[stripe], wanted[BLOCK];
+    double wanted[BLOCK];
     size_t found = 0;
-    for (size_t d = 0; d < n; d++) {
-        const double beyond = values[d] >= end ? values[d] : INFINITY;
-        above = beyond < above ? beyond : above;
+    for (size_t d = 0; job->ask_above && d < n; d++) {
+        if (values[d] >= end && values[d] < job->above[stripe]) {
+            job->above[stripe] = values[d];
+        }
     }
     for (size_t d = 0; d < n; d++) {
         wanted[found] = values[d];
@@ -90,7 +92,6 @@ static void collect_block(const pass *job, size_t stripe, const double *values, 
     for (size_t i = 0; job->collected != NULL && i < found; i++) {
         job->collected[job->place[stripe]++] = dice_order_key(wanted[i]);
     }
-    job->above[stripe] = above;
 }
 
 static dice_status collect(void *context, size_t stripe, int thread)
@@ -176,6 +177,7 @@ static dice_status select_ranks(const dice_contribution *v, size_t rank, double 
         }
         job.collected = collected;
     }
+    job.ask_above = rank + 1 == found;
     status = dice_parallel_for(job.stripes, collect, &job);
     if (status != DICE_OK) {
         goto done;
