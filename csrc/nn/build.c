@@ -270,9 +270,10 @@ static dice_status build(const char *arch, dice_builder *builder)
     char name[32];
     canonical(arch == NULL ? "" : arch, name);
     dice_status status = arch == NULL ? recognise(builder->weights, &chosen) : find_family(name, arch, &chosen);
-    if (status == DICE_OK) {
-        status = chosen->build(builder);
+    if (status != DICE_OK) {
+        return status;
     }
+    status = chosen->build(builder);
     char *built = builder->graph->arch;
     if (status == DICE_OK && arch != NULL) {
         if (strcmp(name, built) != 0) {

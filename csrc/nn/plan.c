@@ -70,7 +70,7 @@ static dice_status op_size(const dice_graph *graph, const dice_op *op, dice_plan
     return set_size(graph, op->y, height, width, op->name, plan);
 }
 
-/* When each tensor with storage lives; others have first > last. The input is there before op 0, the output to the end. */
+/* When each tensor with storage lives; others have first > last. The input lives from op 0, the output to the end. */
 static void find_lives(const dice_graph *graph, block *blocks)
 {
     for (int32_t t = 0; t < graph->n_tensors; t++) {
