@@ -46,6 +46,11 @@ def test_import_costs_at_most_twice_numpy():
     assert ours <= 2 * numpys
 
 
+def test_every_public_name_resolves():
+    for name in dice.__all__:
+        assert getattr(dice, name) is not None
+
+
 def test_stubs_name_what_the_extension_has():
     stub = ast.parse((Path(dice.__file__).parent / "_core.pyi").read_text())
     functions = {node.name for node in stub.body if isinstance(node, ast.FunctionDef)}
