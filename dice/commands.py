@@ -42,7 +42,7 @@ def open_network(args: Namespace, in_dataset: str) -> Any:
         raise InputError(
             f"{path}: no checkpoint there; `dice download` lists what can be fetched, --checkpoint FILE names another"
         )
-    if args.layers:
+    if args.layers and args.model_arch == "densenet":
         depth = 1 + sum(
             array.ndim == 4 for array in read_state_dict(path).values()
         )  # convolutions and the last layer
