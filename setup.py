@@ -10,6 +10,7 @@ Environment:
   DICE_CUDA=auto|on|off            whether to build the CUDA plug-in
   DICE_WERROR=1                    warnings are errors
   DICE_SANITIZE=address,undefined  build with these sanitizers of gcc
+  DICE_AMX_EMULATED=1              do the tile unit's work in plain C, to test its kernels without one
   DICE_FORCE_SCALAR_BUILD=1        build as on a machine that is not x86-64
 """
 
@@ -139,7 +140,10 @@ def choose_sources(cc, layers):
     missing = left_out(cc, sources)
     sources = [source for source in sources if isa_of(source) not in missing]
     built = [isa for isa in ISA_FLAGS if any(isa_of(source) == isa for source in sources)]
-    return sources, [f"-DDICE_HAVE_{isa.upper()}" for isa in built], missing
+    macros = [f"-DDICE_HAVE_{isa.upper()}" for isa in built]
+    if os.environ.get("DICE_AMX_EMULATED"):
+        macros.append("-DDICE_AMX_EMULATED")
+    return sources, macros, missing
 
 
 def is_fresh(target, stamp, key):

@@ -4,6 +4,8 @@
 #include <string.h>
 
 #include "base/memory.h"
+#include "cpu/bf16.h"
+#include "cpu/bf16_conv.h"
 #include "cpu/winograd.h"
 
 enum {
@@ -39,7 +41,9 @@ static size_t panel_floats(const dice_conv *conv)
 static void kernel_factors(const dice_conv *conv, const float *kernel, float *to)
 {
     if (!conv->winograd) {
-        memcpy(to, kernel, (size_t)(conv->kernel * conv->kernel) * sizeof(float));
+        for (int i = 0; i < conv->kernel * conv->kernel; i++) {
+            to[i] = dice_bf16_sum(kernel[i], conv->parts);
+        }
         return;
     }
     double u[16];
@@ -53,14 +57,19 @@ static dice_status pack_weight(dice_conv *conv, const float *weight)
 {
     const size_t taps = (size_t)conv->kernel * (size_t)conv->kernel, in = (size_t)conv->in;
     const size_t products = conv->winograd ? 16 : taps;
+    const size_t count = panel_floats(conv) * (size_t)conv->panels;
     void *memory;
-    const dice_status status = dice_alloc(products, sizeof(float), &memory);
+    dice_status status = dice_alloc_zero(count, sizeof(float), &conv->weight);
+    if (status == DICE_OK) {
+        status = dice_alloc(products, sizeof(float), &memory);
+    }
     if (status != DICE_OK) {
         return status;
     }
     float *factors = memory;
+    conv->weight_bytes = count * sizeof(float);
     for (int32_t panel = 0; panel < conv->panels; panel++) {
-        float *to = conv->weight + (size_t)panel * panel_floats(conv);
+        float *to = (float *)conv->weight + (size_t)panel * panel_floats(conv);
         const size_t width = (size_t)dice_conv_panel_vectors(conv, panel) * DICE_BLOCK;
         const size_t first = (size_t)panel * (size_t)conv->vectors * DICE_BLOCK;
         for (size_t n = 0; n < width && first + n < (size_t)conv->out; n++) {
@@ -89,7 +98,7 @@ static dice_status padded_copy(const float *from, size_t count, size_t room, flo
 }
 
 dice_status dice_conv_init(dice_conv *conv, const dice_op *op, int32_t in, int32_t out, int narrow, int winograd,
-                           const dice_cpu_kernels *kernels)
+                           int parts, const dice_cpu_kernels *kernels)
 {
     *conv = (dice_conv){.kernels = kernels, .in = in, .out = out, .kernel = op->kernel, .stride = op->stride,
                         .pad = op->pad, .relu = op->relu, .narrow = narrow};
@@ -97,20 +106,16 @@ dice_status dice_conv_init(dice_conv *conv, const dice_op *op, int32_t in, int32
     conv->taps = narrow ? 1 : op->kernel * op->kernel;
     conv->blocks = (length + DICE_BLOCK - 1) / DICE_BLOCK;
     conv->tail = length - (conv->blocks - 1) * DICE_BLOCK;
-    conv->vectors = choose_vectors(out, kernels->conv);
+    conv->parts = parts;
+    conv->amx = kernels->amx != NULL;
+    conv->vectors = conv->amx ? 2 : choose_vectors(out, kernels->conv);
     conv->winograd = winograd && op->kernel == 3 && op->stride == 1 && op->pad == 1 && !narrow
-        && op->pre_scale == NULL;
+        && op->pre_scale == NULL && parts == 3 && !conv->amx;
     const int32_t width = conv->vectors * DICE_BLOCK;
     conv->panels = (out + width - 1) / width;
 
-    const size_t count = panel_floats(conv) * (size_t)conv->panels;
     const size_t room = (size_t)conv->blocks * DICE_BLOCK;
-    void *memory;
-    dice_status status = dice_alloc_zero(count, sizeof(float), &memory);
-    conv->weight = memory;
-    if (status == DICE_OK) {
-        status = pack_weight(conv, op->weight);
-    }
+    dice_status status = conv->amx ? dice_bf16_conv_pack(conv, op->weight) : pack_weight(conv, op->weight);
     if (status == DICE_OK) {
         status = padded_copy(op->bias, (size_t)out, (size_t)conv->panels * (size_t)width, &conv->bias);
     }
@@ -124,7 +129,6 @@ dice_status dice_conv_init(dice_conv *conv, const dice_op *op, int32_t in, int32
         dice_conv_free(conv);
         return status;
     }
-    conv->weight_bytes = count * sizeof(float);
     return DICE_OK;
 }
 
@@ -139,8 +143,8 @@ void dice_conv_free(dice_conv *conv)
 
 int dice_conv_reads_in_place(const dice_conv *conv, int32_t x_offset)
 {
-    return !conv->winograd && conv->scale == NULL && conv->stride == 1 && !conv->narrow
-        && x_offset % DICE_BLOCK == 0;
+    return conv->parts == 3 && !conv->amx && !conv->winograd && conv->scale == NULL && conv->stride == 1
+        && !conv->narrow && x_offset % DICE_BLOCK == 0;
 }
 
 /* Output pixels that are packed at once. */
@@ -177,6 +181,9 @@ size_t dice_conv_scratch(const dice_conv *conv, int32_t height, int32_t width, s
     if (conv->winograd) {
         return dice_winograd_scratch(conv, height, width, images);
     }
+    if (conv->amx) {
+        return dice_bf16_conv_scratch(conv, (size_t)height * (size_t)width);
+    }
     const size_t strip = strip_pixels(conv, (size_t)height * (size_t)width);
     const size_t floats = TILE_FLOATS + (size_t)conv->taps * (size_t)conv->blocks * strip * DICE_BLOCK;
     return pointers_bytes(conv) + floats * sizeof(float);
@@ -189,30 +196,36 @@ typedef struct run {
     ptrdiff_t shift;   /* its inputs, from the pointers */
 } run;
 
+void dice_conv_store_tile(const dice_conv *conv, const float *c, int rows, int vectors, int32_t first,
+                          const dice_view *y, const dice_view *residual, int32_t *oy, int32_t *ox)
+{
+    ptrdiff_t y_at[DICE_TILE_ROWS], residual_at[DICE_TILE_ROWS];
+    for (int r = 0; r < rows; r++) {
+        y_at[r] = *oy * y->pitch + *ox * DICE_BLOCK;
+        if (residual != NULL) {
+            residual_at[r] = *oy * residual->pitch + *ox * DICE_BLOCK;
+        }
+        if (++*ox == y->width) {
+            *ox = 0;
+            ++*oy;
+        }
+    }
+    conv->kernels->conv_store(c, rows, vectors, first, y, y_at, residual, residual_at, conv->relu);
+}
+
 /* One panel of a run, tile by tile; tiles are as equal as can be. */
 static void multiply(const dice_conv *conv, const dice_conv_sum *sum, run at, int32_t panel, const dice_view *y,
                      const dice_view *residual, float *c)
 {
     const int vectors = dice_conv_panel_vectors(conv, panel);
-    const float *w = conv->weight + (size_t)panel * panel_floats(conv);
+    const float *w = (const float *)conv->weight + (size_t)panel * panel_floats(conv);
     const int32_t first = panel * conv->vectors * DICE_BLOCK;
     const size_t most = (size_t)conv->kernels->conv->max_rows[vectors - 1];
     size_t tiles = (at.count + most - 1) / most;
     for (; tiles > 0; tiles--) {
         const int rows = (int)((at.count + tiles - 1) / tiles);
-        ptrdiff_t y_at[16], residual_at[16];
-        for (int r = 0; r < rows; r++) {
-            y_at[r] = at.y * y->pitch + at.x * DICE_BLOCK;
-            if (residual != NULL) {
-                residual_at[r] = at.y * residual->pitch + at.x * DICE_BLOCK;
-            }
-            if (++at.x == y->width) {
-                at.x = 0;
-                at.y++;
-            }
-        }
         conv->kernels->conv->tile[vectors - 1][rows - 1](sum, at.shift, w, conv->bias + first, c);
-        conv->kernels->conv_store(c, rows, vectors, first, y, y_at, residual, residual_at, conv->relu);
+        dice_conv_store_tile(conv, c, rows, vectors, first, y, residual, &at.y, &at.x);
         at.shift += rows * DICE_BLOCK;
         at.count -= (size_t)rows;
     }
@@ -314,8 +327,8 @@ static void pack_narrow(const dice_conv *conv, const dice_view *x, int32_t oy, i
     }
 }
 
-static void pack_strip(const dice_conv *conv, const dice_view *x, int32_t width, size_t start, size_t count,
-                       size_t strip, float *packed)
+void dice_conv_pack_strip(const dice_conv *conv, const dice_view *x, int32_t width, size_t start, size_t count,
+                          size_t strip, float *packed)
 {
     for (size_t done = 0; done < count;) {
         const int32_t oy = (int32_t)((start + done) / (size_t)width), ox = (int32_t)((start + done) % (size_t)width);
@@ -349,7 +362,10 @@ static void run_packed(const dice_conv *conv, const dice_view *x, const dice_vie
     }
     for (size_t start = (size_t)y0 * width; start < end; start += strip) {
         const size_t count = start + strip < end ? strip : end - start;
-        pack_strip(conv, x, y->width, start, count, strip, parts.packed);
+        dice_conv_pack_strip(conv, x, y->width, start, count, strip, parts.packed);
+        if (conv->parts < 3) {
+            conv->kernels->round(parts.packed, (size_t)conv->taps * (size_t)conv->blocks * strip, conv->parts);
+        }
         const run at = {(int32_t)(start / width), (int32_t)(start % width), count, 0};
         for (int32_t panel = p0; panel < p1; panel++) {
             multiply(conv, &sum, at, panel, y, residual, parts.tile);
@@ -372,6 +388,11 @@ void dice_conv_run(const dice_conv *conv, const dice_view *x, const dice_view *y
     for (size_t image = 0; image < images; image++) {
         const dice_view xi = image_view(x, image, stride), yi = image_view(y, image, stride);
         const dice_view ri = residual != NULL ? image_view(residual, image, stride) : xi;
-        run_packed(conv, &xi, &yi, residual != NULL ? &ri : NULL, y0, y1, p0, p1, parts);
+        const dice_view *r = residual != NULL ? &ri : NULL;
+        if (conv->amx) {
+            dice_bf16_conv_run(conv, &xi, &yi, r, y0, y1, p0, p1, scratch);
+        } else {
+            run_packed(conv, &xi, &yi, r, y0, y1, p0, p1, parts);
+        }
     }
 }

@@ -40,6 +40,20 @@ typedef struct dice_conv_tiles {
     dice_conv_tile tile[4][16]; /* [V - 1][R - 1] */
 } dice_conv_tiles;
 
+/* Convolution on the tile unit: float32 as sums of `parts` bfloat16 parts, 1 to 3. Two channel blocks make a
+ * step; a pair holds the same channel of both. */
+typedef struct dice_amx_kernels {
+    void (*begin)(void);      /* around every use on a thread */
+    void (*end)(void);
+    /* Pixels of two blocks, a (rows, 16) and b (rows, 16), lanes from lanes_a and lanes_b on taken as zero, to
+     * (parts, room, 32). */
+    void (*split)(const float *a, int lanes_a, const float *b, int lanes_b, int32_t rows, int parts, size_t room,
+                  uint16_t *to);
+    /* c (32 pixels, 32 outputs) = bias (32) + a (steps, parts, room, 32) times w (steps, parts, 2, 16, 32). */
+    void (*tile)(const uint16_t *a, size_t room, int32_t steps, int parts, const uint16_t *w, const float *bias,
+                 float *c);
+} dice_amx_kernels;
+
 /* The transforms of F(2 x 2, 3 x 3): a tile of 4 x 4 inputs gives 2 x 2 outputs. */
 typedef struct dice_winograd_kernels {
     /* One tile and block: v (16 elements, step floats apart, 16) from the pixels at[i] + shift, i = 4 y + x;
@@ -59,6 +73,10 @@ typedef struct dice_cpu_kernels {
     const dice_conv_tiles *conv;
     const dice_winograd_kernels *winograd;
     const dice_head_kernels *head;
+    const dice_amx_kernels *amx;  /* NULL without the tile unit */
+
+    /* Each of x (count, 16) becomes the sum of its first `parts` bfloat16 parts, 1 or 2. */
+    void (*round)(float *x, size_t count, int parts);
 
     /* From a tile c (rows, vectors, 16) of outputs [first, first + 16 vectors): + residual, ReLU, into y.
      * at (rows) are the pixels' float offsets in y, residual_at theirs in residual (NULL = none). */
@@ -95,7 +113,8 @@ static inline int32_t dice_groupnorm_span(int32_t size)
 
 extern const dice_conv_tiles dice_conv_tiles_avx2, dice_conv_tiles_avx512;
 extern const dice_winograd_kernels dice_winograd_kernels_avx2, dice_winograd_kernels_avx512;
-extern const dice_cpu_kernels dice_cpu_kernels_avx2, dice_cpu_kernels_avx512;
+extern const dice_amx_kernels dice_amx_kernels_amx;
+extern const dice_cpu_kernels dice_cpu_kernels_avx2, dice_cpu_kernels_avx512, dice_cpu_kernels_amx;
 
 /* The best kernels in this build that `isa` can run, or NULL. */
 const dice_cpu_kernels *dice_cpu_kernels_for(dice_isa isa);

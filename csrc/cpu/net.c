@@ -54,7 +54,7 @@ static dice_status make_step(dice_net *net, const dice_op *op, dice_step *step)
     step->op = *op;
     if (op->kind == DICE_OP_CONV) {
         status = dice_conv_init(&step->conv, op, in, out, net->narrow_input && op->x == net->input,
-                                winograd_fits(net, op), net->kernels);
+                                winograd_fits(net, op), net->parts, net->kernels);
         net->weight_bytes += step->conv.weight_bytes;
     } else {
         const int is_norm = op->kind == DICE_OP_GROUPNORM;
@@ -100,7 +100,7 @@ static dice_status make_head(dice_net *net, const dice_graph *graph)
                   .bias = graph->head_bias};
     net->classes = graph->classes;
     const dice_status status =
-        dice_conv_init(&net->head, &op, graph->tensors[graph->output].channels, graph->classes, 0, 0, net->kernels);
+        dice_conv_init(&net->head, &op, graph->tensors[graph->output].channels, graph->classes, 0, 0, 3, net->kernels);
     net->weight_bytes += net->head.weight_bytes;
     return status;
 }
@@ -108,9 +108,6 @@ static dice_status make_head(dice_net *net, const dice_graph *graph)
 static dice_status net_create(const dice_graph *graph, const dice_options *options, dice_net **out)
 {
     *out = NULL;
-    if (options->precision != DICE_FLOAT32) {
-        return dice_fail(DICE_E_INPUT, "precision: the CPU back end offers float32 only");
-    }
     const dice_cpu_kernels *kernels = dice_cpu_kernels_for(options->isa);
     if (kernels == NULL) {
         return dice_fail(DICE_E_INTERNAL, "no fast kernels for %s in this build", dice_isa_name(options->isa));
@@ -127,6 +124,7 @@ static dice_status net_create(const dice_graph *graph, const dice_options *optio
     net->output = graph->output;
     net->n_tensors = graph->n_tensors;
     net->winograd = graph->winograd;
+    net->parts = dice_bf16_parts(options->precision);
     net->narrow_input = input_is_narrow(graph);
     for (int c = 0; c < 3; c++) {
         for (int v = 0; v < 256; v++) {

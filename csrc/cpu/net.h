@@ -24,6 +24,7 @@ struct dice_net {
     int32_t n_steps;
     int32_t input, output;
     int winograd;              /* allowed */
+    int parts;                 /* of the precision: see conv.h */
     int narrow_input;          /* the input has fewer channels than a block */
     dice_conv head;            /* logits as a 1 x 1 convolution whose pixels are images */
     int32_t classes;

@@ -104,7 +104,7 @@ static void transform_tile(const dice_conv *conv, const dice_view *x, place at, 
 static void multiply(const dice_conv *conv, int32_t panel, int vectors, size_t count, size_t strip, const parts *p)
 {
     const size_t width = (size_t)vectors * DICE_BLOCK, full = (size_t)conv->vectors * DICE_BLOCK;
-    const float *w = conv->weight + (size_t)panel * ELEMENTS * (size_t)conv->in * full;
+    const float *w = (const float *)conv->weight + (size_t)panel * ELEMENTS * (size_t)conv->in * full;
     const size_t most = (size_t)conv->kernels->conv->max_rows[vectors - 1];
     for (size_t e = 0; e < ELEMENTS; e++, w += (size_t)conv->in * width) {
         for (int32_t b = 0; b < conv->blocks; b++) {

@@ -94,6 +94,15 @@ static void conv_pack(float *to, const dice_view *x, int32_t channel, ptrdiff_t 
     }
 }
 
+static void round_parts(float *x, size_t count, int parts)
+{
+    for (size_t i = 0; i < count; i++) {
+        const vec16 value = vec16_load(x + 16 * i), first = vec16_round_bf16(value);
+        const vec16 second = vec16_round_bf16(vec16_sub(value, first));
+        vec16_store(x + 16 * i, parts == 1 ? first : vec16_add(first, second));
+    }
+}
+
 static void maxpool(const dice_view *x, const dice_view *y, int32_t kernel, int32_t stride, int32_t pad,
                     int zero_padded, int32_t y0, int32_t y1)
 {
@@ -224,16 +233,18 @@ static void groupnorm(const dice_view *x, const dice_view *y, int32_t groups, fl
     }
 }
 
-#define LAYERS(isa)                                                                             \
-    const dice_cpu_kernels dice_cpu_kernels_##isa = {                                           \
-        .name = #isa,                                                                           \
-        .conv = &dice_conv_tiles_##isa,                                                         \
-        .winograd = &dice_winograd_kernels_##isa,                                               \
-        .head = &dice_head_kernels_##isa,                                                       \
-        .conv_store = conv_store,                                                               \
-        .conv_pack = conv_pack,                                                                 \
-        .maxpool = maxpool,                                                                     \
-        .avgpool = avgpool,                                                                     \
-        .global_mean = global_mean,                                                             \
-        .groupnorm = groupnorm,                                                                 \
+#define LAYERS(table, isa, tile_unit)                \
+    const dice_cpu_kernels dice_cpu_kernels_##table = {  \
+        .name = #table,                              \
+        .conv = &dice_conv_tiles_##isa,              \
+        .winograd = &dice_winograd_kernels_##isa,    \
+        .head = &dice_head_kernels_##isa,            \
+        .amx = tile_unit,                            \
+        .round = round_parts,                        \
+        .conv_store = conv_store,                    \
+        .conv_pack = conv_pack,                      \
+        .maxpool = maxpool,                          \
+        .avgpool = avgpool,                          \
+        .global_mean = global_mean,                  \
+        .groupnorm = groupnorm,                      \
     }

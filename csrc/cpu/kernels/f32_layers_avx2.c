@@ -1,4 +1,4 @@
-/* The layers around the tile multiply, compiled for avx2 (see f32_layers.h). */
+/* The layers around the tile multiply, compiled for AVX2 (see f32_layers.h). */
 #include "cpu/kernels/f32_layers.h"
 
-LAYERS(avx2);
+LAYERS(avx2, avx2, NULL);

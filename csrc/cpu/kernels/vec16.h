@@ -28,6 +28,17 @@ INLINE void vec16_store_lanes(float *p, vec16 x, int from, int to)
     _mm512_mask_storeu_ps(p, (__mmask16)((1u << to) - (1u << from)), x);
 }
 
+/* To the nearest bfloat16, ties to even; a finite value stays finite (see cpu/bf16.h). */
+INLINE vec16 vec16_round_bf16(vec16 x)
+{
+    const __m512i bits = _mm512_castps_si512(x), infinity = _mm512_set1_epi32(0x7f800000);
+    const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
+    const __m512i up = _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff)));
+    const __mmask16 overflows = _mm512_cmpeq_epi32_mask(_mm512_and_si512(up, infinity), infinity);
+    return _mm512_castsi512_ps(
+        _mm512_and_si512(_mm512_mask_mov_epi32(up, overflows, bits), _mm512_set1_epi32((int)0xffff0000u)));
+}
+
 #else
 
 typedef struct vec16 { __m256 lo, hi; } vec16;
@@ -56,6 +67,17 @@ INLINE void vec16_store_lanes(float *p, vec16 x, int from, int to)
     _mm256_maskstore_ps(p + 8, _mm256_and_si256(_mm256_cmpgt_epi32(upper, first), _mm256_cmpgt_epi32(end, upper)),
                         x.hi);
 }
+
+INLINE __m256 round_bf16_half(__m256 x)
+{
+    const __m256i bits = _mm256_castps_si256(x), infinity = _mm256_set1_epi32(0x7f800000);
+    const __m256i odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
+    const __m256i up = _mm256_add_epi32(bits, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7fff)));
+    const __m256i overflows = _mm256_cmpeq_epi32(_mm256_and_si256(up, infinity), infinity);
+    const __m256i kept = _mm256_blendv_epi8(up, bits, overflows);
+    return _mm256_castsi256_ps(_mm256_and_si256(kept, _mm256_set1_epi32((int)0xffff0000u)));
+}
+INLINE vec16 vec16_round_bf16(vec16 x) { return (vec16){round_bf16_half(x.lo), round_bf16_half(x.hi)}; }
 
 #endif
 

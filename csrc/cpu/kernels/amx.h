@@ -1,0 +1,91 @@
+/* The tile unit: eight tiles of 16 rows x 64 bytes, and C += A B of bfloat16 pairs with float32 sums.
+ *
+ * With DICE_AMX_EMULATED the same operations are done in plain C, so that the kernels
+ * can be tested on a machine without the unit. */
+#ifndef DICE_CPU_AMX_H
+#define DICE_CPU_AMX_H
+
+#include <stdint.h>
+#include <string.h>
+
+#if defined(DICE_AMX_EMULATED)
+
+static _Thread_local uint32_t amx_tile[8][16][16];
+
+static inline void amx_begin(void) {}
+static inline void amx_end(void) {}
+
+static inline void amx_load_rows(int t, const void *from, long stride)
+{
+    for (int r = 0; r < 16; r++) {
+        memcpy(amx_tile[t][r], (const char *)from + r * stride, 64);
+    }
+}
+
+static inline void amx_store_rows(int t, void *to, long stride)
+{
+    for (int r = 0; r < 16; r++) {
+        memcpy((char *)to + r * stride, amx_tile[t][r], 64);
+    }
+}
+
+/* Denormals count as zero, as in the unit. */
+static inline float amx_half(uint32_t pair, int upper)
+{
+    const uint32_t bits = upper ? pair & 0xffff0000u : pair << 16;
+    float value;
+    memcpy(&value, &bits, 4);
+    return (bits & 0x7f800000u) == 0 ? 0.0f : value;
+}
+
+static inline void amx_multiply(int c, int a, int b)
+{
+    for (int m = 0; m < 16; m++) {
+        for (int n = 0; n < 16; n++) {
+            float sum;
+            memcpy(&sum, &amx_tile[c][m][n], 4);
+            for (int k = 0; k < 16; k++) {
+                const uint32_t x = amx_tile[a][m][k], y = amx_tile[b][k][n];
+                sum = amx_half(x, 0) * amx_half(y, 0) + sum;
+                sum = amx_half(x, 1) * amx_half(y, 1) + sum;
+            }
+            memcpy(&amx_tile[c][m][n], &sum, 4);
+        }
+    }
+}
+
+#define AMX_LOAD(t, from, stride) amx_load_rows(t, from, stride)
+#define AMX_STORE(t, to, stride) amx_store_rows(t, to, stride)
+#define AMX_MULTIPLY(c, a, b) amx_multiply(c, a, b)
+
+#else
+
+#include <immintrin.h>
+
+/* All tiles 16 rows of 64 bytes. Other code of the thread may have set tiles of its own: done at every entry. */
+static inline void amx_begin(void)
+{
+    struct {
+        uint8_t palette, start_row, reserved[14];
+        uint16_t bytes[16];
+        uint8_t rows[16];
+    } config = {.palette = 1};
+    for (int t = 0; t < 8; t++) {
+        config.bytes[t] = 64;
+        config.rows[t] = 16;
+    }
+    _tile_loadconfig(&config);
+}
+
+static inline void amx_end(void)
+{
+    _tile_release();
+}
+
+#define AMX_LOAD(t, from, stride) _tile_loadd(t, from, stride)
+#define AMX_STORE(t, to, stride) _tile_stored(t, to, stride)
+#define AMX_MULTIPLY(c, a, b) _tile_dpbf16ps(c, a, b)
+
+#endif
+
+#endif
