@@ -80,6 +80,20 @@ def test_golden_densenet(isa, shared, cifar, monkeypatch):
         assert round((z.argmax(1) == labels).mean() * 100, 2) == 94.10
 
 
+@pytest.mark.parametrize(("precision", "bound"), [("bf16x3", 3e-5), ("bf16", 2e-2)])
+@pytest.mark.parametrize("isa", ISAS)
+def test_golden_densenet_in_bfloat16(isa, precision, bound, shared, cifar, monkeypatch):
+    monkeypatch.setenv("DICE_ISA", isa)
+    net = load_backbone("densenet", shared / DENSENET, precision=precision)
+    assert net.precision == precision
+    golden = np.load(shared / "golden/cifar10_densenet.npz")
+    n = 16 if isa == "scalar" else 64
+    h, z = net.forward(cifar[0][:n])
+    for got, name in ((h, "features"), (z, "logits")):
+        error = relative(got, golden[f"cifar10_test_{name}"][:n])
+        assert bound / 30 < error < bound  # and not float32 under another name
+
+
 @pytest.mark.parametrize(
     ("name", "n", "side", "bound"), [("resnet50", 4, 224, 1.5e-6), ("BiT-S-R101x1", 1, 480, 4e-4)]
 )
@@ -271,8 +285,6 @@ def test_refuses_images(images, words, isa, small):
 def test_refuses_settings(small):
     with pytest.raises(InputError, match="precision half: not one of"):
         _core.build_network(None, small, None, None, "half", "scalar", "cpu")
-    with pytest.raises(InputError, match="precision"):
-        _core.build_network(None, small, None, None, "bf16", "scalar", "cpu")
     with pytest.raises(InputError, match="device tpu: not one of"):
         _core.build_network(None, small, None, None, "float32", "scalar", "tpu")
     with pytest.raises(InputError, match="std: got 2 values, want 3"):

@@ -83,7 +83,7 @@ def suits_winograd(case: Case) -> bool:
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.id)
 def test_op(case, isa):
-    check(case, isa, winograd=False)
+    check(case, isa)
 
 
 @pytest.mark.parametrize("case", list(filter(suits_winograd, CASES)), ids=lambda case: case.id)
@@ -91,20 +91,36 @@ def test_winograd(case, isa):
     check(case, isa, winograd=True)
 
 
-def check(case, isa, winograd):
+# Error that dropping parts of the factors makes, as a share of the magnitudes: a factor of one part is off by up to
+# 2^-8, of two by 2^-16; the tile unit leaves out mid x mid besides.
+PRECISIONS = {"float32": 0.0, "bf16x3": 3 * 2**-16, "bf16": 2 * 2**-8 + 2**-16}
+
+
+@pytest.mark.parametrize("precision", ["bf16x3", "bf16"])
+@pytest.mark.parametrize("case", [case for case in CASES if case.kind == "conv"][::5], ids=lambda case: case.id)
+def test_precision(case, isa, precision):
+    check(case, isa, precision=precision)
+
+
+def check(case, isa, winograd=False, precision="float32"):
     problem = make(case)
 
-    def run(images):
-        return _core.run_ops(problem.tensors, problem.ops, images, problem.output, isa, "float32", winograd)
+    def run(images, isa=isa):
+        return _core.run_ops(problem.tensors, problem.ops, images, problem.output, isa, precision, winograd)
 
     _core.threads_set(2)
     together = run(problem.input)
     want, allowed = expected(case, problem)
+    rounding = PRECISIONS[precision] / SHARE * allowed
     assert together.shape == want.shape == (len(problem.x), case.c_out, *case.out_size())
-    error = np.abs(together - want)
     if winograd:  # inputs are added before they are multiplied: up to four values of the neighbourhood
         allowed = 4 * maximum_around(allowed)
-    assert (error <= allowed).all(), f"{(error / np.maximum(allowed, 1e-300)).max():.3g} times what is allowed"
+    if isa == "amx":  # the unit takes a denormal part for zero
+        allowed = allowed + 4e-38 * case.c_in * case.kernel**2
+    error = np.abs(together - want)
+    assert (error <= allowed + rounding).all(), f"{(error / np.maximum(allowed + rounding, 1e-300)).max():.3g} times"
+    if precision == "bf16":  # the same numbers on every instruction set
+        assert (np.abs(together - run(problem.input, "scalar").astype(np.float64)) <= allowed).all()
 
     _core.threads_set(1)
     apart = np.concatenate([run(problem.input[i : i + 1]) for i in range(len(problem.input))])

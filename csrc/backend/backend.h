@@ -17,7 +17,13 @@
 
 enum { DICE_BACKEND_ABI = 1 };
 
+/* How a convolution's products are formed: each factor is the sum of so many bfloat16 parts (base/bf16.h). */
 typedef enum dice_precision { DICE_FLOAT32 = 0, DICE_BF16X3, DICE_BF16 } dice_precision;
+
+static inline int dice_precision_parts(dice_precision precision)
+{
+    return precision == DICE_BF16 ? 1 : precision == DICE_BF16X3 ? 2 : 3;
+}
 
 typedef struct dice_net dice_net;    /* a network made ready by one back end */
 typedef struct dice_head dice_head;  /* a last layer, whole or masked, made ready by one back end */

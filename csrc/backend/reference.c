@@ -9,12 +9,14 @@
 
 #include "backend/backend.h"
 #include "backend/reference_head.h"
+#include "base/bf16.h"
 #include "base/memory.h"
 #include "base/threads.h"
 #include "nn/plan.h"
 
 struct dice_net {
     dice_graph *graph;  /* our own copy */
+    int parts;          /* bfloat16 parts of a convolution's factors: dice_precision_parts */
     size_t weight_bytes;
     atomic_size_t arena_bytes;
 };
@@ -22,6 +24,7 @@ struct dice_net {
 /* What the tasks of one forward share. */
 typedef struct run {
     const dice_graph *graph;
+    int parts;
     const dice_images *images;
     dice_plan plan;
     size_t scratch;  /* doubles that the ops need beside the arena */
@@ -61,8 +64,8 @@ static float act(const dice_op *op, double x)
     return op->relu && !(x > 0) ? 0.0f : (float)x;
 }
 
-/* padded (C, H + 2 pad, W + 2 pad) = pre(x) with zeros around. */
-static void pad_input(const dice_op *op, map x, double *padded)
+/* padded (C, H + 2 pad, W + 2 pad) = pre(x) in so many parts, with zeros around. */
+static void pad_input(const dice_op *op, map x, int parts, double *padded)
 {
     const size_t pad = (size_t)op->pad, width = x.width + 2 * pad, height = x.height + 2 * pad;
     memset(padded, 0, x.channels * height * width * sizeof *padded);
@@ -71,7 +74,8 @@ static void pad_input(const dice_op *op, map x, double *padded)
             const float *from = x.data + (c * x.height + i) * x.width;
             double *to = padded + (c * height + i + pad) * width + pad;
             for (size_t j = 0; j < x.width; j++) {
-                to[j] = pre(op, c, from[j]);
+                const double value = pre(op, c, from[j]);
+                to[j] = parts == 3 ? value : (double)dice_bf16_sum((float)value, parts);
             }
         }
     }
@@ -105,10 +109,10 @@ static void conv_sums(const dice_op *op, map x, const double *padded, size_t o, 
     }
 }
 
-static void conv(const dice_op *op, map x, map y, const map *residual, double *padded)
+static void conv(const dice_op *op, map x, map y, const map *residual, int parts, double *padded)
 {
     double sums[CONV_O][CONV_W];
-    pad_input(op, x, padded);
+    pad_input(op, x, parts, padded);
     if (op->kernel == 1 && op->stride == 1) {  /* rows do not matter: one long row sums faster */
         x.width *= x.height;
         y.width *= y.height;
@@ -204,7 +208,7 @@ static void run_op(const run *r, const dice_op *op, char *arena, double *scratch
     switch (op->kind) {
     case DICE_OP_CONV: {
         const map residual = map_of(r, arena, op->residual == DICE_NONE ? op->y : op->residual);
-        conv(op, x, y, op->residual == DICE_NONE ? NULL : &residual, scratch);
+        conv(op, x, y, op->residual == DICE_NONE ? NULL : &residual, r->parts, scratch);
         break;
     }
     case DICE_OP_MAXPOOL:
@@ -294,7 +298,7 @@ static size_t scratch_of(const dice_graph *graph, const dice_plan *plan)
 
 static dice_status net_forward(dice_net *net, const dice_images *images, float *features, float *logits)
 {
-    run r = {.graph = net->graph, .images = images, .features = features, .logits = logits};
+    run r = {.graph = net->graph, .parts = net->parts, .images = images, .features = features, .logits = logits};
     dice_status status = dice_plan_make(net->graph, images->height, images->width, tensor_bytes, &r.plan);
     if (status == DICE_OK) {
         r.scratch = scratch_of(net->graph, &r.plan);
@@ -305,36 +309,36 @@ static dice_status net_forward(dice_net *net, const dice_images *images, float *
     return status;
 }
 
-/* *out = a copy of `count` floats that belongs to `graph`; NULL stays NULL. */
-static dice_status copy_floats(dice_graph *graph, const float *from, size_t count, const float **out)
+/* *out = a copy of `count` floats, in so many parts, that belongs to `graph`; NULL stays NULL. */
+static dice_status copy_floats(dice_graph *graph, const float *from, size_t count, int parts, const float **out)
 {
     float *to = NULL;
     const dice_status status = from == NULL ? DICE_OK : dice_graph_floats(graph, count, &to);
-    if (to != NULL) {
-        memcpy(to, from, count * sizeof *from);
+    for (size_t i = 0; to != NULL && i < count; i++) {
+        to[i] = dice_bf16_sum(from[i], parts);
     }
     *out = to;
     return status;
 }
 
-static dice_status copy_op(dice_graph *graph, const dice_op *from)
+static dice_status copy_op(dice_graph *graph, const dice_op *from, int parts)
 {
     dice_op op = *from;
     const size_t cx = (size_t)graph->tensors[op.x].channels, cy = (size_t)graph->tensors[op.y].channels;
-    dice_status status = copy_floats(graph, from->weight, dice_op_weights(graph, from), &op.weight);
+    dice_status status = copy_floats(graph, from->weight, dice_op_weights(graph, from), from->kind == DICE_OP_CONV ? parts : 3, &op.weight);
     if (status == DICE_OK) {
-        status = copy_floats(graph, from->bias, cy, &op.bias);
+        status = copy_floats(graph, from->bias, cy, 3, &op.bias);
     }
     if (status == DICE_OK) {
-        status = copy_floats(graph, from->pre_scale, cx, &op.pre_scale);
+        status = copy_floats(graph, from->pre_scale, cx, 3, &op.pre_scale);
     }
     if (status == DICE_OK) {
-        status = copy_floats(graph, from->pre_shift, cx, &op.pre_shift);
+        status = copy_floats(graph, from->pre_shift, cx, 3, &op.pre_shift);
     }
     return status == DICE_OK ? dice_graph_push(graph, &op) : status;
 }
 
-static dice_status copy_graph(const dice_graph *from, dice_graph *to)
+static dice_status copy_graph(const dice_graph *from, int parts, dice_graph *to)
 {
     dice_status status = DICE_OK;
     int32_t id;
@@ -344,14 +348,14 @@ static dice_status copy_graph(const dice_graph *from, dice_graph *to)
                                         : dice_graph_slice(to, t->parent, t->offset, t->channels, &id);
     }
     for (int32_t i = 0; status == DICE_OK && i < from->n_ops; i++) {
-        status = copy_op(to, &from->ops[i]);
+        status = copy_op(to, &from->ops[i], parts);
     }
     const size_t classes = (size_t)from->classes, features = (size_t)from->tensors[from->output].channels;
     if (status == DICE_OK) {
-        status = copy_floats(to, from->head_weight, classes * features, &to->head_weight);
+        status = copy_floats(to, from->head_weight, classes * features, 3, &to->head_weight);
     }
     if (status == DICE_OK) {
-        status = copy_floats(to, from->head_bias, classes, &to->head_bias);
+        status = copy_floats(to, from->head_bias, classes, 3, &to->head_bias);
     }
     to->input = from->input;
     to->output = from->output;
@@ -372,9 +376,6 @@ static void net_free(dice_net *net)
 
 static dice_status net_create(const dice_graph *graph, const dice_options *options, dice_net **out)
 {
-    if (options->precision != DICE_FLOAT32) {
-        return dice_fail(DICE_E_INPUT, "precision: the scalar reference computes in float32 only");
-    }
     void *memory;
     dice_status status = dice_alloc_zero(1, sizeof(dice_net), &memory);
     dice_net *net = memory;
@@ -382,7 +383,8 @@ static dice_status net_create(const dice_graph *graph, const dice_options *optio
         status = dice_graph_new(graph->arch, &net->graph);
     }
     if (status == DICE_OK) {
-        status = copy_graph(graph, net->graph);
+        net->parts = dice_precision_parts(options->precision);
+        status = copy_graph(graph, net->parts, net->graph);
     }
     if (status != DICE_OK) {
         net_free(net);

@@ -5,7 +5,7 @@
 #include "cpu/bf16_conv.h"
 
 #include "base/memory.h"
-#include "cpu/bf16.h"
+#include "base/bf16.h"
 
 enum {
     ROWS = 32,                 /* pixels of a tile */

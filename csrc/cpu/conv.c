@@ -4,7 +4,7 @@
 #include <string.h>
 
 #include "base/memory.h"
-#include "cpu/bf16.h"
+#include "base/bf16.h"
 #include "cpu/bf16_conv.h"
 #include "cpu/winograd.h"
 

@@ -124,7 +124,7 @@ static dice_status net_create(const dice_graph *graph, const dice_options *optio
     net->output = graph->output;
     net->n_tensors = graph->n_tensors;
     net->winograd = graph->winograd;
-    net->parts = dice_bf16_parts(options->precision);
+    net->parts = dice_precision_parts(options->precision);
     net->narrow_input = input_is_narrow(graph);
     for (int c = 0; c < 3; c++) {
         for (int v = 0; v < 256; v++) {

@@ -28,7 +28,7 @@ INLINE void vec16_store_lanes(float *p, vec16 x, int from, int to)
     _mm512_mask_storeu_ps(p, (__mmask16)((1u << to) - (1u << from)), x);
 }
 
-/* To the nearest bfloat16, ties to even; a finite value stays finite (see cpu/bf16.h). */
+/* To the nearest bfloat16, ties to even; a finite value stays finite (see base/bf16.h). */
 INLINE vec16 vec16_round_bf16(vec16 x)
 {
     const __m512i bits = _mm512_castps_si512(x), infinity = _mm512_set1_epi32(0x7f800000);

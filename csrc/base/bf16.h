@@ -1,11 +1,9 @@
 /* bfloat16: the upper half of a float32. A float32 is a sum of up to three of them. */
-#ifndef DICE_CPU_BF16_H
-#define DICE_CPU_BF16_H
+#ifndef DICE_BASE_BF16_H
+#define DICE_BASE_BF16_H
 
 #include <stdint.h>
 #include <string.h>
-
-#include "backend/backend.h"
 
 /* x rounded to the nearest bfloat16, ties to even; a finite x stays finite. */
 static inline float dice_bf16_round(float x)
@@ -31,12 +29,6 @@ static inline float dice_bf16_sum(float x, int parts)
         rest -= part;
     }
     return parts >= 3 ? x : sum;
-}
-
-/* Parts that each factor of a product has in this precision. */
-static inline int dice_bf16_parts(dice_precision precision)
-{
-    return precision == DICE_BF16 ? 1 : precision == DICE_BF16X3 ? 2 : 3;
 }
 
 #endif
