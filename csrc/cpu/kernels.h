@@ -36,8 +36,8 @@ typedef void (*dice_conv_tile)(const dice_conv_sum *sum, ptrdiff_t shift, const 
                                float *c);
 
 typedef struct dice_conv_tiles {
-    int max_rows[4];            /* largest R for V = 1, 2, 3, 4; 0 = V is not offered */
-    dice_conv_tile tile[4][16]; /* [V - 1][R - 1] */
+    int max_rows[3];            /* largest R for V = 1, 2, 3; 0 = V is not offered */
+    dice_conv_tile tile[3][16]; /* [V - 1][R - 1] */
 } dice_conv_tiles;
 
 /* Convolution on the tile unit: float32 as sums of `parts` bfloat16 parts, 1 to 3. Two channel blocks make a

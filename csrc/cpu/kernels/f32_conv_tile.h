@@ -10,10 +10,10 @@
 INLINE void tile(const int rows, const int vectors, const dice_conv_sum *s, ptrdiff_t shift, const float *w,
                  const float *bias, float *c)
 {
-    vec16 sum[16][4];
+    vec16 sum[16][3];
 #pragma GCC unroll 16
     for (int r = 0; r < rows; r++) {
-#pragma GCC unroll 4
+#pragma GCC unroll 3
         for (int v = 0; v < vectors; v++) {
             sum[r][v] = vec16_load(bias + 16 * v);
         }
@@ -25,15 +25,15 @@ INLINE void tile(const int rows, const int vectors, const dice_conv_sum *s, ptrd
             const int32_t channels = b + 1 < s->blocks ? 16 : s->tail;
 #pragma GCC unroll 4
             for (int32_t k = 0; k < channels; k++) {
-                vec16 weight[4];
-#pragma GCC unroll 4
+                vec16 weight[3];
+#pragma GCC unroll 3
                 for (int v = 0; v < vectors; v++) {
                     weight[v] = vec16_load(w + 16 * v);
                 }
 #pragma GCC unroll 16
                 for (int r = 0; r < rows; r++) {
                     const vec16 value = vec16_set1(x[16 * r + k]);
-#pragma GCC unroll 4
+#pragma GCC unroll 3
                     for (int v = 0; v < vectors; v++) {
                         sum[r][v] = vec16_fma(value, weight[v], sum[r][v]);
                     }
@@ -44,7 +44,7 @@ INLINE void tile(const int rows, const int vectors, const dice_conv_sum *s, ptrd
     }
 #pragma GCC unroll 16
     for (int r = 0; r < rows; r++) {
-#pragma GCC unroll 4
+#pragma GCC unroll 3
         for (int v = 0; v < vectors; v++) {
             vec16_store(c + 16 * (r * vectors + v), sum[r][v]);
         }
