@@ -23,6 +23,7 @@ int dice_py_add_run_ops(PyObject *module);     /* run_ops: any list of ops, for 
 int dice_py_add_ood(PyObject *module);         /* moments, contribution */
 int dice_py_add_metrics(PyObject *module);     /* FPR95, AUROC, ... */
 int dice_py_add_head(PyObject *module);        /* Head: the last layer, whole or masked */
+int dice_py_add_scores(PyObject *module);      /* scores of logits and features */
 
 /* Sets the Python exception that belongs to `status`, with the recorded detail; returns NULL. */
 PyObject *dice_py_raise(dice_status status);

@@ -2,5 +2,6 @@
 
 from dice.detectors._base import Detector
 from dice.detectors._dice import DICE
+from dice.detectors._logits import GEN, MSP, Energy, Entropy, MaxLogit, TempScale
 
-__all__ = ["DICE", "Detector"]
+__all__ = ["DICE", "GEN", "MSP", "Detector", "Energy", "Entropy", "MaxLogit", "TempScale"]

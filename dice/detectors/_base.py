@@ -1,27 +1,30 @@
 """What all detectors share: scikit-learn's conventions for outlier detectors, without scikit-learn."""
 
 import inspect
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from dice.arrays import as_array
+from dice.arrays import as_array, blocks
 from dice.errors import InputError
 from dice.thresholds import conformal_threshold
 
-__all__ = ["Detector", "last_layer", "real"]
+__all__ = ["Detector", "class_labels", "float_type", "last_layer", "positive", "real", "scored", "whole"]
 
 
 class Detector:
     """Base class. A subclass writes `__init__` (which only stores its parameters), `score_samples`, and where it learns
     from features `_reset` and `partial_fit`.
 
-    Whatever is computed from parameters and statistics goes into `self._derived` by name. Setting a parameter, by
-    `set_params` or by assignment, empties it and drops the threshold, so that a change always takes effect; what was
+    Whatever is computed from parameters and statistics is kept by `_get` under a name. Setting a parameter, by
+    `set_params` or by assignment, forgets it and drops the threshold, so that a change always takes effect; what was
     learnt from features is kept.
     """
 
-    _derived: dict[str, Any]
+    takes = "h"  #: what is fitted and scored: "z" logits, "h" features
+    needs_fit = True  #: whether there is anything to learn before scoring
+    needs_labels = False  #: whether fit wants the training images' classes
 
     def __setattr__(self, name: str, value: Any) -> None:
         super().__setattr__(name, value)
@@ -30,14 +33,27 @@ class Detector:
 
     def _changed(self) -> None:
         """Parameters or statistics are other ones now."""
-        self.__dict__["_derived"] = {}
+        self.__dict__.pop("_derived", None)
         self.__dict__.pop("threshold_", None)
 
+    def _get(self, name: str, make: Callable[[], Any]) -> Any:
+        """What `make` computes from parameters and statistics, once until either changes."""
+        derived = self.__dict__.setdefault("_derived", {})
+        if name not in derived:
+            derived[name] = make()
+        return derived[name]
+
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_derived": {}}
+        return {name: value for name, value in self.__dict__.items() if name != "_derived"}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
+
+    def __sklearn_tags__(self) -> Any:
+        """What scikit-learn asks of an estimator; called by it alone."""
+        from sklearn.utils import Tags, TargetTags
+
+        return Tags(estimator_type=None, target_tags=TargetTags(required=False), requires_fit=self.needs_fit)
 
     def __repr__(self) -> str:
         def short(value: Any) -> str:
@@ -115,3 +131,43 @@ def real(value: Any, name: str) -> float:
     if np.isnan(number):
         raise InputError(f"{name}: is NaN, want a number")
     return number
+
+
+def positive(value: Any, name: str) -> float:
+    """A parameter as a number above 0."""
+    number = real(value, name)
+    if not 0 < number < np.inf:
+        raise InputError(f"{name}: got {value!r}, want a finite number above 0")
+    return number
+
+
+def whole(value: Any, name: str) -> int:
+    """A parameter as a whole number of at least 1."""
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
+        raise InputError(f"{name}: got {value!r}, want a whole number of at least 1")
+    return int(value)
+
+
+def class_labels(y: Any, n: int, classes: int) -> np.ndarray:
+    """Labels (n,) as int64, checked to name one of `classes` classes."""
+    if y is None:
+        raise InputError("y: not given, want the class (from 0) of every training image")
+    labels = as_array(y, "y", 1)
+    if labels.dtype.kind not in "iu":
+        raise InputError(f"y: got dtype {labels.dtype}, want whole numbers")
+    if len(labels) != n:
+        raise InputError(f"y: got {len(labels)} labels for {n} images")
+    if n and not (labels.min() >= 0 and labels.max() < classes):
+        raise InputError(f"y: got labels from {labels.min()} to {labels.max()}, want 0 to {classes - 1}")
+    return labels.astype(np.int64)
+
+
+def float_type(array: np.ndarray) -> type:
+    """What `array` is computed from: float64 where it holds that, else float32."""
+    return np.float64 if array.dtype == np.float64 or array.dtype.kind in "iu" else np.float32
+
+
+def scored(score: Callable[[np.ndarray], np.ndarray], array: np.ndarray, dtype: type | None = None) -> np.ndarray:
+    """`score` of the rows of `array` (N, D), a bounded block at a time."""
+    parts = [score(block) for block in blocks(array, dtype or float_type(array))]
+    return np.concatenate(parts) if len(parts) != 1 else parts[0]

@@ -116,11 +116,6 @@ class DICE(Detector):
         parts = [head.forward(block, clip, output)[0] for block in blocks(array, np.float32)]
         return np.concatenate(parts) if len(parts) != 1 else parts[0]
 
-    def _get(self, name: str, make: Any) -> Any:
-        if name not in self._derived:
-            self._derived[name] = make()
-        return self._derived[name]
-
     def _absolute(self) -> bool:
         if self.contribution not in CONTRIBUTIONS:
             raise InputError(f"contribution: got {self.contribution!r}, want one of {', '.join(CONTRIBUTIONS)}")

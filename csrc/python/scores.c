@@ -1,0 +1,116 @@
+/* Scores of rows. See ood/score.h. */
+#include "python/binding.h"
+
+#include "ood/score.h"
+
+enum { MAX_ARRAYS = 4 };
+
+/* A float32 or float64 matrix with no empty row; the caller releases *array. */
+static int rows_of(PyObject *object, const char *argument, PyArrayObject **array, dice_rows *out)
+{
+    const int is_double = PyArray_Check(object) && PyArray_TYPE((PyArrayObject *)object) == NPY_FLOAT64;
+    *array = dice_py_array(object, is_double ? NPY_FLOAT64 : NPY_FLOAT32, 2, argument);
+    if (*array == NULL) {
+        return 0;
+    }
+    if (PyArray_DIM(*array, 1) == 0) {
+        dice_py_raise(dice_fail(DICE_E_INPUT, "%s: has no columns", argument));
+        return 0;
+    }
+    *out = (dice_rows){.data = PyArray_DATA(*array), .is_double = is_double, .n = (size_t)PyArray_DIM(*array, 0),
+                       .width = (size_t)PyArray_DIM(*array, 1)};
+    return 1;
+}
+
+/* How many numbers an array of that shape holds; *shape moves behind it. */
+static size_t size_of(const char **shape, size_t classes, size_t features)
+{
+    size_t size = 1;
+    for (; **shape != '\0' && **shape != ' '; (*shape)++) {
+        size *= **shape == 'C' ? classes : **shape == 'D' ? features : (size_t)(**shape - '0');
+    }
+    while (**shape == ' ') {
+        (*shape)++;
+    }
+    return size;
+}
+
+/* score(rule, z, h, arrays, numbers) */
+static PyObject *score(PyObject *Py_UNUSED(self), PyObject *args)
+{
+    const char *name;
+    PyObject *z_object, *h_object, *array_tuple, *number_tuple, *result = NULL;
+    if (!PyArg_ParseTuple(args, "sOOO!O!", &name, &z_object, &h_object, &PyTuple_Type, &array_tuple, &PyTuple_Type,
+                          &number_tuple)) {
+        return NULL;
+    }
+    const dice_score_rule *rule = dice_score_find(name);
+    if (rule == NULL || PyTuple_GET_SIZE(number_tuple) != rule->numbers || rule->numbers > MAX_ARRAYS) {
+        return dice_py_raise(dice_fail(DICE_E_INPUT, "rule: got %s with %zd numbers", name, PyTuple_GET_SIZE(number_tuple)));
+    }
+    PyArrayObject *z_array = NULL, *h_array = NULL, *arrays[MAX_ARRAYS] = {NULL};
+    const double *data[MAX_ARRAYS] = {NULL};
+    double numbers[MAX_ARRAYS] = {0};
+    dice_rows z = {0}, h = {0};
+    const int reads_z = rule->reads[0] == 'z', reads_h = rule->reads[reads_z] == 'h';
+    if ((reads_z && !rows_of(z_object, "z", &z_array, &z)) || (reads_h && !rows_of(h_object, "h", &h_array, &h))) {
+        goto done;
+    }
+    if (reads_z && reads_h && z.n != h.n) {
+        dice_py_raise(dice_fail(DICE_E_INPUT, "z: got %zu rows, h has %zu", z.n, h.n));
+        goto done;
+    }
+    for (Py_ssize_t i = 0; i < rule->numbers; i++) {
+        numbers[i] = PyFloat_AsDouble(PyTuple_GET_ITEM(number_tuple, i));
+        if (numbers[i] == -1 && PyErr_Occurred()) {
+            goto done;
+        }
+    }
+    const char *shape = rule->arrays;
+    for (Py_ssize_t i = 0; *shape != '\0'; i++) {
+        const size_t want = size_of(&shape, z.width, h.width);
+        PyObject *object = i < PyTuple_GET_SIZE(array_tuple) ? PyTuple_GET_ITEM(array_tuple, i) : Py_None;
+        arrays[i] = (PyArrayObject *)PyArray_FROM_OTF(object, NPY_FLOAT64, NPY_ARRAY_IN_ARRAY);
+        if (arrays[i] == NULL) {
+            goto done;
+        }
+        if ((size_t)PyArray_SIZE(arrays[i]) != want) {
+            dice_py_raise(dice_fail(DICE_E_INPUT, "%s: fitted array %zd has %zd numbers, %zu classes and %zu features want %zu",
+                                    name, i, (Py_ssize_t)PyArray_SIZE(arrays[i]), z.width, h.width, want));
+            goto done;
+        }
+        data[i] = PyArray_DATA(arrays[i]);
+    }
+    npy_intp shape_out[2] = {(npy_intp)(reads_z ? z.n : h.n), rule->outputs};
+    result = PyArray_SimpleNew(rule->outputs == 1 ? 1 : 2, shape_out, NPY_FLOAT64);
+    if (result != NULL) {
+        dice_status status;
+        Py_BEGIN_ALLOW_THREADS
+        status = dice_score_run(rule, reads_z ? &z : NULL, reads_h ? &h : NULL, data, numbers,
+                                PyArray_DATA((PyArrayObject *)result));
+        Py_END_ALLOW_THREADS
+        if (status != DICE_OK) {
+            Py_CLEAR(result);
+            dice_py_raise(status);
+        }
+    }
+done:
+    Py_XDECREF(z_array);
+    Py_XDECREF(h_array);
+    for (int i = 0; i < MAX_ARRAYS; i++) {
+        Py_XDECREF(arrays[i]);
+    }
+    return result;
+}
+
+static PyMethodDef methods[] = {
+    {"score", score, METH_VARARGS,
+     "score(rule, z, h, arrays, numbers) -> float64 (N,) or (N, outputs): a row rule's scores of logits z (N, C) and "
+     "features h (N, D), float32 or float64; None for what the rule does not read. The same bits for every N."},
+    {NULL, NULL, 0, NULL},
+};
+
+int dice_py_add_scores(PyObject *module)
+{
+    return PyModule_AddFunctions(module, methods);
+}

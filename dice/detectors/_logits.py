@@ -1,0 +1,162 @@
+"""Scores of logits z (N, C) alone, whatever network they come from. p = softmax(z)."""
+
+from typing import Any
+
+import numpy as np
+
+from dice import _core
+from dice.arrays import as_array, blocks
+from dice.detectors._base import Detector, class_labels, float_type, positive, scored, whole
+from dice.detectors._sample import Thinned
+from dice.errors import InputError
+
+__all__ = ["GEN", "MSP", "Energy", "Entropy", "LogitScore", "MaxLogit", "TempScale"]
+
+
+class LogitScore(Detector):
+    """Base class of the scores of logits. A subclass writes `_score`."""
+
+    takes = "z"
+    needs_fit = False
+
+    def fit(self, z: Any, y: Any = None) -> "LogitScore":
+        """Nothing to learn; returns self."""
+        return self
+
+    def partial_fit(self, z: Any, y: Any = None) -> "LogitScore":
+        """Nothing to learn; returns self."""
+        return self
+
+    def merge(self, other: Any) -> "LogitScore":
+        """Nothing was learnt; returns self."""
+        return self
+
+    def score_samples(self, z: Any) -> np.ndarray:
+        """Scores float64 (N,) of logits `z` (N, C); higher means in-distribution."""
+        return scored(self._score, as_array(z, "z", 2))
+
+    def _score(self, z: np.ndarray) -> np.ndarray:
+        """Scores of one block."""
+        raise NotImplementedError
+
+
+class MSP(LogitScore):
+    """The largest softmax probability (Hendrycks & Gimpel, ICLR 2017, arXiv 1610.02136): max softmax(z / T).
+
+    T other than 1 is ODIN's first half; for a T fitted to labels see `TempScale`.
+    """
+
+    def __init__(self, T: float = 1.0) -> None:
+        self.T = T
+
+    def _score(self, z: np.ndarray) -> np.ndarray:
+        return _core.score("msp", z, None, (), (1 / positive(self.T, "T"),))
+
+
+class MaxLogit(LogitScore):
+    """The largest logit (Hendrycks et al., ICML 2022, arXiv 1911.11132)."""
+
+    def _score(self, z: np.ndarray) -> np.ndarray:
+        return _core.score("maxlogit", z, None, (), ())
+
+
+class Energy(LogitScore):
+    """T logsumexp(z / T), the negative free energy (Liu et al., NeurIPS 2020, arXiv 2010.03759, eq. 4 with its sign turned)."""
+
+    def __init__(self, T: float = 1.0) -> None:
+        self.T = T
+
+    def _score(self, z: np.ndarray) -> np.ndarray:
+        return _core.score("energy", z, None, (), (positive(self.T, "T"),))
+
+
+class Entropy(LogitScore):
+    """sum p log p: Shannon's entropy of the softmax, negated so that higher means in-distribution."""
+
+    def _score(self, z: np.ndarray) -> np.ndarray:
+        return _core.score("entropy", z, None, (), ())
+
+
+class GEN(LogitScore):
+    """Generalised entropy (Liu, Lochman & Zach, CVPR 2023, eq. 5), negated: -sum over the M largest p of p^gamma (1 - p)^gamma.
+
+    M beyond the number of classes takes all. The paper has M = 10 of CIFAR-10's classes and M = 100 on ImageNet, gamma = 0.1.
+    """
+
+    def __init__(self, gamma: float = 0.1, M: int = 100) -> None:
+        self.gamma = gamma
+        self.M = M
+
+    def _score(self, z: np.ndarray) -> np.ndarray:
+        return _core.score("gen", z, None, (), (positive(self.gamma, "gamma"), whole(self.M, "M")))
+
+
+class TempScale(LogitScore):
+    """MSP at the temperature that fits held-out ID labels best (Guo et al., ICML 2017, arXiv 1706.04599): max softmax(z / T).
+
+    T minimises the mean negative log-likelihood. In 1 / T that is convex: Newton's method finds the same T as the
+    LBFGS from 1.5 of OpenOOD and pytorch-ood, which stop after a fixed number of steps.
+
+    `fit` reads the logits once and keeps them all while it iterates where they fit `KEPT` numbers (64 MB as float32);
+    of more, also over several `partial_fit`, an evenly spread sample is kept. Classes are 0 to C - 1.
+
+    Attributes: `temperature_`.
+    """
+
+    needs_fit = True
+    needs_labels = True
+    KEPT = 1 << 24
+    STEPS = 50
+
+    def fit(self, z: Any, y: Any = None) -> "TempScale":
+        """Finds T from logits `z` (N, C) and labels `y` (N,) of held-out ID images."""
+        self.__dict__.pop("_sample", None)
+        return self.partial_fit(z, y)
+
+    def partial_fit(self, z: Any, y: Any = None) -> "TempScale":
+        """Adds logits `z` (N, C) with labels `y` (N,)."""
+        array = as_array(z, "z", 2)
+        labels = class_labels(y, *array.shape)
+        sample = self.__dict__.get("_sample") or Thinned(max(1, self.KEPT // max(1, array.shape[1])))
+        for block in blocks(array, float_type(array)):
+            if not np.isfinite(block).all():
+                raise InputError("z: holds NaN or infinity")
+            sample.add(block, labels[: len(block)])
+            labels = labels[len(block) :]
+        self._sample = sample
+        self._changed()
+        return self
+
+    def merge(self, other: Any) -> "TempScale":
+        """Adds what `other` has kept of its logits."""
+        if "_sample" in other.__dict__:
+            self._sample = self.__dict__.get("_sample") or Thinned(other._sample.capacity)
+            self._sample.merge(other._sample)
+            self._changed()
+        return self
+
+    @property
+    def temperature_(self) -> float:
+        """T."""
+        return 1 / self._get("inverse", self._inverse)
+
+    def _inverse(self) -> float:
+        if not len(self.__dict__.get("_sample", ())):
+            raise InputError("temperature: not fitted; call fit(z, y) with held-out ID logits and labels")
+        z, y = self._sample.rows()
+        target = z[np.arange(len(z)), y].astype(np.float64).mean()
+        low, high, s = 0.0, np.inf, 1.0  # the root of the slope lies between low and high
+        for _ in range(self.STEPS):
+            _, mean, variance = _core.score("likelihood", z, None, (), (s,)).mean(axis=0)
+            slope = mean - target
+            low, high = (s, high) if slope < 0 else (low, s)
+            step = s - slope / variance if variance > 0 else np.inf
+            if not low < step < high:  # Newton's step leaves what is known: halve or double
+                step = min(2 * low, 1e6) if high == np.inf else (low + high) / 2
+            if abs(step - s) <= 1e-12 * s:
+                break
+            s = step
+        return s
+
+    def _score(self, z: np.ndarray) -> np.ndarray:
+        return _core.score("msp", z, None, (), (self._get("inverse", self._inverse),))
