@@ -14,10 +14,10 @@ from typing import Any
 
 import numpy as np
 
-from dice import __version__
+from dice import __version__, _core
 from dice.console import note
 from dice.errors import InputError
-from dice.io import write_atomic
+from dice.io import fingerprint, write_atomic
 
 __all__ = [
     "FeatureCache",
@@ -122,6 +122,7 @@ class FeatureCache:
         self._manifest = {
             "format": _FORMAT,
             "dice": __version__,
+            "build": fingerprint(_core.__file__),  # another build may round otherwise
             "arch": net.arch,
             "checkpoint": net.fingerprint,
             "precision": net.precision,
@@ -211,7 +212,7 @@ class FeatureCache:
         except (OSError, ValueError):
             fits = False
         if not fits:
-            note(f"{path}: belongs to another version or run; computing these features again")
+            note(f"{path}: comes from another version or build; computing these features again")
         return fits
 
     def _clear(self) -> None:
