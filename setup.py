@@ -7,7 +7,7 @@ them; DICE_HAVE_AVX2, DICE_HAVE_AVX512, DICE_HAVE_AMX say which sets are in.
 Environment:
   DICE_OPENBLAS=auto|system|wheel  the system's OpenBLAS (found by pkg-config), or that of
                                    the scipy-openblas32 wheel; auto takes the first it finds
-  DICE_CUDA=auto|on|off            whether to build the CUDA plug-in
+  DICE_CUDA, DICE_CUDA_ARCHS       the CUDA plug-in: see build_cuda.py
   DICE_WERROR=1                    warnings are errors
   DICE_SANITIZE=address,undefined  build with these sanitizers of gcc
   DICE_AMX_EMULATED=1              do the tile unit's work in plain C, to test its kernels without one
@@ -32,6 +32,9 @@ import numpy
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 from setuptools.errors import SetupError
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))  # an isolated build does not have it
+import build_cuda
 
 LAYERS = ["base", "nn", "ood", "backend", "cpu", "cpu/kernels", "python"]
 AVX2 = ["-mavx2", "-mfma"]
@@ -98,17 +101,25 @@ def find_openblas():
     return found
 
 
-def cuda_status():
-    """Why the CUDA plug-in is not built."""
+def build_plugin(target, sanitize=""):
+    """Builds the CUDA plug-in `target` and says with what, or why not: "off: ..."."""
     choice = switch("DICE_CUDA", "auto", "on", "off")
+    nvcc = build_cuda.find_nvcc()
     if choice == "off":
-        return "DICE_CUDA=off"
-    home = os.environ.get("CUDA_HOME") or os.environ.get("CUDA_PATH") or "/usr/local/cuda"
-    nvcc = shutil.which("nvcc") or shutil.which("nvcc", path=str(Path(home, "bin")))
-    reason = "no nvcc on PATH or in CUDA_HOME" if nvcc is None else "csrc/cuda has no sources"
+        reason = "DICE_CUDA=off"
+    elif nvcc is None:
+        reason = "no nvcc on PATH or in CUDA_HOME"
+    elif sanitize and choice == "auto":
+        reason = "this build is for sanitizers"
+    else:
+        try:
+            return build_cuda.build(target, nvcc, choice)
+        except build_cuda.CudaBuildError as error:
+            reason = str(error)
     if choice == "on":
-        raise SetupError(f"DICE_CUDA=on, but there is {reason}")
-    return reason
+        raise SetupError(f"DICE_CUDA=on, but the plug-in cannot be built: {reason}")
+    target.unlink(missing_ok=True)
+    return f"off: {reason.splitlines()[0]}"
 
 
 def isa_of(source):
@@ -169,6 +180,10 @@ class BuildExt(build_ext):
         shutil.rmtree(extension.parent / VENDOR, ignore_errors=True)
         if self.vendors:
             self.vendor(extension)
+        beside = extension.parent / self.plugin.name
+        beside.unlink(missing_ok=True)
+        if self.plugin.exists():
+            shutil.copy(self.plugin, beside)
         self.summary()
 
     def build_extension(self, ext):
@@ -180,7 +195,7 @@ class BuildExt(build_ext):
         self.compiler_version = subprocess.run([*self.cc, "--version"], check=True, capture_output=True,
                                                text=True).stdout.splitlines()[0]
         self.openblas = find_openblas()
-        cuda = cuda_status()
+        self.plugin = Path(self.build_temp, "cuda", "_cuda.so").resolve()
         sources, macros, missing = choose_sources(self.cc, LAYERS)
         # A library of the system stays where it is for a build in place; a wheel takes its libraries along.
         self.vendors = self.openblas.origin == "wheel" or not (self.stays or MACOS)
@@ -189,7 +204,7 @@ class BuildExt(build_ext):
             "isa": " ".join(["scalar", *(macro.removeprefix("-DDICE_HAVE_").lower() for macro in macros)]),
             "isa_left_out": "; ".join(f"{isa}: {reason}" for isa, reason in missing.items()),
             "openblas": f"{self.openblas.origin} {self.openblas.version}{', vendored' if self.vendors else ''}",
-            "cuda": f"off: {cuda}",
+            "cuda": build_plugin(self.plugin, self.sanitize),
             "sanitize": self.sanitize,
         }
 
@@ -231,7 +246,8 @@ class BuildExt(build_ext):
         rpath += [f"-Wl,-rpath,{flag[2:]}" for flag in self.openblas.link_args
                   if flag.startswith("-L") and self.openblas.origin == "system"]
         self.spawn([*self.compiler.linker_so, *map(str, objects), "-o", str(extension), *rpath,
-                             *self.openblas.link_args, *self.sanitize_flags, "-lm", "-lpthread"])
+                             *self.openblas.link_args, *self.sanitize_flags, "-lm", "-lpthread",
+                             *([] if MACOS else ["-ldl"])])
 
     def vendor(self, extension):
         """Puts OpenBLAS, what it needs beyond the C library, and its licence beside the extension."""

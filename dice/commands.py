@@ -436,12 +436,14 @@ def info(args: Namespace) -> int:
     from dice import __version__, _core
 
     build = _core.build_info()
+    no_gpu, plugin = _core.cuda_status()
     rows = {
         "dice": f"{__version__} at {Path(__file__).parent}",
         "python": f"{platform.python_version()}, numpy {np.__version__}, {platform.platform()}",
         "instruction set": f"{_core.isa_select()} (this machine's best: {_core.isa_native()})",
         "threads": str(_core.threads_count()),
         **{key.replace("_", " "): value for key, value in build.items() if value},
+        "cuda": f"{no_gpu or 'ready'} ({plugin}; {build['cuda']})",
         "environment": " ".join(
             f"{key}={value}" for key, value in sorted(os.environ.items()) if key.startswith("DICE_")
         )

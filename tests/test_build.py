@@ -104,17 +104,27 @@ def test_switches_refuse_unknown_values(setup, monkeypatch):
         setup.find_openblas()
 
 
-def test_cuda_off_is_a_reason(setup, monkeypatch):
+def test_cuda_off_is_a_reason(setup, monkeypatch, tmp_path):
     monkeypatch.setenv("DICE_CUDA", "off")
-    assert setup.cuda_status() == "DICE_CUDA=off"
+    (tmp_path / "_cuda.so").touch()  # of a build before
+    assert setup.build_plugin(tmp_path / "_cuda.so") == "off: DICE_CUDA=off"
+    assert not (tmp_path / "_cuda.so").exists()
 
 
-def test_cuda_on_without_a_compiler_fails(setup, monkeypatch, tmp_path):
-    monkeypatch.setenv("DICE_CUDA", "on")
+def test_cuda_without_a_compiler(setup, monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setenv("CUDA_HOME", str(tmp_path))
-    with pytest.raises(setup.SetupError, match="nvcc"):
-        setup.cuda_status()
+    assert setup.build_plugin(tmp_path / "_cuda.so") == "off: no nvcc on PATH or in CUDA_HOME"
+    monkeypatch.setenv("DICE_CUDA", "on")
+    with pytest.raises(setup.SetupError, match="DICE_CUDA=on, but the plug-in cannot be built: no nvcc"):
+        setup.build_plugin(tmp_path / "_cuda.so")
+
+
+def test_cuda_with_a_compiler_that_fails(setup, monkeypatch, tmp_path):
+    script(tmp_path / "nvcc", "echo compute_80; [ $1 = --list-gpu-arch ] || exit 1")
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    assert setup.build_plugin(tmp_path / "_cuda.so") == "off: nvcc: compute_80"
+    assert setup.build_plugin(tmp_path / "_cuda.so", "address") == "off: this build is for sanitizers"
 
 
 def test_system_openblas_is_what_pkg_config_says(setup, monkeypatch, tmp_path):

@@ -84,12 +84,26 @@ typedef struct dice_backend {
     /* How it is stored, "dense", "sparse" or "both", and its bytes. */
     const char *(*head_info)(const dice_head *head, size_t *bytes);
     void (*head_free)(dice_head *head);
+
+    /* Of the columns of h (N, D), N >= 1: mean (D) and sum of the squares about it (D), in double. */
+    dice_status (*moments)(const float *h, size_t n, size_t features, const dice_options *options, double *mean,
+                           double *squares);
+
+    /* *threshold = percentile p of V = mean (D) * W (M, D), |V| where absolute; keep (M, D) = V > threshold. The bits
+     * of ood/contribution.h. */
+    dice_status (*rank)(const double *mean, const float *weight, size_t classes, size_t features, int absolute, double p,
+                        const dice_options *options, double *threshold, uint8_t *keep);
+
+    /* Waits for what `stream` of the caller's has under way. Offered where images, features and outputs may also be
+     * memory of the device. */
+    dice_status (*wait)(const dice_options *options, uintptr_t stream);
 } dice_backend;
 
 extern const dice_backend dice_backend_reference;  /* plain C, double sums: the truth */
 extern const dice_backend dice_backend_cpu;
 
-/* *out = the back end that serves `device` ("cpu", "cuda") at `isa`; scalar means the reference. */
-dice_status dice_backend_find(const char *device, dice_isa isa, const dice_backend **out);
+/* *out = the back end that serves `device` ("cpu", "cuda", "cuda:1") at options->isa; scalar means the reference.
+ * Sets options->device. DICE_E_DEVICE where there is none, with the reason. */
+dice_status dice_backend_find(const char *device, dice_options *options, const dice_backend **out);
 
 #endif

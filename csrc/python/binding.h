@@ -24,6 +24,7 @@ int dice_py_add_ood(PyObject *module);         /* moments, contribution */
 int dice_py_add_metrics(PyObject *module);     /* FPR95, AUROC, ... */
 int dice_py_add_head(PyObject *module);        /* Head: the last layer, whole or masked */
 int dice_py_add_scores(PyObject *module);      /* scores of logits and features */
+int dice_py_add_device(PyObject *module);      /* the GPU: status, statistics */
 
 /* Sets the Python exception that belongs to `status`, with the recorded detail; returns NULL. */
 PyObject *dice_py_raise(dice_status status);
@@ -35,6 +36,19 @@ PyArrayObject *dice_py_array(PyObject *object, int typenum, int ndim, const char
 
 /* The same, NaN and infinity let through. */
 PyArrayObject *dice_py_array_any(PyObject *object, int typenum, int ndim, const char *argument);
+
+/* An array on a GPU, as __cuda_array_interface__ describes it. */
+typedef struct dice_py_cuda_array {
+    void *data;
+    uintptr_t stream;  /* that makes it; waited for by dice_py_cuda */
+    int typenum, ndim; /* NPY_UINT8, NPY_FLOAT32 or NPY_NOTYPE */
+    npy_intp shape[4];
+} dice_py_cuda_array;
+
+/* 1 with *array filled where `object` lives on a GPU (cupy's, torch's, ...; the memory stays the object's, values are
+ * not looked at); 0 where it does not; -1 with dice.InputError where the back end cannot take it as it is. */
+int dice_py_cuda(PyObject *object, const char *argument, const dice_backend *backend, const dice_options *options,
+                 dice_py_cuda_array *array);
 
 /* Fills *options from names; isa NULL means DICE_ISA, else the native one. */
 dice_status dice_py_options(const char *isa, const char *precision, dice_options *options);

@@ -8,6 +8,7 @@ typedef struct head_object {
     PyObject_HEAD
     const dice_backend *backend;
     dice_head *head;
+    dice_options options;
     Py_ssize_t classes, features;
 } head_object;
 
@@ -49,7 +50,7 @@ static PyObject *head_new(PyTypeObject *type, PyObject *args, PyObject *keywords
     const dice_backend *backend = NULL;
     dice_status status = dice_py_options(isa, "float32", &options);
     if (status == DICE_OK) {
-        status = dice_backend_find(device, options.isa, &backend);
+        status = dice_backend_find(device, &options, &backend);
     }
     if (status != DICE_OK) {
         return dice_py_raise(status);
@@ -70,6 +71,7 @@ static PyObject *head_new(PyTypeObject *type, PyObject *args, PyObject *keywords
         goto done;
     }
     made->backend = backend;
+    made->options = options;
     made->classes = PyArray_DIM(weight, 0);
     made->features = PyArray_DIM(weight, 1);
     Py_BEGIN_ALLOW_THREADS
@@ -119,21 +121,27 @@ static PyObject *head_forward(PyObject *self, PyObject *args)
     if (isnan(clip) || clip == -INFINITY) {
         return dice_py_raise(dice_fail(DICE_E_INPUT, "clip: got %g, want a number above minus infinity", clip));
     }
-    PyArrayObject *h = dice_py_array(PyTuple_GET_ITEM(args, 0), NPY_FLOAT32, 2, "h");
-    if (h == NULL) {
+    dice_py_cuda_array there = {0};
+    const int on_gpu = dice_py_cuda(PyTuple_GET_ITEM(args, 0), "h", object->backend, &object->options, &there);
+    PyArrayObject *h = on_gpu == 0 ? dice_py_array(PyTuple_GET_ITEM(args, 0), NPY_FLOAT32, 2, "h") : NULL;
+    if (on_gpu < 0 || (on_gpu == 0 && h == NULL)) {
         return NULL;
     }
+    if (on_gpu && (there.typenum != NPY_FLOAT32 || there.ndim != 2)) {
+        return dice_py_raise(dice_fail(DICE_E_INPUT, "h: on the GPU, want float32 (N, D)"));
+    }
+    const float *values = on_gpu ? there.data : PyArray_DATA(h);
+    const npy_intp *dims = on_gpu ? there.shape : PyArray_DIMS(h);
     void *data[OUTPUTS] = {NULL};
     PyObject *result = PyTuple_New(count);
     if (result == NULL) {
         goto failed;
     }
-    if (PyArray_DIM(h, 1) != object->features) {
-        dice_py_raise(dice_fail(DICE_E_INPUT, "h: got %zd features, W wants %zd", (Py_ssize_t)PyArray_DIM(h, 1),
-                                object->features));
+    if (dims[1] != object->features) {
+        dice_py_raise(dice_fail(DICE_E_INPUT, "h: got %zd features, W wants %zd", (Py_ssize_t)dims[1], object->features));
         goto failed;
     }
-    npy_intp shape[2] = {PyArray_DIM(h, 0), object->classes};
+    npy_intp shape[2] = {dims[0], object->classes};
     for (Py_ssize_t i = 0; i < count; i++) {
         const int output = output_of(PyTuple_GET_ITEM(args, i + 2));
         if (output >= 0 && data[output] != NULL) {
@@ -151,16 +159,16 @@ static PyObject *head_forward(PyObject *self, PyObject *args)
                                        .label = data[LABEL], .logits = data[LOGITS]};
     dice_status status;
     Py_BEGIN_ALLOW_THREADS
-    status = object->backend->head_forward(object->head, PyArray_DATA(h), (size_t)shape[0], (float)clip, &outputs);
+    status = object->backend->head_forward(object->head, values, (size_t)shape[0], (float)clip, &outputs);
     Py_END_ALLOW_THREADS
     if (status != DICE_OK) {
         dice_py_raise(status);
         goto failed;
     }
-    Py_DECREF(h);
+    Py_XDECREF(h);
     return result;
 failed:
-    Py_DECREF(h);
+    Py_XDECREF(h);
     Py_XDECREF(result);
     return NULL;
 }

@@ -15,7 +15,9 @@ static int execute(PyObject *module)
         dice_py_add_run_ops,
         dice_py_add_ood,
         dice_py_add_metrics,
-        dice_py_add_head, dice_py_add_scores,
+        dice_py_add_head,
+        dice_py_add_scores,
+        dice_py_add_device,
     };
     for (size_t i = 0; i < sizeof parts / sizeof *parts; i++) {
         if (parts[i](module) < 0) {

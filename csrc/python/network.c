@@ -12,6 +12,7 @@ typedef struct network {
     PyObject_HEAD
     const dice_backend *backend;
     dice_net *net;
+    dice_options options;
     Py_ssize_t features, classes;
     int image_size;
     PyObject *arch, *isa, *precision, *mean, *std, *weight, *bias;
@@ -150,6 +151,7 @@ static PyObject *make_network(const dice_graph *graph, const dice_backend *backe
         return NULL;
     }
     self->backend = backend;
+    self->options = *options;
     self->features = graph->tensors[graph->output].channels;
     self->classes = graph->classes;
     self->image_size = graph->image_size;
@@ -188,7 +190,7 @@ static PyObject *build_network(PyObject *Py_UNUSED(module), PyObject *args)
     const dice_backend *backend = NULL;
     dice_status status = dice_py_options(isa, precision, &options);
     if (status == DICE_OK) {
-        status = dice_backend_find(device, options.isa, &backend);
+        status = dice_backend_find(device, &options, &backend);
     }
     if (status != DICE_OK) {
         return dice_py_raise(status);
@@ -204,6 +206,26 @@ static PyObject *build_network(PyObject *Py_UNUSED(module), PyObject *args)
 done:
     dice_graph_free(graph);
     return made;
+}
+
+/* *view = images that live on a GPU: 1, 0 where they do not, -1 with an exception set. */
+static int read_cuda_images(const network *self, PyObject *object, dice_images *view)
+{
+    dice_py_cuda_array array;
+    const int found = dice_py_cuda(object, "images", self->backend, &self->options, &array);
+    if (found < 1) {
+        return found;
+    }
+    const int bytes = array.typenum == NPY_UINT8;
+    if (array.typenum == NPY_NOTYPE || array.ndim != 4 || array.shape[bytes ? 3 : 1] != 3
+        || array.shape[bytes ? 1 : 2] > INT32_MAX || array.shape[bytes ? 2 : 3] > INT32_MAX) {
+        dice_py_raise(dice_fail(DICE_E_INPUT, "images: on the GPU, want uint8 (N, H, W, 3) or float32 (N, 3, H, W)"));
+        return -1;
+    }
+    *view = (dice_images){.bytes = bytes ? array.data : NULL, .floats = bytes ? NULL : array.data,
+                          .n = (size_t)array.shape[0], .height = (int32_t)array.shape[bytes ? 1 : 2],
+                          .width = (int32_t)array.shape[bytes ? 2 : 3]};
+    return 1;
 }
 
 /* images as an array of its own dtype and *view of it; NULL with an exception set. */
@@ -253,8 +275,9 @@ static PyObject *forward(PyObject *object, PyObject *argument)
 {
     network *self = (network *)object;
     dice_images images;
-    PyArrayObject *array = read_images(argument, &images);
-    if (array == NULL) {
+    const int on_gpu = read_cuda_images(self, argument, &images);
+    PyArrayObject *array = on_gpu == 0 ? read_images(argument, &images) : NULL;
+    if (on_gpu < 0 || (on_gpu == 0 && array == NULL)) {
         return NULL;
     }
     PyObject *result = NULL;
@@ -272,7 +295,7 @@ static PyObject *forward(PyObject *object, PyObject *argument)
 done:
     Py_XDECREF(h);
     Py_XDECREF(z);
-    Py_DECREF(array);
+    Py_XDECREF(array);
     return result;
 }
 

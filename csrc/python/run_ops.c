@@ -153,9 +153,9 @@ static PyObject *run_ops(PyObject *Py_UNUSED(module), PyObject *args)
 {
     PyObject *tensors, *ops, *object, *y = NULL;
     int output, winograd = 0;
-    const char *isa, *precision;
-    if (!PyArg_ParseTuple(args, "O!O!Oizs|p", &PyList_Type, &tensors, &PyList_Type, &ops, &object, &output, &isa,
-                          &precision, &winograd)) {
+    const char *isa, *precision, *device = "cpu";
+    if (!PyArg_ParseTuple(args, "O!O!Oizs|ps", &PyList_Type, &tensors, &PyList_Type, &ops, &object, &output, &isa,
+                          &precision, &winograd, &device)) {
         return NULL;
     }
     dice_options options = {0};
@@ -163,7 +163,7 @@ static PyObject *run_ops(PyObject *Py_UNUSED(module), PyObject *args)
     dice_graph *graph = NULL;
     dice_status status = dice_py_options(isa, precision, &options);
     if (status == DICE_OK) {
-        status = dice_backend_find("cpu", options.isa, &backend);
+        status = dice_backend_find(device, &options, &backend);
     }
     if (status == DICE_OK) {
         status = dice_graph_new("ops", &graph);
@@ -197,7 +197,7 @@ done:
 
 static PyMethodDef methods[] = {
     {"run_ops", run_ops, METH_VARARGS,
-     "run_ops(tensors, ops, x, output, isa, precision, winograd=False) -> float32 (N, C, H, W)\n\n"
+     "run_ops(tensors, ops, x, output, isa, precision, winograd=False, device=\"cpu\") -> float32 (N, C, H, W)\n\n"
      "Test face. tensors: [(channels, parent or -1, offset)], the first is the input; ops: dicts with the fields of\n"
      "dice_op in csrc/nn/graph.h and kind \"conv\", \"maxpool\", \"avgpool\", \"global_mean\" or \"groupnorm\";\n"
      "x: float32 (N, C, H, W); output: index of the tensor to return; winograd allows F(2 x 2, 3 x 3)."},

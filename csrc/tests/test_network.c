@@ -100,7 +100,7 @@ void test_network(void)
         CHECK(dice_threads_set(threads) == DICE_OK);
         for (int isa = DICE_ISA_SCALAR; isa <= (int)dice_isa_native(); isa++) {
             options.isa = (dice_isa)isa;
-            CHECK(dice_backend_find("cpu", options.isa, &backend) == DICE_OK);
+            CHECK(dice_backend_find("cpu", &options, &backend) == DICE_OK);
             CHECK(scenario() == DICE_OK);  /* starts the pool, whose own blocks stay */
             memset(features, 0, IMAGES * FEATURES * sizeof *features);
             check_failed_allocations(scenario);

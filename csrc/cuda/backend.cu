@@ -1,0 +1,70 @@
+/* The CUDA back end: what the plug-in exports, and whether it can run here. */
+#include "slots.cuh"
+
+const dice_plugin_core *dice_core;
+
+/* The runtime is linked in; the driver comes with the machine. */
+static const char *unavailable()
+{
+    int version = 0, count = 0;
+    if (cudaDriverGetVersion(&version) != cudaSuccess || version == 0) {
+        cudaGetLastError();
+        return "no driver";
+    }
+    const cudaError_t error = cudaGetDeviceCount(&count);
+    cudaGetLastError();
+    if (error == cudaErrorInsufficientDriver) {
+        return "the driver is too old";
+    }
+    if (error == cudaErrorNoDevice || (error == cudaSuccess && count == 0)) {
+        return "no device";
+    }
+    return error == cudaSuccess ? nullptr : cudaGetErrorString(error);
+}
+
+dice_status backend_check_device(int index)
+{
+    const char *reason = unavailable();
+    int count = 0;
+    if (reason != nullptr) {
+        return dice_core->fail(DICE_E_DEVICE, "device cuda: %s", reason);
+    }
+    cudaGetDeviceCount(&count);
+    if (index < 0 || index >= count) {
+        return dice_core->fail(DICE_E_DEVICE, "device cuda:%d: this machine has %d (cuda:0 is the first)", index, count);
+    }
+    return DICE_OK;
+}
+
+static dice_status wait(const dice_options *options, uintptr_t stream)
+{
+    TRY(backend_check_device(options->device));
+    const on_device here(options->device);
+    CUDA_TRY(here.error, "device");
+    CUDA_TRY(cudaStreamSynchronize(reinterpret_cast<cudaStream_t>(stream)), "the stream of an array");
+    return DICE_OK;
+}
+
+extern "C" __attribute__((visibility("default"))) const dice_backend *dice_plugin(const dice_plugin_core *core)
+{
+    static dice_backend backend;
+    if (core->abi != DICE_BACKEND_ABI) {
+        return nullptr;
+    }
+    dice_core = core;
+    backend.abi = DICE_BACKEND_ABI;
+    backend.name = "cuda";
+    backend.unavailable = unavailable;
+    backend.net_create = net_create;
+    backend.net_forward = net_forward;
+    backend.net_info = net_info;
+    backend.net_free = net_free;
+    backend.head_create = head_create;
+    backend.head_forward = head_forward;
+    backend.head_info = head_info;
+    backend.head_free = head_free;
+    backend.moments = statistics_moments;
+    backend.rank = statistics_rank;
+    backend.wait = wait;
+    return &backend;
+}

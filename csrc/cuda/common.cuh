@@ -1,0 +1,121 @@
+/* What the files of the plug-in share: errors, the current device, device memory. */
+#ifndef DICE_CUDA_COMMON_CUH
+#define DICE_CUDA_COMMON_CUH
+
+#include <cuda_runtime.h>
+
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <new>
+
+extern "C" {
+#include "backend/backend.h"
+#include "backend/plugin.h"
+}
+#include "machine.cuh"
+
+/* What the core lent when it opened the plug-in. */
+extern const dice_plugin_core *dice_core;
+
+/* DICE_E_DEVICE with "cuda:0: WHAT: why". */
+static inline dice_status cuda_fail(cudaError_t error, const char *what)
+{
+    int device = 0;
+    cudaGetDevice(&device);
+    cudaGetLastError();  /* an error that can be forgotten is not to meet the next call */
+    return dice_core->fail(DICE_E_DEVICE, "cuda:%d: %s: %s", device, what, cudaGetErrorString(error));
+}
+
+#define CUDA_TRY(call, what)                         \
+    do {                                             \
+        const cudaError_t error_ = (call);           \
+        if (error_ != cudaSuccess) {                 \
+            return cuda_fail(error_, what);          \
+        }                                            \
+    } while (0)
+
+#define TRY(call)                                    \
+    do {                                             \
+        const dice_status status_ = (call);          \
+        if (status_ != DICE_OK) {                    \
+            return status_;                          \
+        }                                            \
+    } while (0)
+
+/* Makes `index` this thread's device and gives the caller's back at the end of the scope. */
+class on_device {
+public:
+    explicit on_device(int index)
+    {
+        cudaGetDevice(&before);
+        error = index == before ? cudaSuccess : cudaSetDevice(index);
+    }
+    ~on_device()
+    {
+        int now = before;
+        if (cudaGetDevice(&now) == cudaSuccess && now != before) {
+            cudaSetDevice(before);
+        }
+    }
+    on_device(const on_device &) = delete;
+    on_device &operator=(const on_device &) = delete;
+    cudaError_t error;
+
+private:
+    int before = 0;
+};
+
+/* Device memory that only grows. */
+struct device_buffer {
+    unsigned char *data = nullptr;
+    size_t bytes = 0;
+
+    cudaError_t reserve(size_t wanted)
+    {
+        if (wanted <= bytes) {
+            return cudaSuccess;
+        }
+        release();
+        const cudaError_t error = cudaMalloc(&data, wanted);
+        bytes = error == cudaSuccess ? wanted : 0;
+        return error;
+    }
+    void release()
+    {
+        if (data != nullptr) {
+            cudaFree(data);
+        }
+        data = nullptr;
+        bytes = 0;
+    }
+};
+
+/* Hands out pieces of one buffer, each aligned for 16-byte access. */
+struct carver {
+    size_t used = 0;
+    size_t take(size_t bytes)
+    {
+        const size_t at = used;
+        used += (bytes + 255) / 256 * 256;
+        return at;
+    }
+};
+
+/* The device that `memory` is on; -1 for the host's. */
+static inline int device_of(const void *memory, int device)
+{
+    cudaPointerAttributes attributes;
+    if (cudaPointerGetAttributes(&attributes, memory) != cudaSuccess) {
+        cudaGetLastError();
+        return -1;
+    }
+    return attributes.type == cudaMemoryTypeManaged ? device
+        : attributes.type == cudaMemoryTypeDevice   ? attributes.device
+                                                    : -1;
+}
+
+/* Whether kernels on `device` can read and write `memory`. */
+static inline bool lives_on(const void *memory, int device) { return device_of(memory, device) == device; }
+
+#endif

@@ -1,0 +1,26 @@
+/* The host's twin of device/machine.cuh. */
+#ifndef DICE_CUDA_MACHINE_CUH
+#define DICE_CUDA_MACHINE_CUH
+
+#include <cuda_runtime.h>
+
+template <typename... Params, typename... Args>
+void launch(void (*kernel)(Params...), dim3 grid, dim3 block, cudaStream_t stream, Args... args)
+{
+    emulation::enqueue(stream, [=] { emulation::run_grid(grid, block, [&] { kernel(args...); }); });
+}
+
+namespace emulation {
+enum { MOST_PRODUCTS = 4 };
+void multiply(int count, float (*d)[4], const uint32_t *a, const uint32_t (*b)[2]);
+}  // namespace emulation
+
+/* The sums are cut, not rounded, to float32: the worst that tensor cores do. */
+template <int N>
+void mma_bf16(float (&d)[N][4], const uint32_t (&a)[4], const uint32_t (&b)[N][2])
+{
+    static_assert(N <= emulation::MOST_PRODUCTS, "room in a lane's slot");
+    emulation::multiply(N, d, a, b);
+}
+
+#endif

@@ -1,0 +1,295 @@
+/* The last layer with its scores: logits with the bias, then all reductions of a row in one kernel.
+ *
+ * Dense (most weights stay): one convolution of 1 x 1, six products. Sparse: a warp takes a class and 32 images, and
+ * walks the weights that stay. Scores are computed in double from the float32 logits. */
+#include <mutex>
+
+#include "kernels.cuh"
+#include "slots.cuh"
+
+enum { IMAGES = 32, WARPS = 8, SCORE_THREADS = 128, MOST_ROWS = 4096 };
+enum { SPARSE_SHARE = 4 };  /* sparse where at most a quarter of the weights stay */
+
+struct dice_head {
+    std::mutex lock;          /* one forward call at a time */
+    int device, processors, classes, features;
+    bool sparse;
+    cudaStream_t stream;
+    device_buffer weights;    /* packed weights, or starts (M + 1), columns and values; then the bias */
+    size_t columns, values, bias;  /* bytes from its start */
+    device_buffer work;
+};
+
+/* h transposed (D, rows padded to IMAGES), so that a warp's images are neighbours. */
+static __global__ void transpose(const float *h, float *out, int rows, int features)
+{
+    const size_t padded = size_t((rows + IMAGES - 1) / IMAGES * IMAGES);
+    const size_t i = size_t(blockIdx.x) * blockDim.x + threadIdx.x;
+    if (i < padded * size_t(features)) {
+        const size_t row = i % padded, feature = i / padded;
+        out[i] = row < size_t(rows) ? h[row * size_t(features) + feature] : 0.0f;
+    }
+}
+
+/* logits (rows, M); blocks are (IMAGES / 32 images, WARPS classes), threads (image, class). */
+static __global__ void sparse_logits(const float *transposed, const uint32_t *starts, const uint32_t *columns,
+                                     const float *values, const float *bias, float clip, int rows, int classes,
+                                     float *logits)
+{
+    const int image = int(blockIdx.x * IMAGES + threadIdx.x), m = int(blockIdx.y * WARPS + threadIdx.y);
+    const size_t padded = size_t((rows + IMAGES - 1) / IMAGES * IMAGES);
+    if (m >= classes || image >= rows) {
+        return;
+    }
+    float sum = 0;
+    for (uint32_t i = starts[m]; i < starts[m + 1]; i++) {
+        sum = fmaf(values[i], fminf(transposed[columns[i] * padded + size_t(image)], clip), sum);
+    }
+    logits[size_t(image) * size_t(classes) + size_t(m)] = sum + bias[m];
+}
+
+struct score_args {
+    const float *logits;  /* (rows, M) */
+    int classes;
+    double *energy, *msp, *maxlogit;
+    int32_t *label;
+};
+
+/* A block takes one row. */
+static __global__ void scores(score_args p)
+{
+    __shared__ float values[SCORE_THREADS];
+    __shared__ int places[SCORE_THREADS];
+    __shared__ double sums[SCORE_THREADS];
+    const int thread = int(threadIdx.x);
+    const float *z = p.logits + size_t(blockIdx.x) * size_t(p.classes);
+    float largest = -INFINITY;
+    int place = 0;
+    for (int m = thread; m < p.classes; m += SCORE_THREADS) {
+        if (z[m] > largest) {
+            largest = z[m];
+            place = m;
+        }
+    }
+    values[thread] = largest;
+    places[thread] = place;
+    __syncthreads();
+    for (int half = SCORE_THREADS / 2; half > 0; half /= 2) {
+        if (thread < half) {
+            const float other = values[thread + half];
+            const int other_place = places[thread + half];
+            if (other > values[thread] || (other == values[thread] && other_place < places[thread])) {
+                values[thread] = other;
+                places[thread] = other_place;
+            }
+        }
+        __syncthreads();
+    }
+    const double top = double(values[0]);
+    double sum = 0;
+    for (int m = thread; m < p.classes; m += SCORE_THREADS) {
+        sum += exp(double(z[m]) - top);
+    }
+    sums[thread] = sum;
+    __syncthreads();
+    for (int half = SCORE_THREADS / 2; half > 0; half /= 2) {
+        if (thread < half) {
+            sums[thread] += sums[thread + half];
+        }
+        __syncthreads();
+    }
+    if (thread == 0) {
+        p.energy[blockIdx.x] = top + log(sums[0]);
+        p.msp[blockIdx.x] = 1 / sums[0];
+        p.maxlogit[blockIdx.x] = top;
+        p.label[blockIdx.x] = places[0];
+    }
+}
+
+static dice_status put_dense(dice_head *head, const float *weight, const uint8_t *keep)
+{
+    const size_t bytes = conv_weight_bytes(3, head->classes, head->features, 1);
+    carver c;
+    c.take(bytes);
+    head->bias = c.take(size_t(head->classes) * sizeof(float));
+    CUDA_TRY(head->weights.reserve(c.used), "head");
+    void *packed;
+    TRY(dice_core->alloc(bytes, 1, &packed));
+    conv_pack(3, weight, keep, head->classes, head->features, 1, static_cast<uint16_t *>(packed));
+    const cudaError_t error = cudaMemcpy(head->weights.data, packed, bytes, cudaMemcpyHostToDevice);
+    dice_core->free(packed);
+    CUDA_TRY(error, "head");
+    return DICE_OK;
+}
+
+static dice_status put_sparse(dice_head *head, const float *weight, const uint8_t *keep, size_t kept)
+{
+    const size_t classes = size_t(head->classes), features = size_t(head->features);
+    carver c;
+    const size_t starts_at = c.take((classes + 1) * sizeof(uint32_t));
+    head->columns = c.take(kept * sizeof(uint32_t));
+    head->values = c.take(kept * sizeof(float));
+    const size_t bytes = c.used;
+    head->bias = c.take(classes * sizeof(float));
+    CUDA_TRY(head->weights.reserve(c.used), "head");
+    void *memory;
+    TRY(dice_core->alloc(bytes, 1, &memory));
+    unsigned char *host = static_cast<unsigned char *>(memory);
+    uint32_t *starts = reinterpret_cast<uint32_t *>(host + starts_at);
+    uint32_t *columns = reinterpret_cast<uint32_t *>(host + head->columns);
+    float *values = reinterpret_cast<float *>(host + head->values);
+    uint32_t found = 0;
+    for (size_t m = 0; m < classes; m++) {
+        starts[m] = found;
+        for (size_t d = 0; d < features; d++) {
+            if (keep[m * features + d]) {
+                columns[found] = uint32_t(d);
+                values[found++] = weight[m * features + d];
+            }
+        }
+    }
+    starts[classes] = found;
+    const cudaError_t error = cudaMemcpy(head->weights.data, host, bytes, cudaMemcpyHostToDevice);
+    dice_core->free(memory);
+    CUDA_TRY(error, "head");
+    return DICE_OK;
+}
+
+static dice_status fill(dice_head *head, const float *weight, const float *bias, const uint8_t *keep)
+{
+    const size_t count = size_t(head->classes) * size_t(head->features);
+    size_t kept = keep == nullptr ? count : 0;
+    for (size_t i = 0; keep != nullptr && i < count; i++) {
+        kept += keep[i] != 0;
+    }
+    head->sparse = kept * SPARSE_SHARE <= count;
+    CUDA_TRY(cudaStreamCreate(&head->stream), "stream");
+    CUDA_TRY(cudaDeviceGetAttribute(&head->processors, cudaDevAttrMultiProcessorCount, head->device), "device");
+    TRY(head->sparse ? put_sparse(head, weight, keep, kept) : put_dense(head, weight, keep));
+    CUDA_TRY(cudaMemcpy(head->weights.data + head->bias, bias, size_t(head->classes) * sizeof(float),
+                        cudaMemcpyHostToDevice), "head");
+    return DICE_OK;
+}
+
+dice_status head_create(const float *weight, const float *bias, const uint8_t *keep, size_t classes, size_t features,
+                        const dice_options *options, dice_head **out)
+{
+    TRY(backend_check_device(options->device));
+    if (classes > 1u << 24 || features > 1u << 24 || classes * features > UINT32_MAX) {
+        return dice_core->fail(DICE_E_INPUT, "W: %zu x %zu is too large for the device", classes, features);
+    }
+    const on_device here(options->device);
+    CUDA_TRY(here.error, "device");
+    dice_head *head = new (std::nothrow) dice_head();
+    if (head == nullptr) {
+        return dice_core->fail(DICE_E_MEMORY, "out of memory");
+    }
+    head->device = options->device;
+    head->classes = int(classes);
+    head->features = int(features);
+    const dice_status status = fill(head, weight, bias, keep);
+    if (status != DICE_OK) {
+        head_free(head);
+        return status;
+    }
+    *out = head;
+    return DICE_OK;
+}
+
+void head_free(dice_head *head)
+{
+    if (head != nullptr) {
+        const on_device here(head->device);
+        if (head->stream != nullptr) {
+            cudaStreamDestroy(head->stream);
+        }
+        head->weights.release();
+        head->work.release();
+        delete head;
+    }
+}
+
+const char *head_info(const dice_head *head, size_t *bytes)
+{
+    *bytes = head->weights.bytes;
+    return head->sparse ? "sparse" : "dense";
+}
+
+static void start_logits(const dice_head *head, const float *h, float *transposed, int rows, float clip, float *logits)
+{
+    const float *bias = reinterpret_cast<const float *>(head->weights.data + head->bias);
+    if (head->sparse) {
+        const unsigned tiles = unsigned(rows + IMAGES - 1) / IMAGES;
+        const size_t count = size_t(tiles) * IMAGES * size_t(head->features);
+        launch(transpose, dim3(unsigned((count + 255) / 256)), dim3(256), head->stream, h, transposed, rows,
+               head->features);
+        launch(sparse_logits, dim3(tiles, unsigned(head->classes + WARPS - 1) / WARPS), dim3(IMAGES, WARPS), head->stream,
+               const_cast<const float *>(transposed), reinterpret_cast<const uint32_t *>(head->weights.data),
+               reinterpret_cast<const uint32_t *>(head->weights.data + head->columns),
+               reinterpret_cast<const float *>(head->weights.data + head->values), bias, clip, rows, head->classes,
+               logits);
+        return;
+    }
+    conv_args p = {};
+    p.x = h, p.x_ld = p.channels = head->features;
+    p.y = logits, p.y_ld = p.out_channels = head->classes;
+    p.height = p.width = p.out_height = p.out_width = p.kernel = p.stride = 1;
+    p.weight = reinterpret_cast<const uint16_t *>(head->weights.data);
+    p.bias = bias;
+    p.pixels = rows;
+    p.clip = clip;
+    conv_start(3, head->processors, p, head->stream);
+}
+
+/* Scores of `rows` images from h on; outputs begin at the first of them. */
+static dice_status run_rows(dice_head *head, const float *h, int rows, float clip, const dice_head_outputs *out,
+                            size_t first)
+{
+    const size_t n = size_t(rows), classes = size_t(head->classes), features = size_t(head->features);
+    const size_t padded = (n + IMAGES - 1) / IMAGES * IMAGES;
+    const bool direct = lives_on(h, head->device);
+    carver c;
+    const size_t h_at = c.take(direct ? 0 : n * features * sizeof(float));
+    const size_t transposed_at = c.take(head->sparse ? padded * features * sizeof(float) : 0);
+    const size_t logits_at = c.take(n * classes * sizeof(float));
+    const size_t energy_at = c.take(n * sizeof(double)), msp_at = c.take(n * sizeof(double));
+    const size_t max_at = c.take(n * sizeof(double)), label_at = c.take(n * sizeof(int32_t));
+    CUDA_TRY(head->work.reserve(c.used), "head");
+    unsigned char *work = head->work.data;
+    if (!direct) {
+        CUDA_TRY(cudaMemcpyAsync(work + h_at, h, n * features * sizeof(float), cudaMemcpyDefault, head->stream),
+                 "features");
+        h = reinterpret_cast<const float *>(work + h_at);
+    }
+    float *logits = reinterpret_cast<float *>(work + logits_at);
+    start_logits(head, h, reinterpret_cast<float *>(work + transposed_at), rows, clip, logits);
+    const score_args p = {logits, head->classes, reinterpret_cast<double *>(work + energy_at),
+                          reinterpret_cast<double *>(work + msp_at), reinterpret_cast<double *>(work + max_at),
+                          reinterpret_cast<int32_t *>(work + label_at)};
+    launch(scores, dim3(unsigned(rows)), dim3(SCORE_THREADS), head->stream, p);
+    CUDA_TRY(cudaGetLastError(), "head");
+    const auto give = [&](void *to, size_t at, size_t item) {
+        return to == nullptr ? cudaSuccess
+                             : cudaMemcpyAsync(static_cast<unsigned char *>(to) + first * item, work + at, n * item,
+                                               cudaMemcpyDefault, head->stream);
+    };
+    CUDA_TRY(give(out->energy, energy_at, sizeof(double)), "scores");
+    CUDA_TRY(give(out->msp, msp_at, sizeof(double)), "scores");
+    CUDA_TRY(give(out->maxlogit, max_at, sizeof(double)), "scores");
+    CUDA_TRY(give(out->label, label_at, sizeof(int32_t)), "scores");
+    CUDA_TRY(give(out->logits, logits_at, classes * sizeof(float)), "scores");
+    CUDA_TRY(cudaStreamSynchronize(head->stream), "scores");
+    return DICE_OK;
+}
+
+dice_status head_forward(dice_head *head, const float *h, size_t n, float clip, const dice_head_outputs *outputs)
+{
+    const std::lock_guard<std::mutex> hold(head->lock);
+    const on_device here(head->device);
+    CUDA_TRY(here.error, "device");
+    for (size_t first = 0; first < n; first += MOST_ROWS) {
+        const size_t rows = n - first < MOST_ROWS ? n - first : size_t(MOST_ROWS);
+        TRY(run_rows(head, h + first * size_t(head->features), int(rows), clip, outputs, first));
+    }
+    return DICE_OK;
+}

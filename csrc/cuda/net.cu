@@ -1,0 +1,546 @@
+/* Networks on the device.
+ *
+ * At create the weights are packed and uploaded once. A forward call cuts its images into chunks that two lanes run in
+ * turn, each with a stream, an arena and pinned memory of its own, so that one uploads while the other computes. What
+ * runs for a number and size of images is captured once as a CUDA graph. Nothing is allocated or waited for while a
+ * chunk is on its way. Where memory for a chunk is missing, chunks are halved; an image's bits do not depend on it. */
+#include <mutex>
+
+#include "gemm.cuh"
+#include "kernels.cuh"
+#include "slots.cuh"
+
+enum { LANES = 2, GRAPHS = 4, MOST_IMAGES = 256 };
+static const size_t ARENA_GOAL = size_t(1) << 30;  /* bytes of activations that a chunk aims at */
+
+struct layer {  /* where an op's weights are, in bytes from the start of dice_net::weights */
+    size_t weight, bias, scale, shift;
+    size_t plain;  /* unpacked weights for the library's product */
+};
+static const size_t ABSENT = SIZE_MAX;
+
+struct shape {  /* of a chunk, and what goes with it */
+    int n, height, width;
+    dice_plan plan;
+    size_t per_image;            /* floats of the features of one image */
+    size_t raw, features, logits, bytes;  /* offsets behind the activations in the arena, and the end */
+    size_t raw_bytes;
+    cudaGraphExec_t graph;
+};
+
+struct lane {
+    cudaStream_t stream;
+    gemm_handle gemm;
+    device_buffer arena;
+    unsigned char *pinned;       /* what lies behind the activations, in host memory */
+    size_t pinned_bytes;
+    shape shapes[GRAPHS];
+    int next_shape;              /* the one to give up for a new shape */
+    float *features, *logits;    /* where to leave what `pinned` receives; null: nothing under way */
+    const shape *running;
+};
+
+struct dice_net {
+    std::mutex lock;             /* one forward call at a time */
+    int device, processors, parts;
+    dice_graph graph;            /* tensors and ops of our own, weights nulled */
+    layer *layers;               /* (n_ops), then the head */
+    device_buffer weights;
+    bool library;                /* use cuBLAS for plain 1 x 1 convolutions */
+    cudaStream_t recorder;       /* graphs are captured on it: others' work on the default stream must not meet that */
+    size_t chunk;                /* images a chunk for the size below, less where memory was short */
+    int chunk_height, chunk_width;
+    lane lanes[LANES];
+};
+
+static size_t tensor_bytes(int32_t channels, int32_t height, int32_t width)
+{
+    return size_t((channels + 3) / 4 * 4) * size_t(height) * size_t(width) * sizeof(float);
+}
+
+/* ---- create ---- */
+
+static size_t channels_of(const dice_graph *graph, int32_t tensor) { return size_t(graph->tensors[tensor].channels); }
+
+/* A product of pixels and weights without a prologue: what a library can do. */
+static bool is_plain(const dice_op *op)
+{
+    return op->kind == DICE_OP_CONV && op->kernel == 1 && op->stride == 1 && op->pad == 0 && op->pre_scale == nullptr;
+}
+
+static size_t place(carver *c, bool there, size_t bytes) { return there ? c->take(bytes) : ABSENT; }
+
+/* Lays out one op's weights and, where `packed` is given, uploads them; the second walk finds the same places. */
+static dice_status put_op(dice_net *net, const dice_graph *graph, const dice_op *op, layer *l, carver *c, void *packed)
+{
+    const size_t cx = channels_of(graph, op->x), cy = channels_of(graph, op->y);
+    const size_t taps = size_t(op->kernel) * size_t(op->kernel);
+    const bool is_conv = op->kind == DICE_OP_CONV, library = net->library && is_plain(op);
+    const size_t bytes = is_conv ? conv_weight_bytes(net->parts, int(cy), int(cx), op->kernel) : cy * sizeof(float);
+    l->weight = place(c, op->weight != nullptr && !library, bytes);
+    l->plain = place(c, library, cy * cx * sizeof(float));
+    l->bias = place(c, op->bias != nullptr, cy * sizeof(float));
+    l->scale = place(c, op->pre_scale != nullptr, cx * sizeof(float));
+    l->shift = place(c, op->pre_scale != nullptr, cx * sizeof(float));
+    if (packed == nullptr) {
+        return DICE_OK;
+    }
+    const auto put = [&](size_t at, const void *from, size_t size) {
+        return at == ABSENT ? cudaSuccess : cudaMemcpy(net->weights.data + at, from, size, cudaMemcpyHostToDevice);
+    };
+    const void *weight = op->weight;
+    if (is_conv && !library) {
+        conv_pack(net->parts, op->weight, nullptr, int(cy), int(cx), int(op->kernel), static_cast<uint16_t *>(packed));
+        weight = packed;
+    }
+    CUDA_TRY(put(l->weight, weight, bytes), op->name);
+    CUDA_TRY(put(l->plain, op->weight, cy * cx * taps * sizeof(float)), op->name);
+    CUDA_TRY(put(l->bias, op->bias, cy * sizeof(float)), op->name);
+    CUDA_TRY(put(l->scale, op->pre_scale, cx * sizeof(float)), op->name);
+    CUDA_TRY(put(l->shift, op->pre_shift, cx * sizeof(float)), op->name);
+    return DICE_OK;
+}
+
+/* All ops and the head, which is a 1 x 1 convolution in six products whatever the precision. */
+static dice_status put_weights(dice_net *net, const dice_graph *graph, void *packed, size_t *bytes, size_t *largest)
+{
+    carver c;
+    for (int32_t i = 0; i < graph->n_ops; i++) {
+        const size_t before = c.used;
+        TRY(put_op(net, graph, &graph->ops[i], &net->layers[i], &c, packed));
+        *largest = c.used - before > *largest ? c.used - before : *largest;
+    }
+    layer *l = &net->layers[graph->n_ops];
+    const int features = int(channels_of(graph, graph->output));
+    const size_t head_bytes = conv_weight_bytes(3, graph->classes, features, 1);
+    l->weight = place(&c, graph->classes > 0, head_bytes);
+    l->bias = place(&c, graph->classes > 0, size_t(graph->classes) * sizeof(float));
+    *largest = head_bytes > *largest ? head_bytes : *largest;
+    if (packed != nullptr && graph->classes > 0) {
+        conv_pack(3, graph->head_weight, nullptr, graph->classes, features, 1, static_cast<uint16_t *>(packed));
+        CUDA_TRY(cudaMemcpy(net->weights.data + l->weight, packed, head_bytes, cudaMemcpyHostToDevice), "head");
+        CUDA_TRY(cudaMemcpy(net->weights.data + l->bias, graph->head_bias, size_t(graph->classes) * sizeof(float),
+                            cudaMemcpyHostToDevice), "head");
+    }
+    *bytes = c.used;
+    return DICE_OK;
+}
+
+template <typename T>
+static dice_status copy_array(const T *from, size_t count, T **out)
+{
+    void *memory;
+    TRY(dice_core->alloc(count, sizeof(T), &memory));
+    memcpy(memory, from, count * sizeof(T));
+    *out = static_cast<T *>(memory);
+    return DICE_OK;
+}
+
+static dice_status fill(dice_net *net, const dice_graph *graph)
+{
+    net->graph = *graph;
+    net->graph.tensors = nullptr;
+    net->graph.ops = nullptr;
+    TRY(copy_array(graph->tensors, size_t(graph->n_tensors), &net->graph.tensors));
+    TRY(copy_array(graph->ops, size_t(graph->n_ops), &net->graph.ops));
+    void *memory;
+    TRY(dice_core->alloc(size_t(graph->n_ops) + 1, sizeof(layer), &memory));
+    net->layers = static_cast<layer *>(memory);
+
+    CUDA_TRY(cudaDeviceGetAttribute(&net->processors, cudaDevAttrMultiProcessorCount, net->device), "device");
+    CUDA_TRY(cudaStreamCreateWithFlags(&net->recorder, cudaStreamNonBlocking), "stream");
+    net->library = net->parts != 2 && gemm_wanted();
+    for (lane &l : net->lanes) {
+        CUDA_TRY(cudaStreamCreate(&l.stream), "stream");  /* ordered after what the default stream made before */
+        if (net->library) {
+            TRY(gemm_open(&l.gemm, net->recorder));
+        }
+    }
+    size_t bytes = 0, largest = 0;
+    TRY(put_weights(net, graph, nullptr, &bytes, &largest));
+    CUDA_TRY(net->weights.reserve(bytes), "weights");
+    TRY(dice_core->alloc(largest, 1, &memory));
+    const dice_status status = put_weights(net, graph, memory, &bytes, &largest);
+    dice_core->free(memory);
+    return status;
+}
+
+dice_status net_create(const dice_graph *graph, const dice_options *options, dice_net **out)
+{
+    TRY(backend_check_device(options->device));
+    const on_device here(options->device);
+    CUDA_TRY(here.error, "device");
+    dice_net *net = new (std::nothrow) dice_net();
+    if (net == nullptr) {
+        return dice_core->fail(DICE_E_MEMORY, "out of memory");
+    }
+    net->device = options->device;
+    net->parts = conv_parts(options->precision);
+    const dice_status status = fill(net, graph);
+    if (status != DICE_OK) {
+        net_free(net);
+        return status;
+    }
+    *out = net;
+    return DICE_OK;
+}
+
+/* ---- lanes ---- */
+
+static void forget_shape(shape *s)
+{
+    if (s->graph != nullptr) {
+        cudaGraphExecDestroy(s->graph);
+    }
+    dice_core->plan_free(&s->plan);
+    *s = shape();
+}
+
+/* Gives up the memory, and the graphs that point into it. */
+static void release_lane(lane *l)
+{
+    for (shape &s : l->shapes) {
+        forget_shape(&s);
+    }
+    l->arena.release();
+    cudaFreeHost(l->pinned);
+    l->pinned = nullptr;
+    l->pinned_bytes = 0;
+}
+
+void net_free(dice_net *net)
+{
+    if (net == nullptr) {
+        return;
+    }
+    const on_device here(net->device);
+    for (lane &l : net->lanes) {
+        release_lane(&l);
+        gemm_close(&l.gemm);
+        if (l.stream != nullptr) {
+            cudaStreamDestroy(l.stream);
+        }
+    }
+    if (net->recorder != nullptr) {
+        cudaStreamDestroy(net->recorder);
+    }
+    net->weights.release();
+    dice_core->free(net->graph.tensors);
+    dice_core->free(net->graph.ops);
+    dice_core->free(net->layers);
+    delete net;
+}
+
+void net_info(const dice_net *net, dice_net_info *info)
+{
+    static const char *const names[2][4] = {{"", "bf16", "bf16x3", "bf16x6"}, {"", "bf16+cublas", "", "bf16x6+cublas"}};
+    *info = dice_net_info();
+    info->arena_bytes = net->lanes[0].arena.bytes + net->lanes[1].arena.bytes;
+    info->weight_bytes = net->weights.bytes;
+    info->kernels = names[net->library][net->parts];
+}
+
+/* ---- one chunk ---- */
+
+static map map_of(const dice_net *net, const lane *l, const shape *s, int32_t id)
+{
+    const dice_tensor *t = &net->graph.tensors[id];
+    const int channels = t->parent == DICE_NONE ? t->channels : net->graph.tensors[t->parent].channels;
+    float *data = reinterpret_cast<float *>(l->arena.data + s->plan.offset[id] * size_t(s->n));
+    return {data + t->offset, (channels + 3) / 4 * 4, t->channels, s->plan.height[id], s->plan.width[id]};
+}
+
+static const float *floats_at(const dice_net *net, size_t at)
+{
+    return at == ABSENT ? nullptr : reinterpret_cast<const float *>(net->weights.data + at);
+}
+
+static conv_args conv_of(map x, map y, int n)
+{
+    conv_args p = {};
+    p.x = x.data, p.x_ld = x.ld, p.channels = x.channels, p.height = x.height, p.width = x.width;
+    p.y = y.data, p.y_ld = y.ld, p.out_channels = y.channels, p.out_height = y.height, p.out_width = y.width;
+    p.kernel = p.stride = 1;
+    p.pixels = n * y.height * y.width;
+    p.clip = INFINITY;
+    return p;
+}
+
+static dice_status start_op(const dice_net *net, const lane *l, const shape *s, int32_t index)
+{
+    const cudaStream_t stream = net->recorder;
+    const dice_op *op = &net->graph.ops[index];
+    const layer *w = &net->layers[index];
+    const map x = map_of(net, l, s, op->x), y = map_of(net, l, s, op->y);
+    const float *bias = floats_at(net, w->bias);
+    const float *scale = floats_at(net, w->scale), *shift = floats_at(net, w->shift);
+    switch (op->kind) {
+    case DICE_OP_CONV: {
+        const map residual = op->residual == DICE_NONE ? map() : map_of(net, l, s, op->residual);
+        if (w->plain != ABSENT) {
+            TRY(gemm_start(&l->gemm, net->parts == 1, x, floats_at(net, w->plain), y, s->n));
+            epilogue_start(y, bias, residual.data, residual.ld, op->relu, s->n, stream);
+            break;
+        }
+        conv_args p = conv_of(x, y, s->n);
+        p.weight = reinterpret_cast<const uint16_t *>(net->weights.data + w->weight);
+        p.bias = bias, p.scale = scale, p.shift = shift;
+        p.residual = residual.data, p.residual_ld = residual.ld;
+        p.kernel = op->kernel, p.stride = op->stride, p.pad = op->pad, p.relu = op->relu;
+        conv_start(net->parts, net->processors, p, stream);
+        break;
+    }
+    case DICE_OP_MAXPOOL:
+    case DICE_OP_AVGPOOL:
+        pool_start({x, y, op->kernel, op->stride, op->pad, op->kind == DICE_OP_AVGPOOL, op->zero_padded, scale, shift},
+                   s->n, stream);
+        break;
+    case DICE_OP_GLOBAL_MEAN:
+        mean_start(x, scale, shift, s->n, y, stream);
+        break;
+    case DICE_OP_GROUPNORM:
+        norm_start({x, y, floats_at(net, w->weight), bias, op->groups, op->relu, op->eps}, s->n, stream);
+        break;
+    }
+    CUDA_TRY(cudaGetLastError(), op->name);
+    return DICE_OK;
+}
+
+/* All ops, the features and the logits, from the input tensor to behind the activations. */
+static dice_status start_ops(const dice_net *net, const lane *l, const shape *s)
+{
+    const cudaStream_t stream = net->recorder;
+    for (int32_t i = 0; i < net->graph.n_ops; i++) {
+        TRY(start_op(net, l, s, i));
+    }
+    const map output = map_of(net, l, s, net->graph.output);
+    unpack_start(output, s->n, reinterpret_cast<float *>(l->arena.data + s->features), stream);
+    if (net->graph.classes > 0) {
+        const int classes = net->graph.classes;
+        map logits = {reinterpret_cast<float *>(l->arena.data + s->logits), classes, classes, 1, 1};
+        map pooled = output;
+        pooled.height = pooled.width = 1;  /* as the head's weights promise */
+        conv_args p = conv_of(pooled, logits, s->n);
+        const layer *head = &net->layers[net->graph.n_ops];
+        p.weight = reinterpret_cast<const uint16_t *>(net->weights.data + head->weight);
+        p.bias = floats_at(net, head->bias);
+        conv_start(3, net->processors, p, stream);
+    }
+    CUDA_TRY(cudaGetLastError(), "head");
+    return DICE_OK;
+}
+
+static dice_status capture(const dice_net *net, const lane *l, shape *s)
+{
+    CUDA_TRY(cudaStreamBeginCapture(net->recorder, cudaStreamCaptureModeThreadLocal), "graph");
+    const dice_status status = start_ops(net, l, s);
+    cudaGraph_t graph = nullptr;
+    const cudaError_t ended = cudaStreamEndCapture(net->recorder, &graph);
+    if (status != DICE_OK || ended != cudaSuccess) {
+        if (graph != nullptr) {
+            cudaGraphDestroy(graph);
+        }
+        return status != DICE_OK ? status : cuda_fail(ended, "graph");
+    }
+    const cudaError_t made = cudaGraphInstantiate(&s->graph, graph, 0);
+    cudaGraphDestroy(graph);
+    CUDA_TRY(made, "graph");
+    return DICE_OK;
+}
+
+/* Sizes of a chunk; s->plan must be freed. */
+static dice_status measure(const dice_net *net, int n, int height, int width, shape *s)
+{
+    *s = shape();
+    s->n = n, s->height = height, s->width = width;
+    TRY(dice_core->plan_make(&net->graph, height, width, tensor_bytes, &s->plan));
+    const int32_t output = net->graph.output;
+    s->per_image = channels_of(&net->graph, output) * size_t(s->plan.height[output]) * size_t(s->plan.width[output]);
+    s->raw_bytes = channels_of(&net->graph, net->graph.input) * size_t(height) * size_t(width) * sizeof(float);
+    carver c;
+    c.take(s->plan.arena_bytes * size_t(n));
+    s->raw = c.take(s->raw_bytes * size_t(n));
+    s->features = c.take(s->per_image * sizeof(float) * size_t(n));
+    s->logits = c.take(size_t(net->graph.classes) * sizeof(float) * size_t(n));
+    s->bytes = c.used;
+    return DICE_OK;
+}
+
+/* Makes room for a chunk of this shape; what the lane had is given up. */
+static cudaError_t make_room(lane *l, const shape *s)
+{
+    const size_t pinned = s->bytes - s->raw;
+    if (s->bytes <= l->arena.bytes && pinned <= l->pinned_bytes) {
+        return cudaSuccess;
+    }
+    release_lane(l);
+    cudaError_t error = l->arena.reserve(s->bytes);
+    if (error == cudaSuccess) {
+        error = cudaMallocHost(&l->pinned, pinned);
+        l->pinned_bytes = error == cudaSuccess ? pinned : 0;
+    }
+    return error;
+}
+
+/* *out = the chunk's shape, ready to run on the lane; null where there is no memory for it, and the detail says so. */
+static dice_status prepare(const dice_net *net, lane *l, int n, int height, int width, shape **out)
+{
+    *out = nullptr;
+    for (shape &s : l->shapes) {
+        if (s.graph != nullptr && s.n == n && s.height == height && s.width == width) {
+            *out = &s;
+            return DICE_OK;
+        }
+    }
+    shape fresh;
+    dice_status status = measure(net, n, height, width, &fresh);
+    if (status == DICE_OK) {
+        const cudaError_t error = make_room(l, &fresh);
+        if (error != cudaSuccess) {
+            status = cuda_fail(error, "activations");
+            status = error == cudaErrorMemoryAllocation ? DICE_OK : status;
+            forget_shape(&fresh);
+            return status;
+        }
+        status = capture(net, l, &fresh);
+    }
+    if (status != DICE_OK) {
+        forget_shape(&fresh);
+        return status;
+    }
+    *out = &l->shapes[l->next_shape];
+    l->next_shape = (l->next_shape + 1) % GRAPHS;
+    forget_shape(*out);
+    **out = fresh;
+    return DICE_OK;
+}
+
+/* Copies `bytes` behind the activations to the caller's array: at once to the device's memory, else by way of pinned. */
+static cudaError_t hand_out(const dice_net *net, lane *l, const shape *s, size_t at, size_t bytes, float *to, float **later)
+{
+    const bool direct = lives_on(to, net->device);
+    *later = direct ? nullptr : to;
+    return cudaMemcpyAsync(direct ? static_cast<void *>(to) : l->pinned + (at - s->raw), l->arena.data + at, bytes,
+                           cudaMemcpyDefault, l->stream);
+}
+
+/* Sends images [first, first + s->n) on their way; finish() hands over the results. */
+static dice_status submit(const dice_net *net, lane *l, const shape *s, const dice_images *images, size_t first,
+                          float *features, float *logits)
+{
+    const map input = map_of(net, l, s, net->graph.input);
+    const size_t item = images->bytes != nullptr ? s->raw_bytes / sizeof(float) : s->raw_bytes;
+    const void *all = images->bytes != nullptr ? static_cast<const void *>(images->bytes) : images->floats;
+    const unsigned char *source = static_cast<const unsigned char *>(all) + first * item;
+    const int place = device_of(source, net->device);
+    if (place < 0) {
+        memcpy(l->pinned, source, item * size_t(s->n));
+        source = l->pinned;
+    }
+    if (place != net->device) {
+        CUDA_TRY(cudaMemcpyAsync(l->arena.data + s->raw, source, item * size_t(s->n), cudaMemcpyDefault, l->stream),
+                 "images");
+        source = l->arena.data + s->raw;
+    }
+    if (images->bytes != nullptr) {
+        normalisation by;
+        memcpy(by.mean, net->graph.mean, sizeof by.mean);
+        memcpy(by.std, net->graph.std, sizeof by.std);
+        bytes_start(source, by, s->n, input, l->stream);
+    } else {
+        floats_start(reinterpret_cast<const float *>(source), s->n, input, l->stream);
+    }
+    CUDA_TRY(cudaGetLastError(), "images");
+    CUDA_TRY(cudaGraphLaunch(s->graph, l->stream), "graph");
+    l->running = s;
+    CUDA_TRY(hand_out(net, l, s, s->features, s->per_image * sizeof(float) * size_t(s->n), features, &l->features),
+             "features");
+    l->logits = nullptr;
+    if (logits != nullptr) {
+        CUDA_TRY(hand_out(net, l, s, s->logits, size_t(net->graph.classes) * sizeof(float) * size_t(s->n), logits,
+                          &l->logits), "logits");
+    }
+    return DICE_OK;
+}
+
+/* Waits for what the lane has under way and leaves it in the caller's arrays. */
+static dice_status finish(const dice_net *net, lane *l)
+{
+    const shape *s = l->running;
+    l->running = nullptr;
+    CUDA_TRY(cudaStreamSynchronize(l->stream), "forward");
+    if (s != nullptr && l->features != nullptr) {
+        memcpy(l->features, l->pinned + (s->features - s->raw), s->per_image * sizeof(float) * size_t(s->n));
+    }
+    if (s != nullptr && l->logits != nullptr) {
+        memcpy(l->logits, l->pinned + (s->logits - s->raw), size_t(net->graph.classes) * sizeof(float) * size_t(s->n));
+    }
+    return DICE_OK;
+}
+
+/* ---- the whole call ---- */
+
+/* Sets the images a chunk such that the activations stay near ARENA_GOAL. */
+static dice_status choose_chunk(dice_net *net, int height, int width)
+{
+    if (net->chunk != 0 && net->chunk_height == height && net->chunk_width == width) {
+        return DICE_OK;
+    }
+    shape one;
+    const dice_status status = measure(net, 1, height, width, &one);
+    if (status == DICE_OK) {
+        const size_t most = ARENA_GOAL / (one.plan.arena_bytes + 1);
+        net->chunk = most < 1 ? 1 : most > MOST_IMAGES ? size_t(MOST_IMAGES) : most;
+        net->chunk_height = height;
+        net->chunk_width = width;
+    }
+    forget_shape(&one);
+    return status;
+}
+
+static dice_status run_chunks(dice_net *net, const dice_images *images, float *features, float *logits)
+{
+    TRY(choose_chunk(net, images->height, images->width));
+    int turn = 0;
+    for (size_t first = 0; first < images->n;) {
+        lane *l = &net->lanes[turn];
+        TRY(finish(net, l));
+        const size_t left = images->n - first, n = left < net->chunk ? left : net->chunk;
+        shape *s;
+        TRY(prepare(net, l, int(n), images->height, images->width, &s));
+        if (s == nullptr && n == 1) {
+            return DICE_E_DEVICE;
+        }
+        if (s == nullptr) {  /* with half of it, and without what the other lane holds */
+            for (lane &every : net->lanes) {
+                TRY(finish(net, &every));
+                release_lane(&every);
+            }
+            net->chunk = (n + 1) / 2;
+            continue;
+        }
+        TRY(submit(net, l, s, images, first, features + first * s->per_image,
+                   logits == nullptr ? nullptr : logits + first * size_t(net->graph.classes)));
+        first += n;
+        turn = (turn + 1) % LANES;
+    }
+    for (lane &l : net->lanes) {
+        TRY(finish(net, &l));
+    }
+    return DICE_OK;
+}
+
+dice_status net_forward(dice_net *net, const dice_images *images, float *features, float *logits)
+{
+    const std::lock_guard<std::mutex> hold(net->lock);
+    const on_device here(net->device);
+    CUDA_TRY(here.error, "device");
+    const dice_status status = run_chunks(net, images, features, logits);
+    for (lane &l : net->lanes) {
+        if (l.running != nullptr) {  /* after a failure: the caller's arrays are his again */
+            cudaStreamSynchronize(l.stream);
+            l.running = nullptr;
+        }
+    }
+    return status;
+}

@@ -1,0 +1,30 @@
+/* The slots of the back end, file by file; backend.cu puts them together. Shapes and promises: backend/backend.h.
+ * Every array may be host memory or memory of the device, told apart by its address. */
+#ifndef DICE_CUDA_SLOTS_CUH
+#define DICE_CUDA_SLOTS_CUH
+
+#include "common.cuh"
+
+/* DICE_E_DEVICE where there is no such device, or none at all. */
+dice_status backend_check_device(int index);
+
+/* net.cu */
+dice_status net_create(const dice_graph *graph, const dice_options *options, dice_net **net);
+dice_status net_forward(dice_net *net, const dice_images *images, float *features, float *logits);
+void net_info(const dice_net *net, dice_net_info *info);
+void net_free(dice_net *net);
+
+/* head.cu */
+dice_status head_create(const float *weight, const float *bias, const uint8_t *keep, size_t classes, size_t features,
+                        const dice_options *options, dice_head **head);
+dice_status head_forward(dice_head *head, const float *h, size_t n, float clip, const dice_head_outputs *outputs);
+const char *head_info(const dice_head *head, size_t *bytes);
+void head_free(dice_head *head);
+
+/* statistics.cu */
+dice_status statistics_moments(const float *h, size_t n, size_t features, const dice_options *options, double *mean,
+                               double *squares);
+dice_status statistics_rank(const double *mean, const float *weight, size_t classes, size_t features, int absolute,
+                            double p, const dice_options *options, double *threshold, uint8_t *keep);
+
+#endif

@@ -1,0 +1,258 @@
+/* What DICE fits: moments of the features, and the ranking of the last layer's weights.
+ *
+ * V = mean * W is computed in double wherever it is read and never stored. Its order statistics come from radix
+ * selection on 64-bit keys, eight bits a pass: exact, so that threshold and mask equal the CPU's bit by bit (the build
+ * contracts nothing into fused multiply-adds). */
+#include "kernels.cuh"
+#include "slots.cuh"
+
+enum { THREADS = 256, BINS = 256, DIGIT = 8, BLOCKS = 512 };
+
+/* ---- ranking ---- */
+
+struct contribution {
+    const double *mean;   /* (D) */
+    const float *weight;  /* (M, D) */
+    size_t count;         /* M D */
+    int features, absolute;
+};
+
+struct selection {
+    unsigned long long prefix, mask;  /* keys that agree with prefix in the bits of mask are still wanted */
+    unsigned long long rank;          /* of the wanted one among them */
+    unsigned long long same;          /* how many there are */
+    unsigned long long next;          /* the smallest key beyond them */
+    unsigned bins[BINS];
+};
+
+static __device__ inline double value_of(const contribution &v, size_t i)
+{
+    const double product = v.mean[i % size_t(v.features)] * double(v.weight[i]);
+    return v.absolute ? fabs(product) : product;
+}
+
+/* x < y exactly where key(x) < key(y); -0.0 and 0.0 share one. */
+static __device__ inline unsigned long long key_of(double x)
+{
+    const unsigned long long bits = (unsigned long long)(__double_as_longlong(x + 0.0));
+    return bits >> 63 ? ~bits : bits | 1ull << 63;
+}
+
+static double value_of_key(unsigned long long key)
+{
+    const unsigned long long bits = key >> 63 ? key & ~(1ull << 63) : ~key;
+    double x;
+    memcpy(&x, &bits, sizeof x);
+    return x;
+}
+
+static __global__ void count_digits(contribution v, selection *s, int shift)
+{
+    __shared__ unsigned bins[BINS];
+    bins[threadIdx.x] = 0;
+    __syncthreads();
+    const unsigned long long prefix = s->prefix, mask = s->mask;
+    for (size_t i = size_t(blockIdx.x) * THREADS + threadIdx.x; i < v.count; i += size_t(gridDim.x) * THREADS) {
+        const unsigned long long key = key_of(value_of(v, i));
+        if ((key & mask) == prefix) {
+            atomicAdd(&bins[key >> shift & (BINS - 1)], 1u);
+        }
+    }
+    __syncthreads();
+    if (bins[threadIdx.x] != 0) {
+        atomicAdd(&s->bins[threadIdx.x], bins[threadIdx.x]);
+    }
+}
+
+/* One thread: narrows the selection to the bin that holds the rank, and clears the counts. */
+static __global__ void choose_digit(selection *s, int shift)
+{
+    unsigned long long rank = s->rank;
+    unsigned bin = 0;
+    while (rank >= s->bins[bin]) {
+        rank -= s->bins[bin++];
+    }
+    s->rank = rank;
+    s->same = s->bins[bin];
+    s->prefix |= (unsigned long long)bin << shift;
+    s->mask |= (unsigned long long)(BINS - 1) << shift;
+    for (int i = 0; i < BINS; i++) {
+        s->bins[i] = 0;
+    }
+}
+
+/* s->next = the smallest key above the one found. */
+static __global__ void find_next(contribution v, selection *s)
+{
+    __shared__ unsigned long long least;
+    if (threadIdx.x == 0) {
+        least = ~0ull;
+    }
+    __syncthreads();
+    const unsigned long long found = s->prefix;
+    unsigned long long mine = ~0ull;
+    for (size_t i = size_t(blockIdx.x) * THREADS + threadIdx.x; i < v.count; i += size_t(gridDim.x) * THREADS) {
+        const unsigned long long key = key_of(value_of(v, i));
+        mine = key > found && key < mine ? key : mine;
+    }
+    atomicMin(&least, mine);
+    __syncthreads();
+    if (threadIdx.x == 0) {
+        atomicMin(&s->next, least);
+    }
+}
+
+static __global__ void mark(contribution v, double threshold, uint8_t *keep)
+{
+    for (size_t i = size_t(blockIdx.x) * THREADS + threadIdx.x; i < v.count; i += size_t(gridDim.x) * THREADS) {
+        keep[i] = value_of(v, i) > threshold;
+    }
+}
+
+/* ---- moments ---- */
+
+/* mean (D) and squares (D) of h (rows, D); a block takes 32 features, its warps share the rows. */
+static __global__ void column_moments(const float *h, size_t rows, int features, double *mean, double *squares)
+{
+    enum { WARPS = THREADS / 32 };
+    __shared__ double partial[WARPS][32];
+    const int lane = int(threadIdx.x), warp = int(threadIdx.y), feature = int(blockIdx.x) * 32 + lane;
+    double centre = 0;
+    for (int pass = 0; pass < 2; pass++) {  /* the mean, then the squares about it */
+        double sum = 0;
+        for (size_t row = size_t(warp); feature < features && row < rows; row += WARPS) {
+            const double d = double(h[row * size_t(features) + size_t(feature)]) - centre;
+            sum += pass == 0 ? d : d * d;
+        }
+        partial[warp][lane] = sum;
+        __syncthreads();
+        sum = 0;
+        for (int i = 0; i < WARPS; i++) {
+            sum += partial[i][lane];
+        }
+        __syncthreads();
+        if (pass == 0) {
+            centre = sum / double(rows);
+        } else if (warp == 0 && feature < features) {
+            mean[feature] = centre;
+            squares[feature] = sum;
+        }
+    }
+}
+
+/* ---- the slots ---- */
+
+namespace {
+struct session {  /* what one call holds on the device */
+    cudaStream_t stream = nullptr;
+    device_buffer memory;
+    ~session()
+    {
+        if (stream != nullptr) {
+            cudaStreamSynchronize(stream);
+            cudaStreamDestroy(stream);
+        }
+        memory.release();
+    }
+    dice_status open(size_t bytes)
+    {
+        CUDA_TRY(cudaStreamCreate(&stream), "stream");
+        CUDA_TRY(memory.reserve(bytes), "memory");
+        return DICE_OK;
+    }
+    template <typename T>
+    T *at(size_t offset) const { return reinterpret_cast<T *>(memory.data + offset); }
+    /* `from` where kernels can read it, else its copy at `offset`. */
+    template <typename T>
+    dice_status bring(const T *from, size_t count, size_t offset, const T **there, int device)
+    {
+        *there = from;
+        if (!lives_on(from, device)) {
+            *there = at<const T>(offset);
+            CUDA_TRY(cudaMemcpyAsync(memory.data + offset, from, count * sizeof(T), cudaMemcpyDefault, stream), "copy");
+        }
+        return DICE_OK;
+    }
+};
+}  // namespace
+
+dice_status statistics_moments(const float *h, size_t n, size_t features, const dice_options *options, double *mean,
+                               double *squares)
+{
+    TRY(backend_check_device(options->device));
+    const on_device here(options->device);
+    CUDA_TRY(here.error, "device");
+    carver c;
+    const size_t h_at = c.take(n * features * sizeof(float));
+    const size_t mean_at = c.take(features * sizeof(double)), squares_at = c.take(features * sizeof(double));
+    session s;
+    TRY(s.open(c.used));
+    TRY(s.bring(h, n * features, h_at, &h, options->device));
+    launch(column_moments, dim3(unsigned(features + 31) / 32), dim3(32, THREADS / 32), s.stream, h, n, int(features),
+           s.at<double>(mean_at), s.at<double>(squares_at));
+    CUDA_TRY(cudaGetLastError(), "moments");
+    CUDA_TRY(cudaMemcpyAsync(mean, s.at<double>(mean_at), features * sizeof(double), cudaMemcpyDefault, s.stream),
+             "moments");
+    CUDA_TRY(cudaMemcpyAsync(squares, s.at<double>(squares_at), features * sizeof(double), cudaMemcpyDefault, s.stream),
+             "moments");
+    CUDA_TRY(cudaStreamSynchronize(s.stream), "moments");
+    return DICE_OK;
+}
+
+/* *found: the elements of `rank` (from 0) and, as next, of rank + 1 where it is another key. */
+static dice_status select_rank(const contribution &v, size_t rank, selection *device, dim3 blocks, cudaStream_t stream,
+                               selection *found)
+{
+    *found = selection();
+    found->rank = rank;
+    found->next = ~0ull;
+    CUDA_TRY(cudaMemcpyAsync(device, found, sizeof *found, cudaMemcpyHostToDevice, stream), "ranking");
+    for (int shift = 64 - DIGIT; shift >= 0; shift -= DIGIT) {
+        launch(count_digits, blocks, dim3(THREADS), stream, v, device, shift);
+        launch(choose_digit, dim3(1), dim3(1), stream, device, shift);
+    }
+    launch(find_next, blocks, dim3(THREADS), stream, v, device);
+    CUDA_TRY(cudaGetLastError(), "ranking");
+    CUDA_TRY(cudaMemcpyAsync(found, device, sizeof *found, cudaMemcpyDeviceToHost, stream), "ranking");
+    CUDA_TRY(cudaStreamSynchronize(stream), "ranking");
+    return DICE_OK;
+}
+
+dice_status statistics_rank(const double *mean, const float *weight, size_t classes, size_t features, int absolute,
+                            double p, const dice_options *options, double *threshold, uint8_t *keep)
+{
+    TRY(backend_check_device(options->device));
+    const size_t count = classes * features;
+    if (!(p >= 0 && p <= 100) || count > UINT32_MAX || features > INT32_MAX) {
+        return dice_core->fail(DICE_E_INPUT, "p: got %g, want 0 to 100; W: got %zu x %zu, want at most 2^32 weights", p,
+                               classes, features);
+    }
+    const on_device here(options->device);
+    CUDA_TRY(here.error, "device");
+    carver c;
+    const size_t mean_at = c.take(features * sizeof(double)), weight_at = c.take(count * sizeof(float));
+    const size_t selection_at = c.take(sizeof(selection)), keep_at = c.take(count);
+    session s;
+    TRY(s.open(c.used));
+    contribution v = {nullptr, nullptr, count, int(features), absolute};
+    TRY(s.bring(mean, features, mean_at, &v.mean, options->device));
+    TRY(s.bring(weight, count, weight_at, &v.weight, options->device));
+
+    const size_t needed = (count + THREADS - 1) / THREADS;
+    const dim3 blocks(unsigned(needed < BLOCKS ? needed : size_t(BLOCKS)));
+    const double index = double(count - 1) * (p / 100), whole = floor(index), t = index - whole;
+    selection found;
+    TRY(select_rank(v, size_t(whole), s.at<selection>(selection_at), blocks, s.stream, &found));
+    const double a = value_of_key(found.prefix);
+    const double b = found.rank + 1 < found.same || found.next == ~0ull ? a : value_of_key(found.next);
+    if (!std::isfinite(a) || !std::isfinite(b)) {
+        return dice_core->fail(DICE_E_INPUT, "mean, W: their products leave the range of float64; scale the features");
+    }
+    *threshold = t >= 0.5 ? b - (b - a) * (1 - t) : a + (b - a) * t;  /* numpy's: from the nearer end */
+
+    launch(mark, blocks, dim3(THREADS), s.stream, v, *threshold, s.at<uint8_t>(keep_at));
+    CUDA_TRY(cudaGetLastError(), "mask");
+    CUDA_TRY(cudaMemcpyAsync(keep, s.at<uint8_t>(keep_at), count, cudaMemcpyDefault, s.stream), "mask");
+    CUDA_TRY(cudaStreamSynchronize(s.stream), "mask");
+    return DICE_OK;
+}
