@@ -143,6 +143,7 @@ static dice_status build(dice_builder *b, const dice_layout *layouts, int is_cif
     if (status == DICE_OK) {
         snprintf(b->graph->arch, sizeof b->graph->arch, "%s", layout->arch);
         dice_build_normalize(b, dice_imagenet_mean, dice_imagenet_std, is_cifar ? 32 : 224);
+        b->graph->winograd = 1;
         status = push_stem(b, is_cifar, &x);
     }
     for (int stage = 1; status == DICE_OK && stage <= DICE_STAGES; stage++) {

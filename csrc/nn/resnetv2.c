@@ -217,6 +217,7 @@ dice_status dice_build_resnetv2(dice_builder *b)
     if (status == DICE_OK) {
         snprintf(b->graph->arch, sizeof b->graph->arch, "BiT-%sx%d", layout->arch, root / 64);
         dice_build_normalize(b, half, half, 480);
+        b->graph->winograd = 1;
         status = push_root(b, n, root, &x);
     }
     for (int stage = 1; status == DICE_OK && stage <= DICE_STAGES; stage++) {

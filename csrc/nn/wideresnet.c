@@ -52,6 +52,7 @@ dice_status dice_build_wideresnet(dice_builder *b)
     if (status == DICE_OK) {
         snprintf(b->graph->arch, sizeof b->graph->arch, "%s", layout->arch);
         dice_build_normalize(b, dice_cifar_mean, dice_cifar_std, 32);
+        b->graph->winograd = 1;
         status = dice_graph_tensor(b->graph, 3, &b->graph->input);
     }
     if (status == DICE_OK) {
