@@ -61,6 +61,11 @@ def _count(text: str) -> int:
     return value
 
 
+def _shard(text: str) -> tuple[int, int]:
+    i, n = map(int, text.split("/"))
+    return i, n
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="dice",
@@ -91,12 +96,31 @@ def _parser() -> argparse.ArgumentParser:
         _decoding,
     )
     _saving(sub)
-    sub = add("precompute", "the mean feature of the training images, for DICE", _id_set, _network, _decoding)
+    sub = add(
+        "precompute",
+        "statistics of the training features: the mean for DICE, class means, covariance",
+        _id_set,
+        _network,
+        _decoding,
+    )
     sub.add_argument("--in-data", metavar="FOLDER|LIST", help="training images of your own")
     sub.add_argument(
-        "--out", metavar="FILE.npy", help="default: cache/<ID set>_<arch>_feat_stat.npy under --root"
+        "--out",
+        metavar="FILE",
+        help=".npz, or .npy for the mean alone; default: cache/<ID set>_<arch>_feat_stat.npz under --root",
+    )
+    sub.add_argument(
+        "--shard", type=_shard, metavar="I/N", help="take the I-th of N parts; `dice merge` makes one of all"
+    )
+    sub.add_argument("--max-images", type=_count, metavar="N", help="take a stratified sample")
+    sub.add_argument("--seed", type=int, default=0, help="of the sample")
+    sub.add_argument(
+        "--mean-only", action="store_true", help="mean and variance, no class means and covariance"
     )
     _saving(sub, json=False)
+    sub = add("merge", "one statistics file from those of all shards")
+    sub.add_argument("files", nargs="+", metavar="FILE")
+    sub.add_argument("--out", required=True, metavar="FILE", help=".npz, or .npy for the mean alone")
     sub = add("score", "score image files, one line an image", _id_set, _network, _one_method, _decoding)
     sub.add_argument("files", nargs="+", metavar="FILE")
     sub.add_argument("--mean", metavar="FILE.npy", help="mean feature for DICE")

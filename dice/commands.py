@@ -19,7 +19,18 @@ from dice.errors import InputError
 from dice.imagesets import ArraySet, FileSet
 from dice.io import read_state_dict
 
-__all__ = ["bench", "demo", "demo_cifar", "download", "eval", "info", "precompute", "score", "select_svhn"]
+__all__ = [
+    "bench",
+    "demo",
+    "demo_cifar",
+    "download",
+    "eval",
+    "info",
+    "merge",
+    "precompute",
+    "score",
+    "select_svhn",
+]
 
 CIFAR = ("CIFAR-100", "CIFAR-10")
 _NO_CLIP = 1e5  # the original's default threshold, far above any feature
@@ -78,10 +89,10 @@ def mean_feature(args: Namespace, in_dataset: str, net: Any, transform: Any, bas
     """--mean, else the root's cache, else computed from the training images and kept under `base`."""
     if args.mean:
         return statistics.load_mean(Path(args.mean), net)
-    path = default_mean(args, in_dataset)
-    if path.is_file():
-        debug(f"mean feature {path}")
-        return statistics.load_mean(path, net)
+    for path in default_statistics(args, in_dataset):
+        if path.is_file():
+            debug(f"mean feature {path}")
+            return statistics.load_mean(path, net)
     refusal = f"{path}: no mean feature there, which DICE needs; put it there, name one by --mean FILE, or make it by `dice precompute`"
     if base is None or getattr(args, "in_data", None):
         raise InputError(refusal)
@@ -95,28 +106,28 @@ def mean_feature(args: Namespace, in_dataset: str, net: Any, transform: Any, bas
 
 def stored_mean(base: Path, name: str, net: Any, train: Any, transform: Any, args: Namespace) -> np.ndarray:
     """The mean feature of `train`: as kept under `base`, else computed and kept there."""
-    stored, state = statistics_files(base, net, name, train)
+    part = statistics.select(train)
+    stored, state = statistics_files(base, net, name, part)
     if stored.is_file() and not args.fresh:
         debug(f"mean feature {stored}")
         return statistics.load_mean(stored, net)
-    mean, count = statistics.compute_mean(net, train, transform, state, fresh=args.fresh, **decoding(args))
-    statistics.save_mean(stored, mean, count, net, train.name)
-    return mean
+    found = statistics.compute(net, part, transform, state, full=False, fresh=args.fresh, **decoding(args))
+    statistics.save(stored, found, state)
+    return found.mean()
 
 
-def statistics_files(base: Path, net: Any, name: str, train: Any) -> tuple[Path, Path]:
-    """Under `base`: the mean feature of `train`, and the state of an unfinished pass."""
+def statistics_files(base: Path, net: Any, name: str, part: Any) -> tuple[Path, Path]:
+    """Under `base`: the statistics of `part`, and the state of an unfinished pass."""
     stem = (
-        base
-        / "statistics"
-        / results.network_folder(net, name)
-        / results.set_folder(train.name, train.identity)
+        base / "statistics" / results.network_folder(net, name) / results.set_folder(part.name, part.identity)
     )
-    return stem.with_name(stem.name + ".npy"), stem.with_name(stem.name + ".partial.npz")
+    return stem.with_name(stem.name + ".npz"), stem.with_name(stem.name + ".partial.npz")
 
 
-def default_mean(args: Namespace, in_dataset: str) -> Path:
-    return Path(args.root, "cache", f"{in_dataset}_{args.model_arch}_feat_stat.npy")
+def default_statistics(args: Namespace, in_dataset: str) -> list[Path]:
+    """Where a root keeps them: ours, then the original's bare mean."""
+    stem = Path(args.root, "cache", f"{in_dataset}_{args.model_arch}_feat_stat")
+    return [stem.with_name(stem.name + suffix) for suffix in (".npz", ".npy")]
 
 
 def decoding(args: Namespace) -> dict[str, Any]:
@@ -300,7 +311,7 @@ def fetch_missing(args: Namespace, in_dataset: str, *, reachable: bool) -> str:
     there = {
         f"checkpoint-{in_dataset}": checkpoint_path(args, in_dataset).is_file(),
         f"mean-{in_dataset}": bool(args.mean)
-        or default_mean(args, in_dataset).is_file()
+        or any(path.is_file() for path in default_statistics(args, in_dataset))
         or is_there(in_dataset, args.root, "train"),
         in_dataset: bool(args.in_data) or is_there(in_dataset, args.root, "test"),
     }
@@ -371,15 +382,49 @@ def embedded(name: str, images: np.ndarray, labels: np.ndarray | None = None) ->
 
 
 def precompute(args: Namespace) -> int:
-    out = Path(args.out) if args.out else default_mean(args, args.in_dataset)
+    out = Path(args.out) if args.out else default_statistics(args, args.in_dataset)[0]
+    if args.shard and not args.out:
+        out = out.with_suffix(f".{args.shard[0]}of{args.shard[1]}.npz")
+    statistics.check_name(out, args.shard)
     results.check_target(out)
-    net = open_network(args, args.in_dataset)
     train = own_or_known(args.in_data, args.in_dataset, args.root, "train")
-    state = statistics_files(Path(args.base_dir), net, args.name, train)[1]
+    part = statistics.select(train, max_images=args.max_images, seed=args.seed, shard=args.shard)
+    net = open_network(args, args.in_dataset)
+    state = statistics_files(Path(args.base_dir), net, args.name, part)[1]
     transform = preprocess.transform_for(args.model_arch)
-    mean, count = statistics.compute_mean(net, train, transform, state, fresh=args.fresh, **decoding(args))
-    statistics.save_mean(out, mean, count, net, train.name)
-    print(f"{out}: mean of {mean.size} features over {count} images of {train.name}")
+    full = not args.mean_only and out.suffix == ".npz"
+    found = statistics.compute(net, part, transform, state, full=full, fresh=args.fresh, **decoding(args))
+    statistics.save(out, found, state)
+    report_statistics(out, found, net)
+    for words in train.notes:
+        note(words)
+    return 0
+
+
+def report_statistics(out: Path, found: statistics.Statistics, net: Any | None = None) -> None:
+    about = found.about
+    print(
+        f"{out}: {found.moments.features} features over {found.count} of {about['images_in_set']} images of {about['set']}"
+    )
+    for words in about["left_out"]:
+        note(words)
+    if about["left_out"]:
+        note(f"{len(about['left_out'])} of {about['size']} images were left out")
+    if net is not None and about["sample"] and not about["shard"]:
+        for p in (10, 70, 90):
+            drift, spread = statistics.mask_drift(found, net.weight, net.bias, p)
+            print(
+                f"mask at p={p}: differs from that of all images in about {drift:.2f} % of the weights (+- {spread:.2f})"
+            )
+
+
+def merge(args: Namespace) -> int:
+    out = Path(args.out)
+    statistics.check_name(out)
+    results.check_target(out)
+    found = statistics.merge([Path(file) for file in args.files])
+    statistics.save(out, found)
+    report_statistics(out, found)
     return 0
 
 

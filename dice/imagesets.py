@@ -15,7 +15,7 @@ from dice import _core
 from dice.errors import InputError
 from dice.preprocess import Transform, decode
 
-__all__ = ["ArraySet", "FileSet", "ImageSet"]
+__all__ = ["ArraySet", "FileSet", "ImageSet", "Part"]
 
 _CHUNK = 8  # images a thread decodes at a time: long enough to pay for the hand-over
 _Batch = tuple[int, np.ndarray, list[Future[dict[int, str]]]]  # first index, images, jobs that fill them
@@ -49,7 +49,11 @@ class ImageSet:
     @property
     def bad(self) -> list[str]:
         """The images that `batches(skip_bad=True)` has left out so far: what each is and why."""
-        return [self._bad[i] for i in sorted(self._bad)]
+        return self.bad_before(len(self))
+
+    def bad_before(self, stop: int) -> list[str]:
+        """Those of `bad` with an index below `stop`."""
+        return [self._bad[i] for i in sorted(self._bad) if i < stop]
 
     def batches(
         self,
@@ -170,6 +174,37 @@ class FileSet(ImageSet):
 
     def read(self, i: int) -> Image.Image:
         return decode(os.path.join(self.folder, self.files[i]))
+
+
+class Part(ImageSet):
+    """Some images of another set, in its order.
+
+    whole: that set. sample, shard: how they were chosen, as plain values, or None.
+    """
+
+    def __init__(
+        self, whole: ImageSet, indices: np.ndarray, *, sample: dict[str, int] | None, shard: list[int] | None
+    ) -> None:
+        chosen = f"{whole.identity} {sample} {shard}" if sample or shard else None
+        identity = hashlib.sha256(chosen.encode()).hexdigest() if chosen else whole.identity
+        super().__init__(
+            whole.name, None if whole.labels is None else whole.labels[indices], identity, whole.notes
+        )
+        self.whole, self.indices = whole, indices
+        self.sample, self.shard = sample, shard
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def read(self, i: int) -> Image.Image | np.ndarray:
+        return self.whole.read(int(self.indices[i]))
+
+    def _decode(self, transform: Transform, first: int, out: np.ndarray) -> dict[int, str]:
+        here = self.indices[first : first + len(out)]
+        if here[-1] - here[0] >= len(here):
+            return super()._decode(transform, first, out)
+        there = int(here[0])
+        return {i - there + first: bad for i, bad in self.whole._decode(transform, there, out).items()}
 
 
 def _file_size(path: Path) -> int | None:

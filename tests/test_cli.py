@@ -15,6 +15,7 @@ from tiny import array_set, save_densenet, save_images
 
 import dice
 from dice.cli import main
+from dice.statistics import Statistics
 
 ROOT = Path(dice.__file__).resolve().parents[1]
 CHUNKED = "import sys; from dice import evaluate; evaluate.CHUNK_IMAGES = 16; from dice.cli import main; sys.exit(main(sys.argv[1:]))"
@@ -135,23 +136,23 @@ def test_precompute_binds_the_mean_to_its_checkpoint(args, data, tmp_path):
         "--in-data",
         data / "id",
         "--out",
-        "mu.npy",
+        "mu.npz",
         cwd=tmp_path,
     )
     assert done.returncode == 0, done.stderr
-    mean = np.load(tmp_path / "mu.npy")
+    mean = Statistics.load(tmp_path / "mu.npz").mean()
     assert mean.shape == (9,) and mean.dtype == np.float64
     net = dice.load_backbone("densenet", data / "net.npz")
     images = dice.datasets.open_set(f"id={data / 'id'}", data)
     pixels = np.stack([np.asarray(images.read(i)) for i in range(len(images))])
     np.testing.assert_allclose(mean, net.forward(pixels)[0].astype(np.float64).mean(0), rtol=1e-12)
 
-    done = dice_run(*args, "--p", 50, "--mean", "mu.npy", cwd=tmp_path)
+    done = dice_run(*args, "--p", 50, "--mean", "mu.npz", cwd=tmp_path)
     assert done.returncode == 0 and "warning" not in done.stderr
     save_densenet(tmp_path / "other.npz", seed=5)
     refused(
-        dice_run(*args, "--p", 50, "--mean", "mu.npy", "--checkpoint", "other.npz", cwd=tmp_path),
-        "mu.npy",
+        dice_run(*args, "--p", 50, "--mean", "mu.npz", "--checkpoint", "other.npz", cwd=tmp_path),
+        "mu.npz",
         "another checkpoint",
     )
 

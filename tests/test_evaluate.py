@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from tiny import FakeNet, array_set
 
-from dice import evaluate, metrics, results, statistics
+from dice import evaluate, metrics, results
 from dice.errors import InputError
 from dice.evaluate import Method, choose_methods
 from dice.imagesets import ArraySet
@@ -265,42 +265,3 @@ def test_which_method_takes_p_and_clip(names, ps, clip, expected):
 def test_what_is_refused(names, ps, clip, words):
     with pytest.raises(InputError, match=words):
         choose_methods(names, ps, clip, default_p=90)
-
-
-# --- the mean feature ---------------------------------------------------------------------------------------------
-
-
-def test_the_mean_goes_on_where_it_was_interrupted(tmp_path, monkeypatch):
-    monkeypatch.setattr(statistics, "SAVE_SECONDS", 0)
-
-    class Interrupted(FakeNet):
-        def forward(self, images):
-            if self.images >= 20:
-                raise KeyboardInterrupt
-            return super().forward(images)
-
-    train, state = array_set("train", 41, 1), tmp_path / "state.npz"
-    options = {"batch_size": 5, "transform": transform_for("cifar"), "state": state}
-    with pytest.raises(KeyboardInterrupt):
-        statistics.compute_mean(Interrupted(), train, **options)
-    net = FakeNet()
-    mean, count = statistics.compute_mean(net, train, **options)
-    assert (net.images, count) == (21, 41) and not state.exists()
-    np.testing.assert_allclose(mean, net.forward(train.pixels)[0].astype(np.float64).mean(0), rtol=1e-12)
-    state.write_bytes(b"damaged")
-    assert statistics.compute_mean(net, train, **options)[1] == 41
-
-
-def test_a_mean_of_another_network_is_refused_and_a_bare_one_warned_about(tmp_path, capsys):
-    net, path = FakeNet(), tmp_path / "mu.npy"
-    statistics.save_mean(path, MEAN, 41, net, "train")
-    np.testing.assert_array_equal(statistics.load_mean(path, net), MEAN)
-    assert capsys.readouterr().err == ""
-    with pytest.raises(InputError, match="another checkpoint"):
-        statistics.load_mean(path, FakeNet(fingerprint="cd" * 32))
-    np.save(path, MEAN + 1)  # the note beside it is about other bytes
-    statistics.load_mean(path, net)
-    assert "on trust" in capsys.readouterr().err
-    np.save(path, MEAN[1:])
-    with pytest.raises(InputError, match="11 features"):
-        statistics.load_mean(path, net)

@@ -5,5 +5,6 @@ from dice.io.cifar import read_cifar
 from dice.io.files import fingerprint, write_atomic
 from dice.io.mat import read_svhn
 from dice.io.npy import read_npy
+from dice.io.npz import read_npz
 
-__all__ = ["fingerprint", "read_cifar", "read_npy", "read_state_dict", "read_svhn", "write_atomic"]
+__all__ = ["fingerprint", "read_cifar", "read_npy", "read_npz", "read_state_dict", "read_svhn", "write_atomic"]

@@ -9,7 +9,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from dice.errors import InputError
-from dice.io import npy, pickles
+from dice.io import npz, pickles
 from dice.io.archive import open_archive
 from dice.io.files import PathLike, check_finite, fill, opened
 from dice.io.pickles import Storage, Tensor
@@ -125,18 +125,11 @@ def _read_legacy(file: BinaryIO, size: int, path: str) -> dict[str, np.ndarray]:
 
 
 def _read_npz(archive: zipfile.ZipFile, path: str) -> dict[str, np.ndarray]:
-    """numpy.savez's parts NAME.npy, as in Google's BiT files."""
+    """numpy.savez's parts, as in Google's BiT files."""
     state = {}
-    for part in archive.infolist():
-        key = part.filename.removesuffix(".npy")
-        where = f"{path}: {key[:_MAX_NAME]!r}"
-        if key == part.filename:
-            raise InputError(f"{where} is neither part of a torch file nor of an .npz; it is no checkpoint")
-        with archive.open(part) as stream:
-            dtype, shape, fortran = npy.read_header(stream, where)
-            npy.check_size(dtype, shape, part.file_size - stream.tell(), where)
-            state[key] = _float32(npy.read_values(stream, dtype, shape, fortran, where))
-        check_finite(state[key], where)
+    for key, array in npz.parts(archive, path):
+        state[key] = _float32(array)
+        check_finite(state[key], f"{path}: {key[:_MAX_NAME]!r}")
     if not state:
         raise InputError(f"{path}: is an empty archive; it is no checkpoint")
     return state

@@ -1,0 +1,426 @@
+"""Statistics of training features: one pass, killed and resumed, sharded and merged, sampled, and refused where they do not belong."""
+
+import json
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from test_cli import ROOT, dice_run, environment, refused
+from tiny import FakeNet, array_set, save_densenet, save_images
+
+import dice
+from dice import statistics
+from dice.cli import main
+from dice.errors import InputError
+from dice.imagesets import FileSet
+from dice.io import read_npz
+from dice.preprocess import transform_for
+from dice.statistics import Statistics, compute, load_mean, mask_drift, merge, save, select
+
+TRANSFORM = transform_for("cifar")
+
+
+@pytest.fixture(autouse=True)
+def small_chunks(monkeypatch):
+    monkeypatch.setattr(statistics, "CHUNK_IMAGES", 8)
+
+
+def run(tmp_path, train, net=None, batch_size=5, **options):
+    chosen = {key: options.pop(key) for key in ("max_images", "seed", "shard") if key in options}
+    part = select(train, **chosen)
+    state = tmp_path / "state.npz"
+    found = compute(net or FakeNet(), part, TRANSFORM, state, batch_size=batch_size, **options)
+    state.unlink(missing_ok=True)
+    return found
+
+
+def arrays(found):
+    return {name: value for name, value in found.to_arrays().items() if name != "about"}
+
+
+def assert_same_bits(a, b):
+    for name, value in arrays(a).items():
+        np.testing.assert_array_equal(value, arrays(b)[name], err_msg=name)
+
+
+def by_numpy(train, net):
+    """Everything a file holds, from all features at once."""
+    h, z = net.forward(train.pixels)
+    h, hit = h.astype(np.float64), z.argmax(1) == train.labels
+    classes = range(len(net.bias))
+    return {
+        "mean": h.mean(0),
+        "variance": h.var(0),
+        "scatter": (h - h.mean(0)).T @ (h - h.mean(0)),
+        "class_count": [np.sum(train.labels == c) for c in classes],
+        "class_sum": [h[train.labels == c].sum(0) for c in classes],
+        "hit_count": [np.sum(hit & (train.labels == c)) for c in classes],
+        "hit_sum": [h[hit & (train.labels == c)].sum(0) for c in classes],
+    }
+
+
+def assert_numpys(found, train, net):
+    have = {"mean": found.mean(), "variance": found.moments.variance(), **found.arrays}
+    for name, value in by_numpy(train, net).items():
+        np.testing.assert_allclose(have[name], value, rtol=1e-12, atol=1e-12, err_msg=name)
+
+
+# --- the pass -----------------------------------------------------------------------------------------------------
+
+
+def test_one_pass_gives_what_numpy_gives_and_no_bit_depends_on_the_batch_size(tmp_path):
+    train = array_set("train", 83, 1, labels=True)
+    found = run(tmp_path, train)
+    assert_numpys(found, train, FakeNet())
+    assert found.count == 83 and 0 < found.arrays["hit_count"].sum() < 83
+    for batch_size in (1, 8, 64):
+        assert_same_bits(found, run(tmp_path, train, batch_size=batch_size))
+
+
+def test_the_mean_alone_and_sets_without_usable_labels(tmp_path):
+    train = array_set("train", 20, 1, labels=True)
+    whole = run(tmp_path, train)
+    assert run(tmp_path, train, full=False).arrays == {}
+    np.testing.assert_array_equal(run(tmp_path, train, full=False).mean(), whole.mean())
+    train.labels = train.labels + 1  # one is no class of the network
+    assert list(run(tmp_path, train).arrays) == ["scatter"]
+    train.labels = None
+    assert list(run(tmp_path, train).arrays) == ["scatter"]
+
+
+class Dying(FakeNet):
+    def __init__(self, after):
+        super().__init__()
+        self.after = after
+
+    def forward(self, images):
+        if self.images >= self.after:
+            raise KeyboardInterrupt
+        return super().forward(images)
+
+
+@pytest.mark.parametrize("after", [0, 5, 10, 40, 80])
+def test_a_killed_pass_goes_on_with_the_same_bits(tmp_path, monkeypatch, after):
+    monkeypatch.setattr(statistics, "SAVE_SECONDS", 0)
+    train = array_set("train", 83, 1, labels=True)
+    whole = run(tmp_path, train)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, train, Dying(after))
+    net = FakeNet()
+    assert_same_bits(run(tmp_path, train, net), whole)
+    assert net.images <= 83 - after + 8 + 5  # a chunk, and the batch that crosses its end
+    if after > 10:
+        assert net.images < 83
+    fresh = FakeNet()
+    assert_same_bits(run(tmp_path, train, fresh, fresh=True), whole)
+    assert fresh.images == 83
+
+
+def test_a_state_that_does_not_belong_is_said_and_left(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(statistics, "SAVE_SECONDS", 0)
+    train = array_set("train", 40, 1)
+    for spoil in (lambda path: path.write_bytes(path.read_bytes()[:-9]), lambda path: path.write_bytes(b"damaged"), None):
+        with pytest.raises(KeyboardInterrupt):
+            run(tmp_path, train, Dying(30))
+        net = FakeNet(fingerprint="cd" * 32) if spoil is None else FakeNet()
+        if spoil:
+            spoil(tmp_path / "state.npz")
+        assert run(tmp_path, train, net).count == 40 and net.images == 40
+        assert "starting again" in capsys.readouterr().err
+
+
+def bad_images(tmp_path, n=40, bad=(17, 18, 33)):
+    save_images(tmp_path / "set", n, 1)
+    for i in bad:
+        path = tmp_path / "set" / "class0" / f"{i:04d}.png"
+        path.write_bytes(path.read_bytes()[:60])
+    return FileSet("toy", tmp_path / "set", [f"class0/{i:04d}.png" for i in range(n)], np.zeros(n, np.int64))
+
+
+def test_a_corrupt_image_is_refused_by_name_or_left_out_and_counted(tmp_path):
+    train, net = bad_images(tmp_path), FakeNet()
+    with pytest.raises(InputError, match=r"0017\.png.*--skip-bad"):
+        run(tmp_path, train, net)
+    done = net.images
+    found = run(tmp_path, train, net, skip_bad=True)
+    assert net.images <= 37 + 8 and done >= 15  # the two whole chunks before it were kept
+    assert found.count == found.arrays["class_count"].sum() == 37
+    assert [name[-4:] in text for name, text in zip(("0017", "0018", "0033"), found.about["left_out"], strict=True)] == [True] * 3
+    assert_same_bits(run(tmp_path, train, skip_bad=True, batch_size=3), found)
+    with pytest.raises(InputError, match="no image of it"):
+        bad = bad_images(tmp_path / "all", 4, range(4))
+        compute(FakeNet(), select(bad), TRANSFORM, tmp_path / "other.npz", batch_size=2, skip_bad=True)
+
+
+def test_a_decompression_bomb_is_refused(tmp_path):
+    save_images(tmp_path / "set", 3, 1)
+    Image.new("1", (20_000, 20_000)).save(tmp_path / "set" / "class0" / "0001.png")
+    assert (tmp_path / "set" / "class0" / "0001.png").stat().st_size < 100_000
+    train = dice.datasets.open_set(f"toy={tmp_path / 'set'}", tmp_path)
+    with pytest.raises(InputError, match=r"0001\.png: refused as a decompression bomb"):
+        run(tmp_path, train)
+    found = run(tmp_path, train, skip_bad=True)
+    assert found.count == 2 and "0001.png" in found.about["left_out"][0]
+
+
+# --- shards and merging -------------------------------------------------------------------------------------------
+
+
+def shards(tmp_path, train, n, net=None, **options):
+    paths = []
+    for i in range(1, n + 1):
+        paths.append(tmp_path / f"{i}of{n}.npz")
+        save(paths[-1], run(tmp_path, train, net, shard=(i, n), **options))
+    return paths
+
+
+@pytest.mark.parametrize("n", [1, 2, 7])
+def test_merged_shards_are_the_single_run(tmp_path, n):
+    train = array_set("train", 83, 1, labels=True)
+    merged = merge(shards(tmp_path, train, n)[::-1])
+    assert_numpys(merged, train, FakeNet())
+    single = run(tmp_path, train)
+    assert {k: v for k, v in merged.about.items() if k != "dice"} == {k: v for k, v in single.about.items() if k != "dice"}
+    save(tmp_path / "whole.npz", merged)
+    np.testing.assert_allclose(load_mean(tmp_path / "whole.npz", FakeNet()), single.mean(), rtol=1e-12)
+
+
+def test_a_sample_can_be_sharded(tmp_path):
+    train = array_set("train", 83, 1, labels=True)
+    merged = merge(shards(tmp_path, train, 3, max_images=40, seed=3))
+    np.testing.assert_allclose(merged.mean(), run(tmp_path, train, max_images=40, seed=3).mean(), rtol=1e-12)
+
+
+def test_merge_names_what_does_not_belong(tmp_path, monkeypatch):
+    train = array_set("train", 40, 1, labels=True)
+    one, two, three = shards(tmp_path, train, 3)
+    with pytest.raises(InputError, match="shard 2/3 is missing"):
+        merge([one, three])
+    with pytest.raises(InputError, match=r"1of3\.npz: overlaps .*1of3\.npz: both are shard 1/3"):
+        merge([one, two, one, three])
+    for options, words in (
+        ({"net": FakeNet(fingerprint="cd" * 32)}, "checkpoint"),
+        ({"train": array_set("other", 40, 1, labels=True)}, "set is other"),
+        ({"max_images": 30}, "sample"),
+        ({"full": False}, "full"),
+    ):
+        (tmp_path / words).mkdir()
+        alien = shards(tmp_path / words, **{"train": train, "n": 3, **options})[1]
+        with pytest.raises(InputError, match=rf"2of3\.npz: {words}"):
+            merge([one, alien, three])
+    half = shards(tmp_path, train, 2)[1]
+    with pytest.raises(InputError, match=r"2of2\.npz: is shard 2/2"):
+        merge([one, half])
+    save(tmp_path / "whole.npz", run(tmp_path, train))
+    with pytest.raises(InputError, match=r"whole\.npz: is the whole set"):
+        merge([one, tmp_path / "whole.npz"])
+    monkeypatch.setattr(statistics, "SAVE_SECONDS", 0)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, train, Dying(10), shard=(2, 2))
+    with pytest.raises(InputError, match="unfinished"):
+        merge([tmp_path / "state.npz", half])
+    with pytest.raises(InputError, match=r"1/N to N/N"):
+        select(train, shard=(3, 2))
+
+
+# --- files --------------------------------------------------------------------------------------------------------
+
+
+def test_a_mean_of_another_network_is_refused_and_a_bare_one_warned_about(tmp_path, capsys):
+    net, train = FakeNet(), array_set("train", 20, 1)
+    found = run(tmp_path, train)
+    ours, bare = tmp_path / "mu.npz", tmp_path / "mu.npy"
+    save(ours, found)
+    save(bare, found)
+    np.testing.assert_array_equal(load_mean(ours, net), found.mean())
+    assert capsys.readouterr().err == ""
+    with pytest.raises(InputError, match="another checkpoint"):
+        load_mean(ours, FakeNet(fingerprint="cd" * 32))
+    stored = np.load(bare)
+    assert stored.dtype == np.float64 and stored.shape == (12,)
+    np.testing.assert_array_equal(load_mean(bare, net), found.mean())
+    assert "on trust" in capsys.readouterr().err
+    np.save(bare, found.mean()[1:])
+    with pytest.raises(InputError, match="11 features"):
+        load_mean(bare, net)
+    save(ours, run(tmp_path, train, shard=(1, 2)))
+    with pytest.raises(InputError, match="shard 1/2"):
+        load_mean(ours, net)
+    net.precision = "bf16"
+    save(ours, found)
+    load_mean(ours, net)
+    assert "precision float32" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name, value", [
+    ("about", {"format": 2}), ("about", {"done": "all"}), ("about", {"size": 10**9}), ("about", {"shard": "ab"}), ("about", {"shard": [1, 10**12]}),
+    ("about", {"left_out": 3}), ("about", {"checkpoint": 3}), ("about", None), ("state", np.zeros((4, 11))), ("state", np.zeros((3, 12))),
+    ("scatter", np.zeros((12, 11))), ("scatter", None), ("class_sum", np.zeros((3, 12))), ("count", np.int64(-1)), ("count", np.int64(10**9)),
+])  # fmt: skip
+def test_files_that_do_not_fit_together_are_refused(tmp_path, name, value):
+    path = tmp_path / "a file.npz"
+    save(path, run(tmp_path, array_set("train", 20, 1, labels=True)))
+    parts = read_npz(path)
+    if isinstance(value, dict):
+        value = np.frombuffer(json.dumps(json.loads(parts["about"].tobytes()) | value).encode(), np.uint8)
+    np.savez(path, **{key: part for key, part in (parts | {name: value}).items() if part is not None})
+    with pytest.raises(InputError, match=r"a file\.npz"):
+        Statistics.load(path)
+
+
+def test_other_files_are_refused(tmp_path):
+    for name, words in (("a.txt", r"\.npz"), ("a.npy", None)):
+        if words:
+            with pytest.raises(InputError, match=words):
+                statistics.check_name(tmp_path / name)
+    with pytest.raises(InputError, match="shards"):
+        statistics.check_name(tmp_path / "a.npy", (1, 2))
+    save_densenet(tmp_path / "net.npz")
+    with pytest.raises(InputError, match=r"net\.npz: no statistics"):
+        Statistics.load(tmp_path / "net.npz")
+
+
+# --- samples ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("n", [1, 3, 10, 50, 99])
+def test_a_sample_is_stratified_without_repetition_and_fixed_by_its_seed(n):
+    train = array_set("train", 100, 1)
+    train.labels = np.repeat(np.arange(4), (10, 20, 30, 40))
+    part = select(train, max_images=n, seed=5)
+    assert len(part) == n and (np.diff(part.indices) > 0).all()
+    share = np.bincount(part.labels, minlength=4) - n * np.array([0.1, 0.2, 0.3, 0.4])
+    assert (abs(share) < 1).all()
+    np.testing.assert_array_equal(part.indices, select(train, max_images=n, seed=5).indices)
+    others = [select(train, max_images=n, seed=seed) for seed in range(5)]
+    assert len({tuple(other.indices) for other in others}) > 1
+    assert len({other.identity for other in others} | {train.identity}) == 6
+    assert select(train, max_images=100).sample is None
+    assert select(train, max_images=100).identity == train.identity
+
+
+def test_a_part_has_the_images_it_says(tmp_path):
+    train = array_set("train", 40, 1, labels=True)
+    for options in ({"max_images": 17}, {"shard": (2, 3)}, {"max_images": 17, "shard": (1, 2)}, {}):
+        part = select(train, **options)
+        for indices, images in part.batches(TRANSFORM, 5, start=5):
+            np.testing.assert_array_equal(images, train.pixels[part.indices[indices]])
+            np.testing.assert_array_equal(part.labels[indices], train.labels[part.indices[indices]])
+
+
+def test_the_drift_of_a_samples_mask_is_foreseen(tmp_path):
+    """Against what it foresees: the masks of many samples and that of all images."""
+    train, net = array_set("train", 900, 1, labels=True), FakeNet()
+    rng = np.random.default_rng(2)
+    net.weight = rng.normal(size=(300, 12)).astype(np.float32)
+    net.bias = np.zeros(300, np.float32)
+
+    def keep(found):
+        return dice.DICE(net.weight, net.bias, p=70, mean=found.mean()).keep_
+
+    whole = run(tmp_path, train, net, batch_size=64)
+    assert mask_drift(whole, net.weight, net.bias, 70) == (0, 0)
+    for n in (60, 450):
+        samples = [run(tmp_path, train, net, 64, max_images=n, seed=seed) for seed in range(12)]
+        true = np.mean([100 * np.mean(keep(sample) != keep(whole)) for sample in samples])
+        foreseen = np.mean([mask_drift(sample, net.weight, net.bias, 70)[0] for sample in samples])
+        assert 0.7 < foreseen / true < 1.4
+
+
+# --- the command line ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("precompute")
+    save_densenet(folder / "net.npz")
+    save_images(folder / "train", 600, 1, classes=4)
+    return folder
+
+
+@pytest.fixture
+def args(data):
+    return ["precompute", "--checkpoint", data / "net.npz", "--in-data", data / "train", "--root", data, "-b", "8"]
+
+
+OFTEN = (
+    "-c",
+    "import sys; from dice import statistics as s; s.CHUNK_IMAGES = 16; s.SAVE_SECONDS = 0; "
+    "from dice.cli import main; sys.exit(main(sys.argv[1:]))",
+)
+
+
+def test_precompute_and_merge(args, data, tmp_path):
+    for i in (1, 2):
+        done = dice_run(*args, "--shard", f"{i}/2", "--out", f"s{i}.npz", cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+    done = dice_run("merge", "s1.npz", "s2.npz", "--out", "all.npz", cwd=tmp_path)
+    assert done.returncode == 0 and "600 of 600 images" in done.stdout
+    assert dice_run(*args, "--out", "single.npz", "--mean-only", cwd=tmp_path).returncode == 0
+    single = Statistics.load(tmp_path / "single.npz")
+    np.testing.assert_allclose(Statistics.load(tmp_path / "all.npz").mean(), single.mean(), rtol=1e-12)
+    assert not list(tmp_path.rglob("*.partial.npz"))
+    done = dice_run(*args, "--max-images", 100, "--out", "sample.npz", cwd=tmp_path)
+    assert done.returncode == 0 and "mask at p=90: differs from that of all images in about" in done.stdout
+
+
+@pytest.mark.parametrize("flags, words", [
+    (("--shard", "1"), ["--shard"]), (("--shard", "301/300", "--out", "s.npz"), ["--shard 301/300"]), (("--max-images", "0"), ["--max-images"]),
+    (("--out", "m.txt"), ["m.txt"]), (("--out", "m.npy", "--shard", "1/2"), ["m.npy", "merged"]),
+])  # fmt: skip
+def test_wrong_flags_are_refused(args, tmp_path, monkeypatch, capsys, flags, words):
+    monkeypatch.chdir(tmp_path)
+    for command in ((*args, *flags), ("merge", "none.npz", "--out", "m.npz")):
+        status = main(list(map(str, command)))
+        done = subprocess.CompletedProcess(command, status, *capsys.readouterr())
+        refused(done, *(words if command[0] == "precompute" else ["none.npz"]))
+
+
+def test_kill_9_at_random_moments_leaves_the_same_bits(args, tmp_path):
+    assert dice_run(*args, "--out", "whole.npz", start=OFTEN, cwd=tmp_path).returncode == 0
+    whole, killed = Statistics.load(tmp_path / "whole.npz"), 0
+    rng = random.Random(time.time_ns())
+    for _ in range(4):
+        command = [sys.executable, *OFTEN, *map(str, args), "--out", "again.npz"]
+        process = subprocess.Popen(command, cwd=tmp_path, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        before = done_in(tmp_path)
+        deadline = time.monotonic() + 30
+        while done_in(tmp_path) == before and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.001)  # at least one chunk each time
+        time.sleep(rng.uniform(0, 0.03))
+        process.kill()
+        _, err = process.communicate()
+        killed += process.returncode == -signal.SIGKILL
+        assert b"starting again" not in err
+        assert done_in(tmp_path) >= before or (tmp_path / "again.npz").exists()
+        if (tmp_path / "again.npz").exists():
+            break
+    assert killed >= 2
+    assert dice_run(*args, "--out", "again.npz", start=OFTEN, cwd=tmp_path).returncode == 0
+    assert_same_bits(Statistics.load(tmp_path / "again.npz"), whole)
+
+
+def done_in(folder: Path) -> int:
+    """Images in the state of an unfinished pass; -1 without one."""
+    states = list(folder.rglob("[!.]*.partial.npz"))
+    try:
+        return Statistics.load(states[0]).about["done"] if states else -1
+    except InputError:  # it was finished and removed meanwhile
+        return -1
+
+
+@pytest.mark.slow
+def test_memory_does_not_grow_with_the_number_of_images(tmp_path):
+    """The peak over 1,000 and over 5,000 images; benchmarks/bench_precompute_memory.py draws the whole curve."""
+    done = subprocess.run([sys.executable, ROOT / "benchmarks" / "bench_precompute_memory.py", "--images", "1000", "5000", "--side", "48"],
+                          cwd=tmp_path, env=environment(), capture_output=True, text=True, check=False, timeout=300)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    small, large = (float(line.split()[1]) for line in done.stdout.splitlines()[-2:])
+    assert 10 < small < large * 1.1
+    assert large < small + 6  # MiB: names and labels of 4,000 files, and noise
