@@ -1,0 +1,37 @@
+"""The scores' part of the core under failing allocations: MemoryError, nothing leaked, and the next call is right."""
+
+import numpy as np
+import pytest
+
+from dice import _core
+
+RNG = np.random.default_rng(0)
+W = RNG.standard_normal((20, 300)).astype(np.float32)
+B = RNG.standard_normal(20).astype(np.float32)
+KEEP = (RNG.random(W.shape) < 0.4).astype(np.uint8)
+H = np.maximum(RNG.standard_normal((3, 300)), 0).astype(np.float32)
+MEAN = RNG.random(300)
+CALLS = {
+    "percentile": (3, lambda: _core.contribution_percentile(MEAN, W, 90, False)),
+    "metrics": (2, lambda: _core.metric_paper(B.astype(float), H[0].astype(float), 0.05)),
+    "head": (3, lambda: _core.Head(W, B, KEEP).forward(H, np.inf, "energy")[0].tolist()),
+    "scalar head": (4, lambda: _core.Head(W, B, KEEP, isa="scalar").forward(H, np.inf, "energy")[0].tolist()),
+}
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_every_allocation_may_fail(name):
+    least, call = CALLS[name]
+    want, live = call(), _core._memory_live()
+    failures = 0
+    for nth in range(1, 25):
+        _core._memory_fail_at(nth)
+        try:
+            assert call() == want
+        except MemoryError:
+            failures += 1
+        finally:
+            _core._memory_fail_at(0)
+        assert _core._memory_live() == live
+    assert failures >= least
+    assert call() == want
