@@ -29,14 +29,22 @@ typedef struct job {
     char detail[512];
 } job;
 
+/* What a new worker is told. */
+typedef struct worker_start {
+    struct pool *p;
+    int thread;
+    unsigned seen;
+} worker_start;
+
 typedef struct pool {
     pthread_mutex_t lock;
     pthread_cond_t wake, done;
     int workers;             /* started so far */
-    int wanted;              /* workers that take part in the present job */
+    int wanted;              /* workers that may join the present job */
     atomic_uint generation;
-    atomic_int running;      /* workers that have not finished the present job */
-    job *current;
+    atomic_int running;      /* workers that joined and have not finished */
+    job *current;            /* NULL once its tasks are all taken: who wakes too late is not waited for */
+    worker_start starts[MAX_THREADS];
 } pool;
 
 static _Atomic(pool *) the_pool;
@@ -93,16 +101,9 @@ static void run_tasks(job *work, pool *p, int thread)
     task_thread = -1;
 }
 
-typedef struct worker_start {
-    pool *p;
-    int thread;
-    unsigned seen;
-} worker_start;
-
 static void *worker_main(void *argument)
 {
-    worker_start start = *(worker_start *)argument;
-    dice_free(argument);
+    const worker_start start = *(const worker_start *)argument;
     pool *p = start.p;
     unsigned seen = start.seen;
     for (;;) {
@@ -116,6 +117,9 @@ static void *worker_main(void *argument)
         }
         seen = atomic_load(&p->generation);
         job *work = start.thread <= p->wanted ? p->current : NULL;
+        if (work != NULL) {
+            atomic_fetch_add(&p->running, 1);
+        }
         pthread_mutex_unlock(&p->lock);
         if (work == NULL) {
             continue;
@@ -161,15 +165,10 @@ static void start_workers(pool *p, int wanted)
     sigdelset(&blocked, SIGABRT);
     pthread_sigmask(SIG_SETMASK, &blocked, &before);
     while (p->workers < wanted) {
-        void *memory;
-        if (dice_alloc(1, sizeof(worker_start), &memory) != DICE_OK) {
-            break;
-        }
-        worker_start *start = memory;
+        worker_start *start = &p->starts[p->workers];
         *start = (worker_start){p, p->workers + 1, atomic_load(&p->generation)};
         pthread_t thread;
         if (pthread_create(&thread, NULL, worker_main, start) != 0) {
-            dice_free(start);
             break;
         }
         pthread_detach(thread);
@@ -213,12 +212,14 @@ dice_status dice_parallel_for(size_t count, dice_task task, void *context)
     pthread_mutex_lock(&p->lock);
     p->current = &work;
     p->wanted = helpers < p->workers ? helpers : p->workers;
-    atomic_store(&p->running, p->wanted);
     atomic_fetch_add(&p->generation, 1);
     pthread_cond_broadcast(&p->wake);
     pthread_mutex_unlock(&p->lock);
 
     run_tasks(&work, p, 0);
+    pthread_mutex_lock(&p->lock);
+    p->current = NULL;
+    pthread_mutex_unlock(&p->lock);
 
     for (int spin = 0; atomic_load(&p->running) != 0 && spin < SPINS; spin++) {
         relax(spin);
