@@ -351,7 +351,7 @@ def test_an_interruption_is_one_line_and_can_be_resumed(long_run, tmp_path, numb
 
 
 def script(*args, cwd, **env):
-    return subprocess.run([ROOT / "demo-cifar.sh", *map(str, args)], cwd=cwd, capture_output=True, check=False, text=True, timeout=300,
+    return subprocess.run([Path(__file__).parents[1] / "demo-cifar.sh", *map(str, args)], cwd=cwd, capture_output=True, check=False, text=True, timeout=300,
                           env=environment(PATH=f"{Path(sys.executable).parent}:{os.environ['PATH']}", **env))  # fmt: skip
 
 

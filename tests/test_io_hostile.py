@@ -217,6 +217,7 @@ BOMBS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bomb", BOMBS)
 def test_bombs_go_off_fast(tmp_path, bomb):
     everywhere(tmp_path, pickled(BOMBS[bomb]))
@@ -239,6 +240,7 @@ for path in sys.argv[1:]:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="peak memory is read from /proc")
 def test_bombs_stay_small(tmp_path):
     paths = [tmp_path / bomb for bomb in BOMBS]
