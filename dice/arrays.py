@@ -18,16 +18,36 @@ def as_array(value: Any, name: str, ndim: int) -> np.ndarray:
     Takes numpy arrays (memory-mapped too), lists, and whatever offers `__array__` or DLPack (torch, JAX, cupy on the
     host). InputError, naming `name`, where it is no such array or has another number of dimensions than `ndim`.
     """
+    if hasattr(value, "toarray"):
+        raise InputError(f"{name}: is a sparse matrix, which is not supported; give {name}.toarray()")
     try:
         offers_dlpack_only = hasattr(value, "__dlpack__") and not hasattr(value, "__array__")
         array = np.from_dlpack(value) if offers_dlpack_only else np.asarray(value)
     except (TypeError, ValueError, RuntimeError, BufferError, AttributeError) as error:  # each framework has its own
         raise InputError(f"{name}: cannot be read as an array ({error})") from None
+    if array.dtype.kind == "O" and array.ndim > 0:
+        array = _unpacked(array, name)
+    if array.dtype.kind == "c":
+        raise InputError(f"{name}: got dtype {array.dtype}, want floats. Complex data not supported")
     if array.dtype.kind not in "fiu":
         raise InputError(f"{name}: got dtype {array.dtype}, want floats")
     if array.ndim != ndim:
         raise InputError(f"{name}: got shape {array.shape}, want {ndim} dimension{'s' * (ndim > 1)}")
     return array
+
+
+class _KindError(InputError, TypeError):
+    """What numpy would have raised a TypeError for."""
+
+
+def _unpacked(array: np.ndarray, name: str) -> np.ndarray:
+    """An array of Python numbers as floats."""
+    try:
+        return array.astype(np.float64)
+    except TypeError as error:
+        raise _KindError(f"{name}: holds something that is not a number ({error})") from None
+    except ValueError as error:
+        raise InputError(f"{name}: holds something that is not a number ({error})") from None
 
 
 def blocks(array: np.ndarray, dtype: type) -> Iterator[np.ndarray]:

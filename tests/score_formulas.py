@@ -32,3 +32,22 @@ def gen(z, gamma=0.1, M=100):
 
 def likelihood(z, y, s):
     return np.mean(logsumexp(s * z, axis=1) - s * z[np.arange(len(z)), y])
+
+
+def mahalanobis_distances(h, H, y=None):
+    """(N, K) to the classes with an image; y=None: (N, 1) to the one Gaussian of all."""
+    y = np.zeros(len(H), int) if y is None else y
+    means = np.stack([H[y == c].mean(0) for c in np.unique(y)])
+    away = H - means[np.searchsorted(np.unique(y), y)]
+    _, root, axes = np.linalg.svd(away / np.sqrt(len(H)), full_matrices=False)  # more digits than the covariance has
+    keep = root**2 > H.shape[1] * np.finfo(float).eps * root[0] ** 2
+    axes = axes[keep] / root[keep, None]
+    return np.stack([(((h - m) @ axes.T) ** 2).sum(1) for m in means], axis=1)
+
+
+def mahalanobis(h, H, y):
+    return -mahalanobis_distances(h, H, y).min(1)
+
+
+def rmds(h, H, y):
+    return -(mahalanobis_distances(h, H, y) - mahalanobis_distances(h, H)).min(1)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from dice import _core
+from dice.moments import ClassMoments
 
 RNG = np.random.default_rng(0)
 W = RNG.standard_normal((20, 300)).astype(np.float32)
@@ -11,11 +12,23 @@ B = RNG.standard_normal(20).astype(np.float32)
 KEEP = (RNG.random(W.shape) < 0.4).astype(np.uint8)
 H = np.maximum(RNG.standard_normal((3, 300)), 0).astype(np.float32)
 MEAN = RNG.random(300)
+
+
+def _moments():
+    """Two classes that span two dimensions of nine."""
+    return ClassMoments(2, 9, scatter=True).add(W[:4, :9], np.array([0, 0, 1, 1]))
+
+
 CALLS = {
     "percentile": (3, lambda: _core.contribution_percentile(MEAN, W, 90, False)),
     "metrics": (2, lambda: _core.metric_paper(B.astype(float), H[0].astype(float), 0.05)),
     "head": (3, lambda: _core.Head(W, B, KEEP).forward(H, np.inf, "energy")[0].tolist()),
     "scalar head": (4, lambda: _core.Head(W, B, KEEP, isa="scalar").forward(H, np.inf, "energy")[0].tolist()),
+    "scores": (1, lambda: _core.score("gen", H, None, (), (0.1, 10)).tolist()),
+    "classes": (2, lambda: _moments().mean.tolist()),
+    "Gaussian": (8, lambda: _core.Gaussian(_moments().state, False).distance(H[:, :9]).tolist()),
+    "singular Gaussian": (8, lambda: _core.Gaussian(_moments().state, True).distance(H[:, :9]).tolist()),
+    "least norm": (2, lambda: _core.least_norm(W.astype(float), B.astype(float)).tolist()),
 }
 
 
@@ -24,7 +37,7 @@ def test_every_allocation_may_fail(name):
     least, call = CALLS[name]
     want, live = call(), _core._memory_live()
     failures = 0
-    for nth in range(1, 25):
+    for nth in range(1, 30):
         _core._memory_fail_at(nth)
         try:
             assert call() == want

@@ -13,6 +13,7 @@
 
 #include "backend/backend.h"
 #include "base/status.h"
+#include "ood/score.h"
 
 /* Each file adds its functions and types to the module; -1 with an exception set on failure. */
 int dice_py_add_runtime(PyObject *module);     /* isa, threads, test hooks */
@@ -25,6 +26,7 @@ int dice_py_add_metrics(PyObject *module);     /* FPR95, AUROC, ... */
 int dice_py_add_head(PyObject *module);        /* Head: the last layer, whole or masked */
 int dice_py_add_scores(PyObject *module);      /* scores of logits and features */
 int dice_py_add_device(PyObject *module);      /* the GPU: status, statistics */
+int dice_py_add_classes(PyObject *module);     /* class means, covariances, their eigenvectors */
 
 /* Sets the Python exception that belongs to `status`, with the recorded detail; returns NULL. */
 PyObject *dice_py_raise(dice_status status);
@@ -49,6 +51,10 @@ typedef struct dice_py_cuda_array {
  * not looked at); 0 where it does not; -1 with dice.InputError where the back end cannot take it as it is. */
 int dice_py_cuda(PyObject *object, const char *argument, const dice_backend *backend, const dice_options *options,
                  dice_py_cuda_array *array);
+
+/* *out = a float32 or float64 matrix with at least one column; the caller releases *array. 0 with dice.InputError
+ * naming `argument`. */
+int dice_py_rows(PyObject *object, const char *argument, PyArrayObject **array, dice_rows *out);
 
 /* Fills *options from names; isa NULL means DICE_ISA, else the native one. */
 dice_status dice_py_options(const char *isa, const char *precision, dice_options *options);

@@ -5,8 +5,7 @@
 
 enum { MAX_ARRAYS = 4 };
 
-/* A float32 or float64 matrix with no empty row; the caller releases *array. */
-static int rows_of(PyObject *object, const char *argument, PyArrayObject **array, dice_rows *out)
+int dice_py_rows(PyObject *object, const char *argument, PyArrayObject **array, dice_rows *out)
 {
     const int is_double = PyArray_Check(object) && PyArray_TYPE((PyArrayObject *)object) == NPY_FLOAT64;
     *array = dice_py_array(object, is_double ? NPY_FLOAT64 : NPY_FLOAT32, 2, argument);
@@ -14,6 +13,7 @@ static int rows_of(PyObject *object, const char *argument, PyArrayObject **array
         return 0;
     }
     if (PyArray_DIM(*array, 1) == 0) {
+        Py_CLEAR(*array);
         dice_py_raise(dice_fail(DICE_E_INPUT, "%s: has no columns", argument));
         return 0;
     }
@@ -53,7 +53,7 @@ static PyObject *score(PyObject *Py_UNUSED(self), PyObject *args)
     double numbers[MAX_ARRAYS] = {0};
     dice_rows z = {0}, h = {0};
     const int reads_z = rule->reads[0] == 'z', reads_h = rule->reads[reads_z] == 'h';
-    if ((reads_z && !rows_of(z_object, "z", &z_array, &z)) || (reads_h && !rows_of(h_object, "h", &h_array, &h))) {
+    if ((reads_z && !dice_py_rows(z_object, "z", &z_array, &z)) || (reads_h && !dice_py_rows(h_object, "h", &h_array, &h))) {
         goto done;
     }
     if (reads_z && reads_h && z.n != h.n) {

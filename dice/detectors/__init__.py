@@ -2,6 +2,7 @@
 
 from dice.detectors._base import Detector
 from dice.detectors._dice import DICE
+from dice.detectors._gaussian import RMDS, Mahalanobis
 from dice.detectors._logits import GEN, MSP, Energy, Entropy, MaxLogit, TempScale
 
-__all__ = ["DICE", "GEN", "MSP", "Detector", "Energy", "Entropy", "MaxLogit", "TempScale"]
+__all__ = ["DICE", "GEN", "MSP", "RMDS", "Detector", "Energy", "Entropy", "Mahalanobis", "MaxLogit", "TempScale"]

@@ -10,7 +10,27 @@ from dice.arrays import as_array, blocks
 from dice.errors import InputError
 from dice.thresholds import conformal_threshold
 
-__all__ = ["Detector", "class_labels", "float_type", "last_layer", "positive", "real", "scored", "whole"]
+__all__ = ["Detector", "check_features", "class_labels", "float_type", "last_layer", "positive", "real", "scored", "whole"]
+
+
+class _ThresholdError(InputError, AttributeError):
+    """A method is asked for that is not there before a threshold is."""
+
+
+class _with_threshold:
+    """A method that an object has only once `threshold_` is set, as scikit-learn's conventions want (`hasattr`)."""
+
+    def __init__(self, method: Callable[..., Any]) -> None:
+        self.method = method
+        self.__doc__ = method.__doc__
+
+    def __get__(self, detector: Any, owner: type) -> Callable[..., Any]:
+        if detector is None:
+            return self.method
+        if "threshold_" not in detector.__dict__:
+            raise _ThresholdError("threshold: not set (a changed parameter drops it); "
+                                  "call set_threshold(tpr=, scores=) first")  # fmt: skip
+        return self.method.__get__(detector, owner)
 
 
 class Detector:
@@ -80,9 +100,12 @@ class Detector:
         return self
 
     def fit(self, h: Any, y: Any = None) -> "Detector":
-        """Learns from training features `h` (N, D), forgetting what was learnt before. `y` is ignored."""
+        """Learns from training features `h` (N, D) with labels `y` (N,), forgetting what was learnt before.
+
+        A detector that needs no labels ignores them.
+        """
         self._reset()
-        return self.partial_fit(h)
+        return self.partial_fit(h, y)
 
     def partial_fit(self, h: Any, y: Any = None) -> "Detector":
         """Learns from further training features `h` (N, D)."""
@@ -102,12 +125,12 @@ class Detector:
         self.threshold_ = conformal_threshold(scores, tpr)
         return self
 
+    @_with_threshold
     def decision_function(self, h: Any) -> np.ndarray:
         """score - threshold_, float64 (N,): at least 0 where in-distribution."""
-        if not hasattr(self, "threshold_"):
-            raise InputError("threshold: not set (a changed parameter drops it); call set_threshold(tpr=, scores=) first")
         return self.score_samples(h) - self.threshold_
 
+    @_with_threshold
     def predict(self, h: Any) -> np.ndarray:
         """int64 (N,): +1 in-distribution (score >= threshold_), -1 out-of-distribution."""
         return np.where(self.decision_function(h) >= 0, 1, -1).astype(np.int64)
@@ -131,6 +154,19 @@ def real(value: Any, name: str) -> float:
     if np.isnan(number):
         raise InputError(f"{name}: is NaN, want a number")
     return number
+
+
+def check_features(detector: Detector, h: Any, fitted: Any) -> np.ndarray:
+    """Features as an array (N, D), of the D that `fitted` has where it is not None; worded as scikit-learn's checks want."""
+    array = as_array(h, "h", 2)
+    if array.shape[1] == 0:
+        raise InputError(f"h: 0 feature(s) (shape={array.shape}) while a minimum of 1 is required.")
+    if fitted is not None and array.shape[1] != fitted.features:
+        raise InputError(f"h: X has {array.shape[1]} features, but {type(detector).__name__} is expecting "
+                         f"{fitted.features} features as input")  # fmt: skip
+    if fitted is None and len(array) == 0:
+        raise InputError(f"h: 0 sample(s) (shape={array.shape}) while a minimum of 1 is required.")
+    return array
 
 
 def positive(value: Any, name: str) -> float:

@@ -10,6 +10,7 @@ from typing import Any
 
 from dice.detectors._base import Detector
 from dice.detectors._dice import DICE
+from dice.detectors._gaussian import RMDS, Mahalanobis
 from dice.detectors._logits import GEN, MSP, Energy, Entropy, MaxLogit, TempScale
 from dice.errors import InputError
 
@@ -43,7 +44,7 @@ class Method:
 
     @property
     def needs_labels(self) -> bool:
-        """Whether its fit wants the training images' classes."""
+        """Whether its fit wants the training images' classes; Mahalanobis and RMDS do without, as one class."""
         return self.detector.needs_labels
 
 
@@ -58,6 +59,8 @@ METHODS: Mapping[str, Method] = {
         Method("entropy", Entropy, ""),
         Method("tempscale", TempScale, "1706.04599"),
         Method("gen", GEN, "CVPR 2023"),
+        Method("mds", Mahalanobis, "1807.03888"),
+        Method("rmds", RMDS, "2106.09022"),
         Method("dice", DICE, "2111.09805", {"p": 90}, {IMAGENET: {"p": 70}}),
     ]
 }
