@@ -286,10 +286,11 @@ static size_t images_of(const wave *w, size_t tile)
     return least(w->lanes, w->n - tile * w->lanes);
 }
 
-/* The last tile may be half as wide. */
+/* The last tile may be narrower. */
 static size_t lanes_of(const wave *w, size_t tile)
 {
-    return images_of(w, tile) <= 16 ? 16 : w->lanes;
+    const size_t images = images_of(w, tile);
+    return images == 1 && !w->dense ? 1 : images <= 16 ? 16 : w->lanes;
 }
 
 static dice_status pack_tile(void *context, size_t tile, int thread)
@@ -317,7 +318,7 @@ static void multiply_sparse(const wave *w, size_t panel, size_t tile)
     const float *ht = w->packed + tile * w->lanes * head->features;
     for (size_t b = 0; b < head->blocks; b++) {
         const block *begin = head->begin + panel * head->blocks + b;
-        head->kernels->sparse[lanes / 16 - 1](
+        head->kernels->sparse[lanes / 16](
             ht + b * DICE_HEAD_SPAN * lanes, head->groups + begin->group, begin[1].group - begin->group,
             head->sparse + begin->slot * DICE_HEAD_GROUP, head->index + begin->slot * DICE_HEAD_GROUP, z);
     }
@@ -397,7 +398,7 @@ dice_status dice_head_forward(dice_head *head, const float *h, size_t n, float c
 {
     const int dense = prefers_dense(head, n);
     const size_t panels = dense ? ceil_div(head->classes, DENSE_PANEL) : head->panels;
-    const size_t lanes = n > 16 && head->kernels->sparse[1] != NULL ? 32 : 16;
+    const size_t lanes = n > 16 && head->kernels->sparse[2] != NULL ? 32 : 16;
     const size_t tile_floats = lanes * (head->features + (outputs->logits == NULL ? head->classes : 0));
     const size_t most = 1 + WAVE_BYTES / sizeof(float) / tile_floats;
     const size_t tiles = least(most, ceil_div(n, lanes));

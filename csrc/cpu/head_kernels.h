@@ -1,6 +1,6 @@
 /* What the head asks of an instruction set: products of a tile of images with packed weights, and reductions.
  *
- * Images are packed by features, ht (D, lanes), 16 or 32 to a tile. Dense weights lie by vectors of 16 classes,
+ * Images are packed by features, ht (D, lanes), 16 or 32 to a tile; one alone stays as it is. Dense weights lie by vectors of 16 classes,
  * (M / 16, D, 16). Sparse weights lie by panels of classes and, within, by blocks of features; a block holds groups
  * of four classes of about equally many weights, sorted so, each a run of slots (weight, feature in the block) by
  * rising feature, filled up with weights of 0. */
@@ -28,8 +28,9 @@ typedef struct dice_head_kernels {
     void (*pack)(float *ht, size_t lanes, const float *h, size_t n, size_t features, float clip);
     /* logits (n, classes), rows `stride` floats apart, = z (classes, lanes)'. */
     void (*unpack)(float *logits, size_t stride, const float *z, size_t lanes, size_t n, size_t classes);
-    /* z (classes, lanes) += a block's groups times ht (DICE_HEAD_SPAN, lanes), for 16 and 32 lanes; NULL = not offered. */
-    void (*sparse[2])(const float *ht, const dice_head_group *groups, size_t n_groups, const float *weight,
+    /* z (classes, lanes) += a block's groups times ht (DICE_HEAD_SPAN, lanes), for 1, 16 and 32 lanes; NULL = not
+     * offered. */
+    void (*sparse[3])(const float *ht, const dice_head_group *groups, size_t n_groups, const float *weight,
                       const uint8_t *index, float *z);
     /* z (n up to a multiple of 4, 64) += a block of `count` features, w (vectors, .. w_stride, 16). */
     void (*dense)(const float *ht, size_t lanes, size_t n, const float *w, size_t w_stride, int vectors, size_t count,

@@ -31,6 +31,12 @@ INLINE void transpose8(const __m256 x[8], __m256 y[8])
 /* to (D, lanes) = min(h, clip)' of the n images h (n, D); lanes past n are 0. */
 static void head_pack(float *to, size_t lanes, const float *h, size_t n, size_t features, float clip)
 {
+    if (lanes == 1) {
+        for (size_t d = 0; d < features; d++) {
+            to[d] = h[d] > clip ? clip : h[d];
+        }
+        return;
+    }
     const __m256 most = _mm256_set1_ps(clip);
     const size_t whole = features / 8 * 8;
     for (size_t image = 0; image < lanes; image += 8) {
@@ -57,6 +63,10 @@ static void head_pack(float *to, size_t lanes, const float *h, size_t n, size_t 
 /* logits (n, .. stride) = z (classes, lanes)' for `classes` columns. */
 static void head_unpack(float *logits, size_t stride, const float *z, size_t lanes, size_t n, size_t classes)
 {
+    if (lanes == 1) {
+        memcpy(logits, z, classes * sizeof *z);
+        return;
+    }
     const size_t whole = classes / 8 * 8;
     for (size_t image = 0; image < n; image += 8) {
         for (size_t m = 0; m < whole; m += 8) {
@@ -105,6 +115,25 @@ INLINE void sparse_block(const float *ht, const dice_head_group *groups, size_t 
             for (int v = 0; v < vectors; v++) {
                 vec16_store(at + 16 * v, vec16_add(vec16_load(at + 16 * v), sum[g][v]));
             }
+        }
+    }
+}
+
+/* The same for one image, in scalars. */
+static void head_sparse_one(const float *h, const dice_head_group *groups, size_t n_groups, const float *weight,
+                            const uint8_t *index, float *z)
+{
+    for (size_t group = 0; group < n_groups; group++) {
+        __m128 sum[DICE_HEAD_GROUP] = {_mm_setzero_ps(), _mm_setzero_ps(), _mm_setzero_ps(), _mm_setzero_ps()};
+        for (size_t slot = 0; slot < groups[group].slots; slot++) {
+            for (int g = 0; g < DICE_HEAD_GROUP; g++) {
+                sum[g] = _mm_fmadd_ss(_mm_load_ss(weight + g), _mm_load_ss(h + index[g]), sum[g]);
+            }
+            weight += DICE_HEAD_GROUP;
+            index += DICE_HEAD_GROUP;
+        }
+        for (int g = 0; g < DICE_HEAD_GROUP; g++) {
+            z[groups[group].row[g]] += _mm_cvtss_f32(sum[g]);
         }
     }
 }
@@ -242,9 +271,9 @@ static void head_reduce(const float *z, size_t m, float *max, double *sum)
 }
 
 #if defined(__AVX512F__)
-#define SPARSE_KERNELS {head_sparse1, head_sparse2}
+#define SPARSE_KERNELS {head_sparse_one, head_sparse1, head_sparse2}
 #else
-#define SPARSE_KERNELS {head_sparse1, NULL}  /* two vectors of images would not fit the registers */
+#define SPARSE_KERNELS {head_sparse_one, head_sparse1, NULL}  /* two vectors of images would not fit the registers */
 #endif
 
 #define HEAD(isa)                                       \
