@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import dice
 from dice import data
 
 FOLDER = Path(data.__file__).parent
@@ -14,6 +15,11 @@ OOD = {"digits-8-9": 354, "letters": 432, "photos": 598, "textures": 768, "noise
 @pytest.fixture(scope="module")
 def demo():
     return data.load()
+
+
+@pytest.fixture(scope="module")
+def net(demo):
+    return dice.load_backbone("densenet", demo.checkpoint)
 
 
 def test_is_small_and_every_file_has_its_origin():
@@ -58,3 +64,27 @@ def test_loading_twice_gives_the_same(demo):
         np.testing.assert_array_equal(one[1], other[1])
     for name, images in demo.ood.items():
         np.testing.assert_array_equal(images, again.ood[name])
+
+
+def test_weights_are_plain_float16(demo):
+    with np.load(demo.checkpoint, allow_pickle=False) as stored:
+        assert stored["conv1.weight"].shape == (24, 3, 3, 3)
+        assert stored["fc.weight"].shape == (8, 132)
+        for name in stored.files:
+            assert stored[name].dtype == np.float16 and np.isfinite(stored[name]).all(), name
+
+
+def test_network_knows_the_test_digits(demo, net):
+    images, labels = demo.test
+    _, logits = net.forward(images)
+    assert logits.shape == (400, 8)
+    assert (logits.argmax(axis=1) == labels).mean() >= 0.98
+
+
+@pytest.mark.parametrize("score", ["msp", "energy"])
+@pytest.mark.parametrize("p", [None, 90])
+def test_scores_are_finite_everywhere(demo, net, score, p):
+    detector = dice.DICE(net.weight, net.bias, p=p, score=score).fit(net.forward(demo.train[0])[0])
+    for images in (demo.test[0], *demo.ood.values()):
+        scores = detector.score_samples(net.forward(images[:50])[0])
+        assert scores.shape == (50,) and np.isfinite(scores).all()
