@@ -387,3 +387,11 @@ def test_the_script_prints_the_originals_four_tables(shared, tmp_path):
         assert entry["sets"]["dtd"]["fpr95"] == pytest.approx(fpr, abs=0.1)
         assert entry["sets"]["dtd"]["auroc"] == pytest.approx(auroc, abs=0.1)
         assert entry["accuracy"] == pytest.approx(accuracy, abs=0.01)
+
+
+def test_the_script_falls_back_in_plain_words(tmp_path):
+    done = script("--json", "r.json", cwd=tmp_path, **OFFLINE)
+    assert done.returncode == 0, done.stderr
+    assert "embedded benchmark" in done.stderr and "dice download" in done.stderr
+    assert {e["method"] for e in json.loads((tmp_path / "r.json").read_text())} == {"energy", "msp", "dice"}
+    assert (tmp_path / "output").is_dir()
