@@ -92,9 +92,19 @@ def score(
     numbers: tuple[float, ...],
     /,
 ) -> Float64: ...
-def metric_paper(
-    scores_id: Float64, scores_ood: Float64, miss: float, /
-) -> tuple[float, float, float, float, float]: ...
+def metric_measure(
+    scores_id: NDArray[Any], scores_ood: NDArray[Any], convention: int, tpr: float, miss: float, /
+) -> tuple[float, float, float, float, float, float]: ...
+def metric_bootstrap(
+    scores_id: NDArray[Any],
+    scores_ood: NDArray[Any],
+    convention: int,
+    tpr: float,
+    miss: float,
+    replicates: int,
+    seed: int,
+    /,
+) -> Float64: ...
 def cuda_status() -> tuple[str | None, str]: ...
 def device_moments(h: Float32, device: str, /) -> tuple[Float64, Float64]: ...
 def device_rank(

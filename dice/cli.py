@@ -61,6 +61,13 @@ def _count(text: str) -> int:
     return value
 
 
+def _whole(text: str) -> int:
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"{value} is below 0")
+    return value
+
+
 def _shard(text: str) -> tuple[int, int]:
     i, n = map(int, text.split("/"))
     return i, n
@@ -252,3 +259,15 @@ def _evaluation(parser: argparse.ArgumentParser) -> None:
         "--out-dist-only", dest="only", action="store_const", const="out", help="compute the OOD sets alone"
     )
     parser.add_argument("--strict", action="store_true", help="a missing set is an error")
+    parser.add_argument(
+        "--convention",
+        choices=("paper", "openood", "sklearn"),
+        default="paper",
+        help="of the metrics: who is positive, ties, areas (see dice.metrics); default paper",
+    )
+    parser.add_argument(
+        "--near", nargs="+", default=[], metavar="NAME", help="near-OOD sets: also average these and the others apart"
+    )
+    parser.add_argument(
+        "--bootstrap", type=_whole, default=0, metavar="N", help="95 %% intervals from N samples; default 0, none"
+    )

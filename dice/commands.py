@@ -191,12 +191,16 @@ def evaluate_one(
     titles: bool = False,
 ) -> list[dict[str, Any]]:
     clock = evaluate.Clock()
+    measure = evaluate.Measure(args.convention, tuple(args.near), args.bootstrap)
     base = Path(args.base_dir)
     with clock.measure("load"):
         id_set = own_or_known(args.in_data, in_dataset, args.root, "test")
         order, sets, skipped = open_sets(
             args.out_datasets or datasets.default_ood(in_dataset), args.root, strict
         )
+        for name in args.near:
+            if name not in order:
+                raise InputError(f"--near {name}: not among the OOD sets, {', '.join(order)}")
         net = open_network(args, in_dataset)
         transform = preprocess.transform_for(args.model_arch)
     needs_mean = any(method.p is not None for method in methods)
@@ -216,6 +220,7 @@ def evaluate_one(
         fresh=args.fresh,
         only=args.only,
         clock=clock,
+        measure=measure,
         **decoding(args),
     )
     print_results(entries, [id_set, *sets], order, titles)

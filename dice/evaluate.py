@@ -18,12 +18,10 @@ from dice.console import debug, error, progress
 from dice.detectors import DICE
 from dice.errors import InputError
 
-__all__ = ["BROKEN", "CONVENTION", "METHODS", "Clock", "Method", "choose_methods", "evaluate", "features"]
+__all__ = ["BROKEN", "METHODS", "Clock", "Measure", "Method", "choose_methods", "evaluate", "features"]
 
 METHODS = ("energy", "msp", "maxlogit", "dice", "react", "dice+react")
-CONVENTION = "paper"
 BROKEN = "broken"  # how the reason begins in `skipped` where a set is there and cannot be used
-METRICS = ("fpr95", "auroc", "auin", "auout", "dterr")
 CHUNK_IMAGES = 1024
 CHUNK_SECONDS = 15.0  # a slow network keeps what it has at least this often
 
@@ -63,6 +61,37 @@ class Method:
                 ),
             ]
         )
+
+
+@dataclass(frozen=True)
+class Measure:
+    """How scores become the numbers of the table: in percent, by one of `dice.metrics.CONVENTIONS`.
+
+    near: names of the near-OOD sets, averaged apart from the others, the far ones.
+    replicates: bootstrap samples for 95 % intervals; 0 for none.
+    """
+
+    convention: str = "paper"
+    near: tuple[str, ...] = ()
+    replicates: int = 0
+
+    def row(self, scores_id: np.ndarray, scores_ood: np.ndarray) -> dict[str, Any]:
+        measured = metrics.evaluate(scores_id, scores_ood, self.convention)
+        row: dict[str, Any] = {key: 100 * value for key, value in measured.items()}
+        if self.replicates:
+            ends = metrics.bootstrap(scores_id, scores_ood, self.convention, replicates=self.replicates)
+            row["interval95"] = {key: [100 * end for end in ends[key]] for key in metrics.METRICS}
+        return row
+
+    def averages(self, sets: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+        """ "average" over all sets measured, None for none; with `near` also "groups": {"near": ..., "far": ...}."""
+        rows = {name: row for name, row in sets.items() if row["fpr95"] is not None}
+        averages: dict[str, Any] = {"average": metrics.average(rows) if rows else None}
+        if self.near:
+            far = [name for name in rows if name not in self.near]
+            groups = {"near": [name for name in rows if name in self.near], "far": far}
+            averages["groups"] = {key: metrics.average(rows, names) for key, names in groups.items() if names}
+        return averages
 
 
 @dataclass
@@ -197,8 +226,8 @@ def features(
 class _Head:
     """One method on its way through the sets: a detector, its results so far and its folder."""
 
-    def __init__(self, method: Method, net: Any, mean: np.ndarray | None, folder: Path):
-        self.method, self.folder = method, folder
+    def __init__(self, method: Method, net: Any, mean: np.ndarray | None, folder: Path, measure: Measure):
+        self.method, self.folder, self.measure = method, folder, measure
         self.detector = method.detector(net, mean)
         self.id_scores: np.ndarray | None = None
         self.accuracy: float | None = None
@@ -226,15 +255,10 @@ class _Head:
     def take_ood(self, image_set: Any, scores: np.ndarray) -> None:
         folder = self.folder / results.set_folder(image_set.name, image_set.identity)
         results.write_lines(folder / "out_scores.txt", [repr(float(score)) for score in scores])
-        row: dict[str, Any] = dict.fromkeys(METRICS)
+        row: dict[str, Any] = dict.fromkeys(metrics.METRICS)
         if self.id_scores is not None:
-            measured = metrics.evaluate(self.id_scores, scores, convention=CONVENTION)
-            row = {key: 100 * float(measured[key]) for key in METRICS}
+            row = self.measure.row(self.id_scores, scores)
         self.sets[image_set.name] = {"n": len(scores), **row}
-
-    def average(self) -> dict[str, float] | None:
-        rows = [row for row in self.sets.values() if row["fpr95"] is not None]
-        return {key: float(np.mean([row[key] for row in rows])) for key in METRICS} if rows else None
 
 
 @dataclass
@@ -298,20 +322,27 @@ def evaluate(
     fresh: bool = False,
     only: str | None = None,
     clock: Clock | None = None,
+    measure: Measure = Measure(),  # noqa: B008 (frozen)
     **decode: Any,
 ) -> list[dict[str, Any]]:
     """Scores `id_set` and every set of `ood_sets` by every method, from one backbone pass a set.
 
     `mean` float64 (D,) is needed where a method has p. `skipped` (name -> reason) is passed through to the results.
     `only` "in" or "out" computes features of that side alone; the other takes part where its features are stored.
-    `fresh` ignores stored features. `decode` goes to `ImageSet.batches`: batch_size, threads, skip_bad.
+    `fresh` ignores stored features. `measure` says how scores become numbers. `decode` goes to `ImageSet.batches`: batch_size, threads, skip_bad.
     A broken OOD set is named on stderr and in `skipped`; the others are finished. Raises InputError for a broken ID set
     and for a disk that cannot be written; what is finished is kept in `base_dir`.
     """
     clock = clock or Clock()
     skipped = dict(skipped or {})
     heads = [
-        _Head(m, net, mean, results.run_folder(base_dir, in_dataset, m.label, name, net, id_set.identity))
+        _Head(
+            m,
+            net,
+            mean,
+            results.run_folder(base_dir, in_dataset, m.label, name, net, id_set.identity),
+            measure,
+        )
         for m in methods
     ]
     through = _Pass(net, heads, transform, clock, base_dir, name, decode)
@@ -357,14 +388,14 @@ def evaluate(
                 "precision": net.precision,
                 "device": net.device,
                 "isa": net.isa,
-                "convention": CONVENTION,
+                "convention": measure.convention,
                 "in_dataset": in_dataset,
                 "checkpoint": checkpoint,
                 "n_id": n_id,
                 "accuracy": head.accuracy,
                 "sets": head.sets,
                 "skipped": skipped,
-                "average": head.average(),
+                **measure.averages(head.sets),
                 "seconds": seconds,
                 "images_per_s": round(clock.images / clock.backbone, 1) if clock.images else None,
             }

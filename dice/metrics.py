@@ -2,22 +2,45 @@
 
 Higher scores mean ID. A number is only comparable under its convention, which is therefore always named:
 
-`paper`  the original DICE code: ID is positive; FPR95 is the share of OOD scores strictly above
-         sorted(ID)[round(0.05 N)] with round half to even; AUROC of the exact ROC, tied scores merged; AUIN and AUOUT
-         (ID and OOD as the positive class) are trapezoids of precision against recall with the ends precision 0.5 at
-         recall 1 and 0 at recall 0; DTERR is the smallest (FN + FP) / N over all thresholds.
+`paper`    the original DICE code. ID is positive; FPR95 is the share of OOD scores strictly above
+           sorted(ID)[round(0.05 N)], half to even; AUIN and AUOUT (ID and OOD as the positive class) are trapezoids of
+           precision against recall that end in precision 0.5 at recall 1 and 0 at recall 0.
+`openood`  OpenOOD v1.5. OOD is positive: FPR95 is the share of ID rejected where 95 % of OOD is caught, which is
+           another number than the paper's; AUIN and AUOUT are trapezoids that end in precision 1 at recall 0.
+`sklearn`  scikit-learn with ID positive: FPR95 is `fpr[argmax(tpr >= 0.95)]` of `roc_curve`; AUIN and AUOUT are
+           `average_precision_score`.
+
+Under all three AUROC is that of the exact ROC with tied scores merged, DTERR the smallest (FN + FP) / N over all
+thresholds, and AUTC the area under (FPR + FNR) / 2 over the thresholds, scores scaled to [0, 1].
 """
 
+from collections.abc import Iterable, Mapping
 from decimal import Decimal
 from typing import Any
+
+import numpy as np
 
 from dice import _core
 from dice.arrays import as_array
 from dice.errors import InputError
 
-__all__ = ["CONVENTIONS", "auin", "auout", "auroc", "dterr", "evaluate", "fpr_at_tpr"]
+__all__ = [
+    "CONVENTIONS",
+    "METRICS",
+    "auin",
+    "auout",
+    "auroc",
+    "autc",
+    "average",
+    "bootstrap",
+    "check_convention",
+    "dterr",
+    "evaluate",
+    "fpr_at_tpr",
+]
 
-CONVENTIONS = ("paper",)
+CONVENTIONS = ("paper", "openood", "sklearn")  # in the order of dice_metric_convention
+METRICS = ("fpr95", "auroc", "auin", "auout", "dterr")
 
 
 def evaluate(scores_id: Any, scores_ood: Any, convention: str = "paper") -> dict[str, float]:
@@ -25,39 +48,102 @@ def evaluate(scores_id: Any, scores_ood: Any, convention: str = "paper") -> dict
 
     O(N log N). Infinities are scores like others. InputError for NaN, an empty set or an unknown convention.
     """
-    names = ("fpr95", "auroc", "auin", "auout", "dterr")
-    return dict(zip(names, _measure(scores_id, scores_ood, 0.95, convention), strict=True))
+    return dict(zip(METRICS, _measure(scores_id, scores_ood, convention), strict=False))
 
 
 def fpr_at_tpr(scores_id: Any, scores_ood: Any, tpr: float = 0.95, convention: str = "paper") -> float:
-    """Share of OOD accepted at the threshold that accepts `tpr` of ID, 0 < tpr <= 1."""
-    return _measure(scores_id, scores_ood, tpr, convention)[0]
+    """Share of OOD accepted where `tpr` of ID is, 0 < tpr <= 1; `openood`: of ID rejected where `tpr` of OOD is."""
+    return _measure(scores_id, scores_ood, convention, tpr)[0]
 
 
 def auroc(scores_id: Any, scores_ood: Any, convention: str = "paper") -> float:
     """Area under the ROC: the chance that an ID score exceeds an OOD score, ties counting half."""
-    return _measure(scores_id, scores_ood, 0.95, convention)[1]
+    return _measure(scores_id, scores_ood, convention)[1]
 
 
 def auin(scores_id: Any, scores_ood: Any, convention: str = "paper") -> float:
     """Area under precision against recall, ID positive."""
-    return _measure(scores_id, scores_ood, 0.95, convention)[2]
+    return _measure(scores_id, scores_ood, convention)[2]
 
 
 def auout(scores_id: Any, scores_ood: Any, convention: str = "paper") -> float:
     """Area under precision against recall, OOD positive."""
-    return _measure(scores_id, scores_ood, 0.95, convention)[3]
+    return _measure(scores_id, scores_ood, convention)[3]
 
 
 def dterr(scores_id: Any, scores_ood: Any, convention: str = "paper") -> float:
     """Smallest detection error (FN + FP) / (N_id + N_ood) over all thresholds."""
-    return _measure(scores_id, scores_ood, 0.95, convention)[4]
+    return _measure(scores_id, scores_ood, convention)[4]
 
 
-def _measure(scores_id: Any, scores_ood: Any, tpr: float, convention: str) -> tuple[float, ...]:
+def autc(scores_id: Any, scores_ood: Any, convention: str = "paper") -> float:
+    """Area under (FPR + FNR) / 2 over all thresholds of the scores scaled to [0, 1] (Humblot-Renaux et al., 2023).
+
+    The exact integral, not its trapezoids between scores; 0.5 where all scores are equal, less is better. It depends
+    on the scores' scale between their ends, as no other metric here does. InputError for infinite scores.
+    """
+    value = _measure(scores_id, scores_ood, convention)[5]
+    if np.isnan(value):
+        raise InputError("scores: hold infinity, which cannot be scaled to [0, 1] for AUTC")
+    return value
+
+
+def bootstrap(
+    scores_id: Any,
+    scores_ood: Any,
+    convention: str = "paper",
+    *,
+    tpr: float = 0.95,
+    replicates: int = 1000,
+    level: float = 0.95,
+    seed: int = 0,
+) -> dict[str, tuple[float, float]]:
+    """Percentile bootstrap intervals (Efron, 1979): {metric: (low, high)}, fractions, for the keys of `evaluate`
+    ("fpr95" is at `tpr`) and "autc", which is left out where scores are infinite.
+
+    ID and OOD are drawn anew apart, `replicates` times; (1 - level) / 2 of the values lie beyond each end. The same
+    seed gives the same intervals on every machine, however many threads.
+    """
+    if replicates < 1:
+        raise InputError(f"replicates: got {replicates}, want at least 1")
+    if not 0 < level < 1:
+        raise InputError(f"level: got {level}, want a share strictly between 0 and 1")
+    if not 0 <= seed < 1 << 64:
+        raise InputError(f"seed: got {seed}, want 0 to 2^64 - 1")
+    drawn = _core.metric_bootstrap(*_arguments(scores_id, scores_ood, convention, tpr), replicates, seed)
+    ends = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2], axis=0).T.tolist()
+    names = METRICS if np.isnan(drawn[0, -1]) else (*METRICS, "autc")
+    return {name: (low, high) for name, (low, high) in zip(names, ends, strict=False)}
+
+
+def average(rows: Mapping[str, Mapping[str, float]], names: Iterable[str] | None = None) -> dict[str, float]:
+    """Plain means of each metric over OOD sets. rows: {set: metrics as of `evaluate`}; names: a group of the sets,
+    such as the near-OOD ones; default all. InputError for a set that is not there, and for no set."""
+    chosen = list(rows if names is None else names)
+    for name in chosen:
+        if name not in rows:
+            raise InputError(f"average: {name!r} is not among {', '.join(rows) or 'no sets'}")
+    if not chosen:
+        raise InputError("average: of no set")
+    return {key: float(np.mean([rows[name][key] for name in chosen])) for key in METRICS}
+
+
+def check_convention(convention: str) -> int:
+    """Its number in the core. InputError for one that is not known."""
     if convention not in CONVENTIONS:
         raise InputError(f"convention: got {convention!r}, want one of {', '.join(CONVENTIONS)}")
+    return CONVENTIONS.index(convention)
+
+
+def _measure(scores_id: Any, scores_ood: Any, convention: str, tpr: float = 0.95) -> tuple[float, ...]:
+    return _core.metric_measure(*_arguments(scores_id, scores_ood, convention, tpr))
+
+
+def _arguments(
+    scores_id: Any, scores_ood: Any, convention: str, tpr: float
+) -> tuple[np.ndarray, np.ndarray, int, float, float]:
+    number = check_convention(convention)
     if not 0 < tpr <= 1:
         raise InputError(f"tpr: got {tpr}, want a rate above 0 and at most 1")
     miss = float(1 - Decimal(repr(float(tpr))))  # 1 - 0.95 in binary is not 0.05, and rounds otherwise
-    return _core.metric_paper(as_array(scores_id, "scores_id", 1), as_array(scores_ood, "scores_ood", 1), miss)
+    return as_array(scores_id, "scores_id", 1), as_array(scores_ood, "scores_ood", 1), number, tpr, miss

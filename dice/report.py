@@ -18,7 +18,7 @@ def format_table(result: dict[str, Any], order: Iterable[str]) -> str:
         [result["method"], *(f"{key}={result[key]:g}" for key in ("p", "clip") if result[key] is not None)]
     )
     lines = [
-        f" OOD detection method: {title}",
+        f" OOD detection method: {title} ({result['convention']} convention)",
         " " * 13 + "".join(f" {name:6s}" for name in METRICS).rstrip(),
     ]
     for name in order:
@@ -27,9 +27,15 @@ def format_table(result: dict[str, Any], order: Iterable[str]) -> str:
         lines.append(
             f"{name:12s}{_cells(row)}" if row and row["fpr95"] is not None else f"{name:12s} {state}"
         )
+        if row and "interval95" in row:
+            for end, words in enumerate(("  2.5 %", " 97.5 %")):
+                ends = {key: interval[end] for key, interval in row["interval95"].items()}
+                lines.append(f"{words:12s}{_cells(ends)}")
     if result["average"]:
         of = f"  (of {len(result['sets'])} sets)" if result["skipped"] else ""
         lines.append(f"{'AVG':12s}{_cells(result['average'])}{of}")
+    for group, row in result.get("groups", {}).items():
+        lines.append(f"{group.upper():12s}{_cells(row)}")
     return "\n".join(lines)
 
 

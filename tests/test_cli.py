@@ -107,6 +107,25 @@ def test_eval_prints_the_originals_table_and_writes_the_same_as_json(args, data,
     assert "img/s" not in done.stderr and "%|" not in done.stderr  # no progress bar without a terminal
 
 
+def test_convention_groups_and_intervals_are_named_where_their_numbers_are(args, tmp_path):
+    done = dice_run(*args, "--convention", "openood", "--near", "near", "--bootstrap", 20, "--json", "r.json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    entry = json.loads((tmp_path / "r.json").read_text())[0]
+    assert entry["convention"] == "openood" and "openood convention" in done.stdout + done.stderr
+    saved = json.loads(next((tmp_path / "output").rglob("run.json")).read_text())
+    assert saved["convention"] == "openood" and saved["sets"] == entry["sets"]
+    for group, name in (("near", "near"), ("far", "far")):
+        row, (low, high) = entry["sets"][name], entry["sets"][name]["interval95"]["auroc"]
+        assert entry["groups"][group] == {key: row[key] for key in METRICS}
+        assert low <= row["auroc"] <= high and low < high
+    lines = done.stdout.splitlines()
+    assert lines[0] == " OOD detection method: energy (openood convention)"
+    assert [line[:12].strip() for line in lines[2:]] == ["far", "2.5 %", "97.5 %", "near", "2.5 %", "97.5 %", "AVG", "NEAR", "FAR"]
+
+    done = dice_run(*args, "--near", "nearer", cwd=tmp_path)
+    assert done.returncode == 2 and "--near nearer: not among" in done.stderr
+
+
 def test_energy_alone_takes_p_and_clip_as_in_the_original(args, data, tmp_path):
     one = dice_run(
         *args, "--p", 50, "--clip_threshold", 1, "--mean", data / "mean.npy", "--json", "a.json", cwd=tmp_path

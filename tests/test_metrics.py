@@ -1,4 +1,4 @@
-"""Metrics against an independent numpy evaluation of their definitions, and against the original's numbers."""
+"""Metrics against independent numpy evaluations of their definitions, scikit-learn's and the original's numbers."""
 
 import time
 
@@ -128,3 +128,212 @@ def test_refuses(args, word):
 def test_refuses_tpr(tpr):
     with pytest.raises(dice.InputError, match="tpr"):
         metrics.fpr_at_tpr([1], [1], tpr=tpr)
+
+
+# -- conventions: openood and sklearn
+
+
+def curve(positive, negative):
+    """Counts accepted (tp, fp) at each threshold, the highest first; accepted is score >= threshold."""
+    levels = np.unique(np.r_[positive, negative])[::-1]
+    tp = np.array([(positive >= t).sum() for t in levels], float)
+    fp = np.array([(negative >= t).sum() for t in levels], float)
+    return tp, fp
+
+
+def fpr_of_corners(positive, negative, tpr):
+    tp, fp = curve(positive, negative)
+    inside = [k for k in range(1, len(tp) - 1)
+              if tp[k + 1] - tp[k] == tp[k] - tp[k - 1] and fp[k + 1] - fp[k] == fp[k] - fp[k - 1]]  # fmt: skip
+    corners = [k for k in range(len(tp)) if k not in inside]
+    return next(fp[k] / len(negative) for k in corners if tp[k] / len(positive) >= tpr)
+
+
+def trapezoids(positive, negative):
+    tp, fp = curve(positive, negative)
+    return np.trapezoid(np.r_[1, tp / (tp + fp)], np.r_[0, tp / len(positive)])
+
+
+def average_precision(positive, negative):
+    tp, fp = curve(positive, negative)
+    return float(np.sum(np.diff(np.r_[0, tp]) / len(positive) * tp / (tp + fp)))
+
+
+def by_convention(convention, ids, oods, tpr=0.95):
+    ids, oods = np.asarray(ids, float), np.asarray(oods, float)
+    if convention == "openood":
+        return {"fpr95": fpr_of_corners(-oods, -ids, tpr), "auin": trapezoids(ids, oods), "auout": trapezoids(-oods, -ids)}
+    return {"fpr95": fpr_of_corners(ids, oods, tpr), "auin": average_precision(ids, oods),
+            "auout": average_precision(-oods, -ids)}  # fmt: skip
+
+
+def agree_by(convention, ids, oods):
+    got = metrics.evaluate(ids, oods, convention)
+    paper = metrics.evaluate(ids, oods)
+    want = by_convention(convention, ids, oods) | {name: paper[name] for name in ("auroc", "dterr")}
+    for name in want:
+        assert got[name] == pytest.approx(want[name], rel=1e-12, abs=1e-15), (convention, name)
+
+
+few = st.lists(values, min_size=1, max_size=25)
+
+
+@pytest.mark.parametrize("convention", ["openood", "sklearn"])
+@given(few, few)
+@settings(deadline=None, max_examples=150)
+def test_conventions_equal_their_definitions(convention, ids, oods):
+    agree_by(convention, ids, oods)
+
+
+@pytest.mark.parametrize("convention", ["openood", "sklearn"])
+@given(st.lists(st.integers(0, 30), min_size=1, max_size=60), st.lists(st.integers(0, 30), min_size=1, max_size=60),
+       st.sampled_from([0.05, 0.3, 0.5, 0.8, 0.95, 1.0]))  # fmt: skip
+@settings(deadline=None, max_examples=150)
+def test_fpr_at_any_rate_with_dropped_corners(convention, ids, oods, tpr):
+    got = metrics.fpr_at_tpr(ids, oods, tpr, convention)
+    assert got == pytest.approx(by_convention(convention, ids, oods, tpr)["fpr95"], rel=1e-12)
+
+
+@pytest.mark.parametrize("kind", ["normal", "ties", "constant", "one"])
+def test_equals_scikit_learn(kind):
+    sk = pytest.importorskip("sklearn.metrics", reason="needs scikit-learn")
+    rng = np.random.default_rng(3)
+    ids, oods = {
+        "normal": (rng.standard_normal(4000) + 1, rng.standard_normal(3000)),
+        "ties": (rng.integers(0, 40, 900), rng.integers(0, 35, 700)),
+        "constant": (np.ones(5), np.ones(9)),
+        "one": (np.array([0.5]), np.array([0.25])),
+    }[kind]
+    score, is_id = np.r_[ids, oods].astype(float), np.r_[np.ones(len(ids)), np.zeros(len(oods))]
+    close = lambda want: pytest.approx(want, rel=1e-12, abs=1e-15)  # noqa: E731
+
+    got = metrics.evaluate(ids, oods, "sklearn")
+    fpr, tpr, _ = sk.roc_curve(is_id, score)
+    assert got["fpr95"] == close(fpr[np.argmax(tpr >= 0.95)])
+    assert got["auroc"] == close(sk.roc_auc_score(is_id, score))
+    assert got["auin"] == close(sk.average_precision_score(is_id, score))
+    assert got["auout"] == close(sk.average_precision_score(1 - is_id, -score))
+
+    got = metrics.evaluate(ids, oods, "openood")  # as OpenOOD's compute_all_metrics calls scikit-learn
+    fpr, tpr, _ = sk.roc_curve(1 - is_id, -score)
+    assert got["fpr95"] == close(fpr[np.argmax(tpr >= 0.95)])
+    precision, recall, _ = sk.precision_recall_curve(is_id, score)
+    assert got["auin"] == close(sk.auc(recall, precision))
+    precision, recall, _ = sk.precision_recall_curve(1 - is_id, -score)
+    assert got["auout"] == close(sk.auc(recall, precision))
+
+
+@pytest.mark.parametrize("convention", ["openood", "sklearn"])
+@pytest.mark.parametrize("ood", ["svhn", "dtd", "isun"])
+def test_conventions_on_golden(shared, convention, ood):
+    golden = np.load(shared / "golden" / "cifar10_densenet.npz")
+    agree_by(convention, golden["cifar10_test_dice90"], golden[f"{ood}_dice90"])
+
+
+# -- AUTC
+
+
+def autc_by_steps(ids, oods):
+    """(FPR + FNR) / 2 is constant between two scores: rectangles."""
+    levels = np.unique(np.r_[ids, oods]).astype(float)
+    scaled = (levels - levels[0]) / (levels[-1] - levels[0])
+    error = [((oods > t).mean() + (ids <= t).mean()) / 2 for t in levels[:-1]]
+    return float(np.sum(error * np.diff(scaled)))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_autc(seed):
+    rng = np.random.default_rng(seed)
+    ids, oods = rng.standard_normal(200) + seed, rng.standard_normal(120)
+    assert metrics.autc(ids, oods) == pytest.approx(autc_by_steps(ids, oods), rel=1e-12)
+    assert metrics.autc(1e9 * ids - 3, 1e9 * oods - 3) == pytest.approx(metrics.autc(ids, oods), rel=1e-9)
+    assert metrics.autc(ids, oods) + metrics.autc(-ids, -oods) == pytest.approx(1)
+
+
+def test_autc_at_the_ends():
+    assert metrics.autc([1, 1], [0]) == 0
+    assert metrics.autc([0], [1, 1]) == 1
+    assert metrics.autc([2, 2], [2]) == 0.5
+    big = np.finfo(float).max
+    assert metrics.autc([big, big], [-big]) == 0
+    with pytest.raises(dice.InputError, match="infinity"):
+        metrics.autc([np.inf], [0])
+
+
+# -- bootstrap
+
+
+def mix(x):
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return x ^ (x >> np.uint64(31))
+
+
+def resampled(ids, oods, replicate, seed):
+    n = len(ids) + len(oods)
+    with np.errstate(over="ignore"):
+        start = mix(mix(np.uint64(seed)) + np.uint64(replicate))
+        output = mix(start + np.arange(1, n + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15))
+    u = (output >> np.uint64(11)).astype(float) * 2.0**-53
+    a, b = u[: len(ids)], u[len(ids) :]
+    return np.sort(ids)[(a * len(ids)).astype(int)], np.sort(oods)[(b * len(oods)).astype(int)]
+
+
+@pytest.mark.parametrize("convention", metrics.CONVENTIONS)
+def test_bootstrap_is_the_metric_of_each_sample(convention):
+    rng = np.random.default_rng(0)
+    ids, oods = rng.integers(0, 30, 80).astype(float) + 3, rng.integers(0, 30, 60).astype(float)
+    samples = [resampled(ids, oods, r, 7) for r in range(200)]
+    rows = [metrics.evaluate(a, b, convention) | {"autc": metrics.autc(a, b)} for a, b in samples]
+    got = metrics.bootstrap(ids, oods, convention, replicates=200, seed=7, level=0.9)
+    assert list(got) == [*metrics.METRICS, "autc"]
+    for name in got:
+        want = np.quantile([row[name] for row in rows], [0.05, 0.95])
+        np.testing.assert_allclose(got[name], want, rtol=1e-12, atol=1e-15)
+
+
+def test_bootstrap_does_not_depend_on_threads_and_covers():
+    rng = np.random.default_rng(1)
+    ids, oods = rng.standard_normal(300) + 1, rng.standard_normal(300)
+    dice._core.threads_set(1)
+    try:
+        one = metrics.bootstrap(ids, oods, replicates=100)
+    finally:
+        dice._core.threads_set(0)
+    assert metrics.bootstrap(ids, oods, replicates=100) == one
+    assert metrics.bootstrap(ids, oods, replicates=100, seed=1) != one
+    inside = 0
+    for _ in range(200):  # AUROC of two unit normals one apart is Phi(1 / sqrt 2)
+        low, high = metrics.bootstrap(rng.standard_normal(200) + 1, rng.standard_normal(200), replicates=100)["auroc"]
+        inside += low <= 0.7602499 <= high
+    assert 180 <= inside <= 200  # 95 % of 200, three standard deviations, and what 100 replicates lose
+
+
+def test_bootstrap_of_infinite_and_single_scores():
+    assert "autc" not in metrics.bootstrap([np.inf, 1], [0, -np.inf], replicates=5)
+    assert metrics.bootstrap([1], [0], replicates=5)["auroc"] == (1, 1)
+
+
+@pytest.mark.parametrize("given", [{"replicates": 0}, {"level": 1}, {"seed": -1}, {"tpr": 0}, {"convention": "mine"}])
+def test_bootstrap_refuses(given):
+    with pytest.raises(dice.InputError, match=next(iter(given))):
+        metrics.bootstrap([1], [0], **given)
+
+
+def test_average_of_groups():
+    rows = {name: dict.fromkeys(metrics.METRICS, value) for name, value in [("a", 0.1), ("b", 0.3), ("c", 0.8)]}
+    assert metrics.average(rows)["auroc"] == pytest.approx(0.4)
+    assert metrics.average(rows, ["a", "b"])["fpr95"] == pytest.approx(0.2)
+    for names in ([], ["d"]):
+        with pytest.raises(dice.InputError, match="average"):
+            metrics.average(rows, names)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("convention", metrics.CONVENTIONS)
+def test_ten_million_scores_in_seconds(convention):
+    rng = np.random.default_rng(0)
+    ids, oods = rng.standard_normal(5_000_000) + 1, rng.standard_normal(5_000_000)
+    start = time.process_time()
+    assert metrics.auroc(ids, oods, convention) == pytest.approx(0.7602499, abs=5e-4)
+    assert time.process_time() - start < 10
