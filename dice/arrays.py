@@ -7,7 +7,7 @@ import numpy as np
 
 from dice.errors import InputError
 
-__all__ = ["as_array", "blocks"]
+__all__ = ["as_array", "blocks", "on_gpu"]
 
 BLOCK_BYTES = 32 << 20  # of a converted copy; bounds what a pass over features adds to memory
 
@@ -48,6 +48,11 @@ def _unpacked(array: np.ndarray, name: str) -> np.ndarray:
         raise _KindError(f"{name}: holds something that is not a number ({error})") from None
     except ValueError as error:
         raise InputError(f"{name}: holds something that is not a number ({error})") from None
+
+
+def on_gpu(value: Any) -> bool:
+    """Whether `value` says that it lives on a GPU (`__cuda_array_interface__`: cupy's, torch's, numba's arrays)."""
+    return not isinstance(value, np.ndarray) and hasattr(value, "__cuda_array_interface__")
 
 
 def blocks(array: np.ndarray, dtype: type) -> Iterator[np.ndarray]:

@@ -39,6 +39,19 @@ class Moments:
             self.count += len(block)
         return self
 
+    def add_on(self, device: str, h: Any) -> "Moments":
+        """The same with the sums made on a GPU ("cuda", "cuda:1"), of `h` as float32 (N, D). Arrays that live there
+        (cupy's, torch's, ...) are read where they are. DeviceError where the GPU cannot be used."""
+        count, mean, squares, negative = _core.device_moments(h, device)
+        if mean.shape != (self.features,):
+            raise InputError(f"h: got {len(mean)} features, want {self.features}")
+        if not (np.isfinite(mean).all() and np.isfinite(squares).all()):
+            raise InputError("h: holds NaN or infinity")
+        part = Moments(self.features)
+        part.count, part.negative = count, negative
+        part._state[0], part._state[2] = mean * count, squares
+        return self.merge(part)
+
     def merge(self, other: "Moments") -> "Moments":
         """Adds all that `other` has seen; it stays as it is."""
         _core.moments_merge(self._state, self.count, other._state, other.count)

@@ -175,6 +175,7 @@ def weights_of(formula, side):
     return made.weights
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NETWORKS)
 def test_network(name, cuda):
     formula, side = NETWORKS[name]
@@ -186,16 +187,19 @@ def test_network(name, cuda):
     compare(weights_of(formula, side), noise(2 if cuda == "gpu" else 1, side), precisions, bounds)
 
 
+@pytest.mark.slow
 def test_densenet_of_the_paper(cuda):
     """DenseNet-BC-100-12 whole, at a quarter of its image."""
     compare(weights_of(densenet((16, 16, 16), 12), 16), noise(1, 16), ["float32", "bf16"])
 
 
+@pytest.mark.slow
 def test_resnet18_of_the_paper(cuda):
     """All its layers and widths, on a small image."""
     compare(weights_of(resnet((2, 2, 2, 2), 1, stem=64, classes=1000), 33), noise(1, 33), ["float32"])
 
 
+@pytest.mark.slow
 def test_golden_scores(cuda, shared):
     net = dice.load_backbone("densenet", shared / "realdata/checkpoints/CIFAR-10/densenet/checkpoint_100.pth.tar",
                              device="cuda")
@@ -467,10 +471,47 @@ def test_ranking_refuses(cuda):
 @pytest.mark.parametrize(("n", "features"), [(1, 1), (2, 33), (300, 40)])
 def test_moments(n, features, cuda):
     h = (np.random.default_rng(n).standard_normal((n, features)) + 1000).astype(np.float32)
-    mean, squares = _core.device_moments(h, "cuda")
+    count, mean, squares, negative = _core.device_moments(h, "cuda")
     exact = h.astype(np.float64)
+    assert (count, negative) == (n, False)
     np.testing.assert_allclose(mean, exact.mean(0), rtol=1e-13)
     np.testing.assert_allclose(squares, ((exact - exact.mean(0)) ** 2).sum(0), rtol=1e-12, atol=1e-20)
+
+
+def test_dice_on_the_device_is_dice(cuda):
+    rng = np.random.default_rng(4)
+    weight, bias = rng.standard_normal((20, 48)).astype(np.float32), rng.standard_normal(20).astype(np.float32)
+    h = np.abs(rng.standard_normal((90, 48))).astype(np.float32)
+    here, there = dice.DICE(weight, bias, clip=1.5), dice.DICE(weight, bias, clip=1.5, device="cuda")
+    for first in range(0, 90, 40):
+        here.partial_fit(h[first : first + 40])
+        there.partial_fit(h[first : first + 40])
+    np.testing.assert_allclose(there.mean_, here.mean_, rtol=1e-12)
+    there.set_params(mean=here.mean_)
+    here.set_params(mean=here.mean_)
+    for p in (10, 90, None):
+        here.set_params(p=p)
+        there.set_params(p=p)
+        assert p is None or there.percentile_ == here.percentile_
+        np.testing.assert_array_equal(there.keep_, here.keep_)
+        np.testing.assert_allclose(there.score_samples(h), here.score_samples(h), rtol=0, atol=1e-5)
+
+
+def test_dice_takes_features_that_live_on_the_device(emulated, emulated_plugin):
+    library = ctypes.CDLL(str(emulated_plugin))
+    rng = np.random.default_rng(5)
+    weight, bias = rng.standard_normal((5, 7)).astype(np.float32), np.zeros(5, np.float32)
+    h = rng.standard_normal((30, 7)).astype(np.float32)
+    detector = dice.DICE(weight, bias, contribution="abs", device="cuda").fit(OnDevice(library, h))
+    assert detector.score_samples(OnDevice(library, h)).tobytes() == detector.score_samples(h).tobytes()
+    assert detector.mean_.tobytes() == dice.DICE(weight, bias, device="cuda").fit(h).mean_.tobytes()
+    h[3, 4] = np.nan
+    with pytest.raises(InputError, match="h: holds NaN"):
+        detector.partial_fit(OnDevice(library, h))
+    with pytest.raises(InputError, match="h: lives on a GPU"):
+        dice.DICE(weight, bias, None).score_samples(OnDevice(library, h))
+    with pytest.warns(UserWarning, match="features below 0"):
+        assert dice.DICE(weight, bias, device="cuda").fit(h[:3]).percentile_
 
 
 # --- building --------------------------------------------------------------------------------------------------

@@ -81,7 +81,7 @@ def test_partial_fit_after_scoring_takes_effect():
 
 def test_conventions():
     det = DICE(W, B, 70, clip=1.0)
-    assert list(det.get_params()) == ["W", "b", "p", "clip", "mean", "contribution", "score"]
+    assert list(det.get_params()) == ["W", "b", "p", "clip", "mean", "contribution", "score", "device"]
     assert det.get_params()["W"] is W
     with pytest.raises(InputError, match="q: not a parameter of DICE; it has W, b, p"):
         det.set_params(p=10, q=1)

@@ -85,9 +85,10 @@ typedef struct dice_backend {
     const char *(*head_info)(const dice_head *head, size_t *bytes);
     void (*head_free)(dice_head *head);
 
-    /* Of the columns of h (N, D), N >= 1: mean (D) and sum of the squares about it (D), in double. */
+    /* Of the columns of h (N, D), N >= 1: mean (D) and sum of the squares about it (D), in double; *negative = whether a
+     * value is below 0. Values on the device are not looked at: NaN shows in the mean. */
     dice_status (*moments)(const float *h, size_t n, size_t features, const dice_options *options, double *mean,
-                           double *squares);
+                           double *squares, int *negative);
 
     /* *threshold = percentile p of V = mean (D) * W (M, D), |V| where absolute; keep (M, D) = V > threshold. The bits
      * of ood/contribution.h. */

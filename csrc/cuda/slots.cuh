@@ -23,7 +23,7 @@ void head_free(dice_head *head);
 
 /* statistics.cu */
 dice_status statistics_moments(const float *h, size_t n, size_t features, const dice_options *options, double *mean,
-                               double *squares);
+                               double *squares, int *negative);
 dice_status statistics_rank(const double *mean, const float *weight, size_t classes, size_t features, int absolute,
                             double p, const dice_options *options, double *threshold, uint8_t *keep);
 

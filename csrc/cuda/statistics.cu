@@ -111,8 +111,10 @@ static __global__ void mark(contribution v, double threshold, uint8_t *keep)
 
 /* ---- moments ---- */
 
-/* mean (D) and squares (D) of h (rows, D); a block takes 32 features, its warps share the rows. */
-static __global__ void column_moments(const float *h, size_t rows, int features, double *mean, double *squares)
+/* mean (D) and squares (D) of h (rows, D); *negative = 1 where a value is below 0. A block takes 32 features, its warps
+ * share the rows. */
+static __global__ void column_moments(const float *h, size_t rows, int features, double *mean, double *squares,
+                                      int *negative)
 {
     enum { WARPS = THREADS / 32 };
     __shared__ double partial[WARPS][32];
@@ -121,8 +123,11 @@ static __global__ void column_moments(const float *h, size_t rows, int features,
     for (int pass = 0; pass < 2; pass++) {  /* the mean, then the squares about it */
         double sum = 0;
         for (size_t row = size_t(warp); feature < features && row < rows; row += WARPS) {
-            const double d = double(h[row * size_t(features) + size_t(feature)]) - centre;
+            const double x = double(h[row * size_t(features) + size_t(feature)]), d = x - centre;
             sum += pass == 0 ? d : d * d;
+            if (x < 0) {
+                *negative = 1;  /* all who write, write the same */
+            }
         }
         partial[warp][lane] = sum;
         __syncthreads();
@@ -177,7 +182,7 @@ struct session {  /* what one call holds on the device */
 }  // namespace
 
 dice_status statistics_moments(const float *h, size_t n, size_t features, const dice_options *options, double *mean,
-                               double *squares)
+                               double *squares, int *negative)
 {
     TRY(backend_check_device(options->device));
     const on_device here(options->device);
@@ -185,16 +190,19 @@ dice_status statistics_moments(const float *h, size_t n, size_t features, const 
     carver c;
     const size_t h_at = c.take(n * features * sizeof(float));
     const size_t mean_at = c.take(features * sizeof(double)), squares_at = c.take(features * sizeof(double));
+    const size_t negative_at = c.take(sizeof(int));
     session s;
     TRY(s.open(c.used));
     TRY(s.bring(h, n * features, h_at, &h, options->device));
+    CUDA_TRY(cudaMemsetAsync(s.at<int>(negative_at), 0, sizeof(int), s.stream), "moments");
     launch(column_moments, dim3(unsigned(features + 31) / 32), dim3(32, THREADS / 32), s.stream, h, n, int(features),
-           s.at<double>(mean_at), s.at<double>(squares_at));
+           s.at<double>(mean_at), s.at<double>(squares_at), s.at<int>(negative_at));
     CUDA_TRY(cudaGetLastError(), "moments");
     CUDA_TRY(cudaMemcpyAsync(mean, s.at<double>(mean_at), features * sizeof(double), cudaMemcpyDefault, s.stream),
              "moments");
     CUDA_TRY(cudaMemcpyAsync(squares, s.at<double>(squares_at), features * sizeof(double), cudaMemcpyDefault, s.stream),
              "moments");
+    CUDA_TRY(cudaMemcpyAsync(negative, s.at<int>(negative_at), sizeof(int), cudaMemcpyDefault, s.stream), "moments");
     CUDA_TRY(cudaStreamSynchronize(s.stream), "moments");
     return DICE_OK;
 }

@@ -100,29 +100,37 @@ static PyObject *device_moments(PyObject *Py_UNUSED(self), PyObject *args)
     }
     dice_options options = {0};
     const dice_backend *backend = find(device, &options);
-    PyArrayObject *h = backend == NULL ? NULL : dice_py_array(object, NPY_FLOAT32, 2, "h");
-    if (h == NULL) {
+    dice_py_cuda_array there = {0};
+    const int on_gpu = backend == NULL ? -1 : dice_py_cuda(object, "h", backend, &options, &there);
+    PyArrayObject *h = on_gpu == 0 ? dice_py_array(object, NPY_FLOAT32, 2, "h") : NULL;
+    if (on_gpu < 0 || (on_gpu == 0 && h == NULL)) {
         return NULL;
     }
-    const npy_intp features = PyArray_DIM(h, 1);
-    if (PyArray_SIZE(h) == 0) {
+    const npy_intp *dims = on_gpu ? there.shape : PyArray_DIMS(h);
+    if (on_gpu && (there.typenum != NPY_FLOAT32 || there.ndim != 2)) {
+        dice_py_raise(dice_fail(DICE_E_INPUT, "h: on the GPU, want float32 (N, D)"));
+        goto done;
+    }
+    if (dims[0] == 0 || dims[1] == 0) {
         dice_py_raise(dice_fail(DICE_E_INPUT, "h: has no values"));
         goto done;
     }
-    mean = PyArray_SimpleNew(1, &features, NPY_FLOAT64);
-    squares = PyArray_SimpleNew(1, &features, NPY_FLOAT64);
+    mean = PyArray_SimpleNew(1, &dims[1], NPY_FLOAT64);
+    squares = PyArray_SimpleNew(1, &dims[1], NPY_FLOAT64);
     if (mean != NULL && squares != NULL) {
         dice_status status;
+        int negative;
         Py_BEGIN_ALLOW_THREADS
-        status = backend->moments(PyArray_DATA(h), (size_t)PyArray_DIM(h, 0), (size_t)features, &options,
-                                  PyArray_DATA((PyArrayObject *)mean), PyArray_DATA((PyArrayObject *)squares));
+        status = backend->moments(on_gpu ? there.data : PyArray_DATA(h), (size_t)dims[0], (size_t)dims[1], &options,
+                                  PyArray_DATA((PyArrayObject *)mean), PyArray_DATA((PyArrayObject *)squares), &negative);
         Py_END_ALLOW_THREADS
-        result = status == DICE_OK ? PyTuple_Pack(2, mean, squares) : dice_py_raise(status);
+        result = status == DICE_OK ? Py_BuildValue("(nOOO)", (Py_ssize_t)dims[0], mean, squares, negative ? Py_True : Py_False)
+                                   : dice_py_raise(status);
     }
 done:
     Py_XDECREF(mean);
     Py_XDECREF(squares);
-    Py_DECREF(h);
+    Py_XDECREF(h);
     return result;
 }
 
@@ -171,7 +179,8 @@ static PyMethodDef methods[] = {
      "cuda_status() -> (reason, file): why no GPU can be used (\"no plug-in\", \"no driver\", \"no device\", ...) or\n"
      "None, and the file of the plug-in."},
     {"device_moments", device_moments, METH_VARARGS,
-     "device_moments(h, device) -> (mean, squares): of the columns of h, float32 (N, D); sums in float64 on the device."},
+     "device_moments(h, device) -> (N, mean, squares, negative): of the columns of h, float32 (N, D), on the host or the\n"
+     "device; sums of float64 on the device; whether a value is below 0."},
     {"device_rank", device_rank, METH_VARARGS,
      "device_rank(mean, W, p, absolute, device) -> (threshold, keep): what contribution_percentile and\n"
      "contribution_keep compute, bit by bit, on the device. keep: uint8 (M, D)."},

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from dice import _core
-from dice.arrays import as_array, blocks
+from dice.arrays import as_array, blocks, on_gpu
 from dice.detectors._base import Detector, last_layer, real
 from dice.errors import InputError
 from dice.moments import Moments
@@ -36,12 +36,15 @@ class DICE(Detector):
     contribution : "product" or "abs"
         Rank V, or abs(V) for features that can be negative.
     score : "energy" (logsumexp, arXiv 2010.03759), "msp" (largest softmax probability) or "maxlogit"
+    device : "cpu", or "cuda", "cuda:1"
+        Where mean, ranking and scores are computed. A GPU reads features that live on it where they are; the mask has the
+        same bits as the CPU's.
 
     Every parameter can be changed at any time and takes effect at once; the fitted mean is kept.
     """
 
     def __init__(self, W: Any, b: Any, p: float | None = 90, *, clip: float | None = None, mean: Any = None,
-                 contribution: str = "product", score: str = "energy") -> None:  # fmt: skip
+                 contribution: str = "product", score: str = "energy", device: str = "cpu") -> None:  # fmt: skip
         self.W = W
         self.b = b
         self.p = p
@@ -49,13 +52,16 @@ class DICE(Detector):
         self.mean = mean
         self.contribution = contribution
         self.score = score
+        self.device = device
 
     def partial_fit(self, h: Any, y: Any = None) -> "DICE":
         """Adds training features `h` (N, D) to the running mean. Memory: 4 D doubles, however many images."""
         self._refuse_fit()
-        array = as_array(h, "h", 2)
         moments = getattr(self, "_moments", None) or Moments(as_array(self.W, "W", 2).shape[1])
-        moments.add(array)
+        if self.device == "cpu":
+            moments.add(h)
+        else:
+            moments.add_on(self.device, h)
         self._moments = moments
         self._changed()
         return self
@@ -89,7 +95,7 @@ class DICE(Detector):
     @property
     def percentile_(self) -> float:
         """The p-th percentile of the contributions; weights strictly above it stay."""
-        return self._get("percentile", self._percentile)
+        return self._get("percentile", self._percentile)[0]
 
     @property
     def keep_(self) -> np.ndarray:
@@ -97,7 +103,10 @@ class DICE(Detector):
         weight, _ = last_layer(self.W, self.b)
         if self.p is None:
             return np.ones(weight.shape, bool)
-        return _core.contribution_keep(self.mean_, weight, self.percentile_, self._absolute()).view(bool)
+        percentile, keep = self._get("percentile", self._percentile)
+        if keep is None:
+            keep = _core.contribution_keep(self.mean_, weight, percentile, self._absolute())
+        return keep.view(bool)
 
     def score_samples(self, h: Any) -> np.ndarray:
         """Scores float64 (N,) of features `h` (N, D); higher means in-distribution."""
@@ -110,9 +119,11 @@ class DICE(Detector):
         return self._forward(h, "logits")
 
     def _forward(self, h: Any, output: str) -> np.ndarray:
-        array = as_array(h, "h", 2)
         head = self._get("head", self._head)
         clip = np.inf if self.clip is None else real(self.clip, "clip")
+        if on_gpu(h):
+            return head.forward(h, clip, output)[0]
+        array = as_array(h, "h", 2)
         parts = [head.forward(block, clip, output)[0] for block in blocks(array, np.float32)]
         return np.concatenate(parts) if len(parts) != 1 else parts[0]
 
@@ -121,15 +132,19 @@ class DICE(Detector):
             raise InputError(f"contribution: got {self.contribution!r}, want one of {', '.join(CONTRIBUTIONS)}")
         return self.contribution == "abs"
 
-    def _percentile(self) -> float:
+    def _percentile(self) -> tuple[float, np.ndarray | None]:
+        """The percentile, and the mask where the device makes both at once."""
         mean, absolute = self.mean_, self._absolute()
         negative = self._moments.negative if self.mean is None else bool((mean < 0).any())
         if negative and not absolute and not self.__dict__.get("_warned"):
             self._warned = True
             warnings.warn("features below 0 were seen: V = mean * W then does not rank contributions, and DICE is known to "
                           'do badly; contribution="abs" ranks by abs(V)', UserWarning, stacklevel=5)  # fmt: skip
-        return _core.contribution_percentile(mean, last_layer(self.W, self.b)[0], real(self.p, "p"), absolute)
+        weight, p = last_layer(self.W, self.b)[0], real(self.p, "p")
+        if self.device != "cpu":
+            return _core.device_rank(mean, weight, p, absolute, self.device)
+        return _core.contribution_percentile(mean, weight, p, absolute), None
 
     def _head(self) -> Any:
         weight, bias = last_layer(self.W, self.b)
-        return _core.Head(weight, bias, None if self.p is None else self.keep_.view(np.uint8))
+        return _core.Head(weight, bias, None if self.p is None else self.keep_.view(np.uint8), self.device)
