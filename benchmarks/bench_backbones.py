@@ -43,14 +43,19 @@ def made_up_weights(model: torch.nn.Module) -> None:
             value.uniform_(0.2, 0.6, generator=generator)
 
 
-def dice_runner(model, arch, precision, isa):
-    """dice on the state dict of `model`."""
+def dice_network(model, arch, precision, device="cpu"):
+    """dice's network with the state dict of `model`."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, "weights.npz")
         np.savez(file, **{k: v.numpy() for k, v in model.state_dict().items() if v.ndim})
-        if isa:
-            os.environ["DICE_ISA"] = isa
-        net = dice.load_backbone(arch, file, precision=precision)
+        return dice.load_backbone(arch, file, precision=precision, device=device)
+
+
+def dice_runner(model, arch, precision, isa):
+    """dice on the state dict of `model`."""
+    if isa:
+        os.environ["DICE_ISA"] = isa
+    net = dice_network(model, arch, precision)
     return lambda x: net.forward(x.numpy())[1]
 
 
