@@ -86,7 +86,8 @@ def test_conventions():
     with pytest.raises(InputError, match="q: not a parameter of DICE; it has W, b, p"):
         det.set_params(p=10, q=1)
     assert det.p == 70
-    assert repr(det) == "DICE(W=array(7, 30), b=array(7,), p=70, clip=1.0, mean=None, contribution='product', score='energy')"
+    assert repr(det) == ("DICE(W=array(7, 30), b=array(7,), p=70, clip=1.0, mean=None, contribution='product', "
+                         "score='energy', device='cpu')")
 
 
 def test_scikit_learn_clones_it():

@@ -175,7 +175,7 @@ dice_status head_create(const float *weight, const float *bias, const uint8_t *k
                         const dice_options *options, dice_head **out)
 {
     TRY(backend_check_device(options->device));
-    if (classes > 1u << 24 || features > 1u << 24 || classes * features > UINT32_MAX) {
+    if (classes > 65535u * WARPS || features > 1u << 24 || classes * features > UINT32_MAX) {
         return dice_core->fail(DICE_E_INPUT, "W: %zu x %zu is too large for the device", classes, features);
     }
     const on_device here(options->device);

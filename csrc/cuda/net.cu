@@ -428,6 +428,8 @@ static cudaError_t hand_out(const dice_net *net, lane *l, const shape *s, size_t
 static dice_status submit(const dice_net *net, lane *l, const shape *s, const dice_images *images, size_t first,
                           float *features, float *logits)
 {
+    l->running = s;
+    l->features = l->logits = nullptr;
     const map input = map_of(net, l, s, net->graph.input);
     const size_t item = images->bytes != nullptr ? s->raw_bytes / sizeof(float) : s->raw_bytes;
     const void *all = images->bytes != nullptr ? static_cast<const void *>(images->bytes) : images->floats;
@@ -452,10 +454,8 @@ static dice_status submit(const dice_net *net, lane *l, const shape *s, const di
     }
     CUDA_TRY(cudaGetLastError(), "images");
     CUDA_TRY(cudaGraphLaunch(s->graph, l->stream), "graph");
-    l->running = s;
     CUDA_TRY(hand_out(net, l, s, s->features, s->per_image * sizeof(float) * size_t(s->n), features, &l->features),
              "features");
-    l->logits = nullptr;
     if (logits != nullptr) {
         CUDA_TRY(hand_out(net, l, s, s->logits, size_t(net->graph.classes) * sizeof(float) * size_t(s->n), logits,
                           &l->logits), "logits");
@@ -467,12 +467,15 @@ static dice_status submit(const dice_net *net, lane *l, const shape *s, const di
 static dice_status finish(const dice_net *net, lane *l)
 {
     const shape *s = l->running;
+    if (s == nullptr) {
+        return DICE_OK;
+    }
     l->running = nullptr;
     CUDA_TRY(cudaStreamSynchronize(l->stream), "forward");
-    if (s != nullptr && l->features != nullptr) {
+    if (l->features != nullptr) {
         memcpy(l->features, l->pinned + (s->features - s->raw), s->per_image * sizeof(float) * size_t(s->n));
     }
-    if (s != nullptr && l->logits != nullptr) {
+    if (l->logits != nullptr) {
         memcpy(l->logits, l->pinned + (s->logits - s->raw), size_t(net->graph.classes) * sizeof(float) * size_t(s->n));
     }
     return DICE_OK;
