@@ -491,6 +491,10 @@ def info(args: Namespace) -> int:
         "dice": f"{__version__} at {Path(__file__).parent}",
         "python": f"{platform.python_version()}, numpy {np.__version__}, {platform.platform()}",
         "instruction set": f"{_core.isa_select()} (this machine's best: {_core.isa_native()})",
+        "precision": "float32, bf16x3 and bf16 by " + (
+            "the tile unit" if _core.isa_select() == "amx"
+            else "FMA: float32 is native, the others round the operands and gain no speed here"
+        ),
         "threads": str(_core.threads_count()),
         **{key.replace("_", " "): value for key, value in build.items() if value},
         "cuda": f"{no_gpu or 'ready'} ({plugin}; {build['cuda']})",
@@ -511,8 +515,23 @@ def info(args: Namespace) -> int:
         path = checkpoint_path(
             Namespace(root=args.root, checkpoint=None, name="densenet", epochs=100), in_dataset
         )
-        print(f"  {in_dataset} densenet checkpoint {'there' if path.is_file() else 'missing'}")
+        memory = network_memory(path, batch=64) if path.is_file() else "missing"
+        print(f"  {in_dataset} densenet checkpoint {memory}")
     return 0
+
+
+def network_memory(path: Path, batch: int) -> str:
+    """What a network takes beside its images, in words."""
+    try:
+        net = load_backbone(None, path)
+    except InputError as reason:
+        return str(reason)
+    net.forward(np.zeros((batch, net.image_size, net.image_size, 3), np.uint8))
+    sizes = net.info()
+    return (
+        f"there: {sizes['arena_bytes'] / 1e6:.1f} MB for activations at batch {batch}, "
+        f"{sizes['weight_bytes'] / 1e6:.1f} MB of packed weights"
+    )
 
 
 def bench(args: Namespace) -> int:
@@ -529,6 +548,6 @@ def bench(args: Namespace) -> int:
         best, rounds = min(best, time.perf_counter() - start), rounds + 1
     print(
         f"{net.arch} {net.precision} on {net.device} ({net.isa}): {len(images) / best:.1f} images/s, "
-        f"batch {len(images)}, best of {rounds}"
+        f"batch {len(images)}, best of {rounds}; {net.info()['arena_bytes'] / 1e6:.1f} MB for activations"
     )
     return 0
