@@ -8,6 +8,7 @@ optional; what is missing is named.
 """
 
 import argparse
+import os
 import statistics
 import time
 import warnings
@@ -17,6 +18,10 @@ import scipy.sparse
 from scipy.special import logsumexp
 
 from dice import DICE, _core
+
+# between its products a peer's threads must not spin on the processors of the next case
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+os.environ.setdefault("KMP_BLOCKTIME", "0")
 
 try:
     import torch
