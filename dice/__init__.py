@@ -13,7 +13,9 @@ _HOME = {
     "load_backbone": "dice.backbone",
     "Backbone": "dice.backbone",
     "DICE": "dice.detectors",
+    "Detector": "dice.detectors",
     "metrics": "",
+    "thresholds": "",
     "detectors": "",
     "datasets": "",
 }

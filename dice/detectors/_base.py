@@ -1,14 +1,16 @@
 """What all detectors share: scikit-learn's conventions for outlier detectors, without scikit-learn."""
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 
 from dice.arrays import as_array, blocks
 from dice.errors import InputError
-from dice.thresholds import conformal_threshold
+from dice.io.files import PathLike
+from dice.quantiles import QuantileSketch
+from dice.thresholds import Calibration, conformal_threshold
 
 __all__ = ["Detector", "check_features", "class_labels", "float_type", "last_layer", "positive", "real", "scored", "whole"]
 
@@ -55,6 +57,7 @@ class Detector:
         """Parameters or statistics are other ones now."""
         self.__dict__.pop("_derived", None)
         self.__dict__.pop("threshold_", None)
+        self.__dict__.pop("calibration_", None)
 
     def _get(self, name: str, make: Callable[[], Any]) -> Any:
         """What `make` computes from parameters and statistics, once until either changes."""
@@ -119,21 +122,67 @@ class Detector:
         """Scores float64 (N,) of features `h` (N, D); higher means in-distribution."""
         raise NotImplementedError
 
-    def set_threshold(self, *, tpr: float = 0.95, scores: Any) -> "Detector":
+    def save(self, path: PathLike, *, about: Mapping[str, Any] | None = None) -> None:
+        """Writes one file with all of this detector; see `dice.detectors.files.save`."""
+        from dice.detectors import files
+
+        files.save(self, path, about=about)
+
+    @classmethod
+    def load(cls, path: PathLike) -> "Detector":
+        """The detector of a file that `save` wrote. InputError where the file holds another kind than this class."""
+        from dice.detectors import files
+
+        detector = files.load(path)
+        if not isinstance(detector, cls):
+            raise InputError(f"{path}: holds a {type(detector).__name__}, not a {cls.__name__}")
+        return detector
+
+    def set_threshold(self, *, tpr: float = 0.95, scores: Any, classes: Any = None) -> "Detector":
         """Sets `threshold_` from `scores` (n,) of held-out ID images, so that a further ID image is accepted with
-        probability at least `tpr`; see `dice.thresholds.conformal_threshold`."""
-        self.threshold_ = conformal_threshold(scores, tpr)
+        probability at least `tpr`; see `dice.thresholds.conformal_threshold`.
+
+        With their predicted `classes` (n,) the rate holds within each predicted class, `threshold_` is float64 (C,), and
+        `predict` wants the classes too. `scores` may be a `dice.quantiles.QuantileSketch`: then there are no p-values.
+        """
+        if isinstance(scores, QuantileSketch):
+            if classes is not None:
+                raise InputError("classes: a sketch does not know them; give the scores")
+            self.__dict__.pop("calibration_", None)
+            self.threshold_: Any = conformal_threshold(scores, tpr)
+        else:
+            self.calibration_ = Calibration(scores, tpr, classes)
+            self.threshold_ = self.calibration_.threshold
         return self
 
-    @_with_threshold
-    def decision_function(self, h: Any) -> np.ndarray:
-        """score - threshold_, float64 (N,): at least 0 where in-distribution."""
-        return self.score_samples(h) - self.threshold_
+    def decision_function(self, h: Any, classes: Any = None) -> np.ndarray:
+        """score - threshold_, float64 (N,): at least 0 where in-distribution. `classes` as for `predict`."""
+        return self.decide(self.score_samples(h), classes)
 
-    @_with_threshold
-    def predict(self, h: Any) -> np.ndarray:
-        """int64 (N,): +1 in-distribution (score >= threshold_), -1 out-of-distribution."""
-        return np.where(self.decision_function(h) >= 0, 1, -1).astype(np.int64)
+    def predict(self, h: Any, classes: Any = None) -> np.ndarray:
+        """int64 (N,): +1 in-distribution (score >= threshold_), -1 out-of-distribution.
+
+        `classes` (N,): the predicted classes, where the thresholds are by class."""
+        return np.where(self.decision_function(h, classes) >= 0, 1, -1).astype(np.int64)
+
+    def p_values(self, h: Any, classes: Any = None) -> np.ndarray:
+        """float64 (N,): conformal p-values, small where OOD; see `dice.thresholds.conformal_p_values`."""
+        return self.calibration("p-values").p_values(self.score_samples(h), classes)
+
+    def decide(self, scores: np.ndarray, classes: Any = None) -> np.ndarray:
+        """`decision_function` of scores (N,) that are known already."""
+        if not hasattr(self, "threshold_"):
+            raise InputError("threshold: not set (a changed parameter drops it); call set_threshold(tpr=, scores=) first")
+        known = self.__dict__.get("calibration_")
+        limits = self.threshold_ if known is None else known.thresholds(len(scores), classes)
+        with np.errstate(invalid="ignore"):  # infinity less infinity
+            return np.where(scores == limits, 0.0, scores - limits)
+
+    def calibration(self, what: str) -> Calibration:
+        """The held-out scores behind `threshold_`; InputError, naming `what` wants them, where there are none."""
+        if not hasattr(self, "calibration_"):
+            raise InputError(f"{what}: no held-out scores are known; call set_threshold(tpr=, scores=) with them first")
+        return self.calibration_
 
 
 def last_layer(W: Any, b: Any) -> tuple[np.ndarray, np.ndarray]:

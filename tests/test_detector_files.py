@@ -1,0 +1,149 @@
+"""Detector files: what comes back is what was saved, bit by bit, and nothing else is read."""
+
+import hashlib
+import json
+import os
+
+import numpy as np
+import pytest
+
+import dice
+from dice.detectors import Detector, files
+from dice.detectors.registry import METHODS, make
+
+RNG = np.random.default_rng(0)
+D, C = 12, 5
+W, B = RNG.standard_normal((C, D)).astype(np.float32), RNG.standard_normal(C).astype(np.float32)
+H, Y = np.abs(RNG.standard_normal((400, D))).astype(np.float32), RNG.integers(0, C, 400)
+Z = H @ W.T + B
+
+
+def inputs(name):
+    return Z if METHODS[name].takes == "z" else H
+
+
+def fitted(name):
+    row, x = METHODS[name], inputs(name)
+    det = make(name, W, B)
+    if row.needs_fit:
+        det.fit(x[:200], *((Y[:200],) if row.needs_labels else ()))
+    return det.set_threshold(tpr=0.9, scores=det.score_samples(x[200:300]))
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_comes_back_to_the_bit(name, tmp_path):
+    det, x = fitted(name), inputs(name)
+    want = det.score_samples(x), det.predict(x), det.p_values(x)
+    det.save(tmp_path / "d.dice", about={"set": "toy", "n": 200})
+    back = Detector.load(tmp_path / "d.dice")
+    assert type(back) is type(det)
+    assert back.about_ == {"set": "toy", "n": 200, "dice": dice.__version__}
+    for a, b in zip(want, (back.score_samples(x), back.predict(x), back.p_values(x)), strict=True):
+        assert np.array_equal(a, b)
+    back.save(tmp_path / "again.dice")  # loaded, saved: the same file
+    assert (tmp_path / "again.dice").read_bytes() == (tmp_path / "d.dice").read_bytes()
+
+
+@pytest.mark.parametrize("name", [name for name, row in METHODS.items() if row.needs_fit])
+def test_a_loaded_detector_learns_on(name, tmp_path):
+    det, x, y = fitted(name), inputs(name), ((Y[200:],) if METHODS[name].needs_labels else ())
+    det.save(tmp_path / "d.dice")
+    before = (tmp_path / "d.dice").read_bytes()
+    back = Detector.load(tmp_path / "d.dice")
+    for each in (det, back):
+        each.partial_fit(x[200:], *y)
+    assert np.array_equal(det.score_samples(x), back.score_samples(x))
+    assert (tmp_path / "d.dice").read_bytes() == before  # changes stay in memory
+
+
+def test_parameters_thresholds_by_class_and_infinity(tmp_path):
+    det = dice.DICE(W, B, p=50, clip=np.inf, mean=H.mean(axis=0), score="msp")
+    det.set_threshold(tpr=0.6, scores=det.score_samples(H), classes=Z.argmax(axis=1))
+    det.save(tmp_path / "d.dice")
+    back = dice.DICE.load(tmp_path / "d.dice")
+    assert (back.p, back.clip, back.score, back.contribution) == (50, np.inf, "msp", "product")
+    assert np.array_equal(back.predict(H, Z.argmax(axis=1)), det.predict(H, Z.argmax(axis=1)))
+    with pytest.raises(dice.InputError, match="holds a DICE, not a MSP"):
+        dice.detectors.MSP.load(tmp_path / "d.dice")
+
+
+def test_arrays_stay_in_the_file(tmp_path):
+    big = dice.DICE(np.zeros((1000, 2048), np.float32), np.zeros(1000, np.float32), mean=np.ones(2048))
+    big.save(tmp_path / "d.dice")
+    back = dice.DICE.load(tmp_path / "d.dice")
+    base = back.W
+    while isinstance(base, np.ndarray) and not isinstance(base, np.memmap):
+        base = base.base
+    assert isinstance(base, np.memmap) and back.W.ctypes.data % 64 == 0
+    assert os.path.getsize(tmp_path / "d.dice") < back.W.nbytes + back.b.nbytes + back.mean.nbytes + 4096
+
+
+@pytest.fixture
+def saved(tmp_path):
+    fitted("dice").save(tmp_path / "d.dice")
+    return tmp_path / "d.dice", (tmp_path / "d.dice").read_bytes()
+
+
+def refused(path, content, word):
+    path.write_bytes(content)
+    with pytest.raises(dice.InputError, match=word) as caught:
+        Detector.load(path)
+    assert str(path) in str(caught.value)
+
+
+def test_damage_is_refused_by_name(saved):
+    path, good = saved
+    refused(path, good[:8] + (2).to_bytes(4, "little") + good[12:], "version 2, this dice reads up to 1")
+    refused(path, b"PK" + good[2:], "not a detector file")
+    refused(path, b"", "is empty")
+    for cut in (1, 9, 30, 60, len(good) // 2, len(good) - 1):
+        refused(path, good[:cut], "not a detector file|truncated or damaged")
+    for spot in (12, 13, 20, 60, len(good) // 2, len(good) - 1):
+        refused(path, good[:spot] + bytes([good[spot] ^ 1]) + good[spot + 1 :], "truncated or damaged")
+    with pytest.raises(dice.InputError, match="nowhere"):
+        Detector.load(path.with_name("nowhere"))
+
+
+def forged(good, change):
+    """The file with another header and a checksum that fits."""
+    length = int.from_bytes(good[12:16], "little")
+    header = json.loads(good[48 : 48 + length])
+    change(header)
+    rest = json.dumps(header).encode().ljust(length) + good[48 + length :]
+    length = len(rest) - (len(good) - 48 - length)
+    start = good[:12] + length.to_bytes(4, "little")
+    return start + hashlib.sha256(start + rest).digest() + rest
+
+
+@pytest.mark.parametrize("change", [
+    lambda h: h.update(detector={"os.system": {"command": "true"}}),
+    lambda h: h.update(detector={"list": []}),
+    lambda h: h.update(detector=[1]),
+    lambda h: h.update(detector={"Moments": {"count": 1}}),
+    lambda h: h["detector"]["DICE"].pop("W"),
+    lambda h: h["detector"]["DICE"].update(score_samples="mine"),
+    lambda h: h["detector"]["DICE"].update(__class__="mine"),
+    lambda h: h["arrays"][0].update(offset=1 << 40),
+    lambda h: h["arrays"][0].update(shape=[1 << 60]),
+    lambda h: h["arrays"][0].update(shape=[-1]),
+    lambda h: h["arrays"][0].update(dtype="|O"),
+    lambda h: h["detector"]["DICE"].update(W={"array": 99}),
+    lambda h: h.pop("about"),
+])  # fmt: skip
+def test_forged_headers_are_refused(saved, change):
+    path, good = saved
+    refused(path, forged(good, change), "describes no detector")
+
+
+def test_saving_refuses_what_it_cannot_keep(tmp_path):
+    path = tmp_path / "d.dice"
+    for det, about, word in (
+        (dice.detectors.MSP(T=np.array(["a"], object)), None, "MSP.T: an array of object"),
+        (dice.detectors.MSP(T=1j), None, "MSP.T: a builtins.complex"),
+        (dice.detectors.MSP(), {"set": object()}, "about"),
+    ):
+        with pytest.raises(dice.InputError, match=word):
+            det.save(path, about=about)
+    with pytest.raises(dice.InputError, match="cannot be written"):
+        dice.detectors.MSP().save(tmp_path / "no" / "d.dice")
+    assert not list(tmp_path.iterdir())
