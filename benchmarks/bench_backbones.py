@@ -152,7 +152,7 @@ def engines(net, batch, precisions, isa):
                 yield name, True, precision, f"not installed: {error}"
 
 
-def measure(net, batch, precisions, isa, rounds, seconds):
+def measure(net, batch, precisions, isa, rounds, seconds, clock):
     """Rows {engine, peer, precision, images_per_s, error} of one network and batch size."""
     side, gmac = NETS[net][2], NETS[net][4]
     x = torch.randn(batch, 3, side, side, generator=torch.Generator().manual_seed(1))
@@ -175,16 +175,16 @@ def measure(net, batch, precisions, isa, rounds, seconds):
             if want is None:
                 want = got
             row["difference"] = float(np.linalg.norm(got - want) / np.linalg.norm(want))
-            start = time.perf_counter()
+            start = clock()
             run(x)
-            once = time.perf_counter() - start
+            once = clock() - start
             runs.append((row, run, max(1, round(seconds / once)), []))
         for _ in range(rounds):
             for _, run, times, seen in runs:
-                start = time.perf_counter()
+                start = clock()
                 for _ in range(times):
                     run(x)
-                seen.append(times * batch * getattr(run, "batches", 1) / (time.perf_counter() - start))
+                seen.append(times * batch * getattr(run, "batches", 1) / (clock() - start))
     for row, _, _, seen in runs:
         row["images_per_s"] = statistics.median(seen)
         row["gflops"] = 2 * gmac * row["images_per_s"]
@@ -216,17 +216,21 @@ def main():
     parser.add_argument("--threads", type=int, default=0, help="default: all processors")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--seconds", type=float, default=1.0, help="of each engine in each round")
+    parser.add_argument("--processor-time", action="store_true",
+                        help="count processor time, not the clock's: with --threads 1 for a machine that is not idle")
     parser.add_argument("--json", help="write the rows to this file")
     args = parser.parse_args()
     _core.threads_set(args.threads)
     torch.set_num_threads(_core.threads_count())
+    clock = time.process_time if args.processor_time else time.perf_counter
     peak = _core.peak_gflops(args.isa) * _core.threads_count()
     print(f"{sys.platform}, {_core.threads_count()} threads, dice isa {_core.isa_select(args.isa)}, measured float32 "
-          f"peak {peak:.0f} GFLOP/s, torch {torch.__version__}, {args.rounds} rounds of {args.seconds} s, medians")
+          f"peak {peak:.0f} GFLOP/s, torch {torch.__version__}, {args.rounds} rounds of {args.seconds} s, medians"
+          f"{', processor time' if args.processor_time else ''}")
     rows = []
     for net in args.net:
         for batch in args.batch or NETS[net][3]:
-            rows += measure(net, batch, args.precision, args.isa, args.rounds, args.seconds)
+            rows += measure(net, batch, args.precision, args.isa, args.rounds, args.seconds, clock)
             show([r for r in rows if r["net"] == net and r["batch"] == batch], peak)
     print(f"\npeak memory of the whole run {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024} MB")
     if args.json:

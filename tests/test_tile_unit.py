@@ -16,12 +16,12 @@ ROOT = Path(__file__).resolve().parents[1]
 @pytest.mark.slow
 @pytest.mark.skipif(_core.isa_native() not in ("avx512", "amx"), reason="the kernels around the unit need AVX-512")
 def test_emulated_tile_unit(tmp_path, shared):
-    for item in ("dice", "csrc", "setup.py", "pyproject.toml", "README.md", "LICENSE"):
+    for item in ("dice", "csrc", "setup.py", "build_cuda.py", "pyproject.toml", "README.md", "LICENSE"):
         copy = shutil.copytree if (ROOT / item).is_dir() else shutil.copy
         copy(ROOT / item, tmp_path / item)
     for built in (tmp_path / "dice").glob("_core*.so"):
         built.unlink()
-    env = {**os.environ, "DICE_AMX_EMULATED": "1", "PYTHONPATH": str(tmp_path), "DICE_TEST_SHARED": str(shared)}
+    env = {**os.environ, "DICE_AMX_EMULATED": "1", "DICE_CUDA": "off", "PYTHONPATH": str(tmp_path), "DICE_TEST_SHARED": str(shared)}
     build = subprocess.run([sys.executable, "setup.py", "-q", "build_ext", "--inplace"], cwd=tmp_path, env=env,
                            capture_output=True, text=True, check=False)
     assert build.returncode == 0, build.stderr[-3000:]
