@@ -1,9 +1,12 @@
 """The command line: parses, dispatches, and turns every refusal into one line and an exit status.
 
-0 done (a missing set is named and left out), 2 refused or partly refused, 130 interrupted.
+0 done (a missing set is named and left out), 1 an image is OOD (`score --fail-on-ood` alone), 2 refused or partly
+refused, 130 interrupted.
 """
 
 import argparse
+import importlib
+import json
 import os
 import signal
 import sys
@@ -30,10 +33,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         args = _parser().parse_args(argv)
-        from dice import commands, console
+        from dice import console
 
         console.route_warnings()
-        status: int = getattr(commands, args.run)(args)
+        home = importlib.import_module(f"dice.{args.home}")
+        status: int = getattr(home, args.run)(args)
         sys.stdout.flush()
         return status
     except KeyboardInterrupt:
@@ -68,6 +72,14 @@ def _whole(text: str) -> int:
     return value
 
 
+def _parameter(text: str) -> tuple[str, Any]:
+    name, _, value = text.partition("=")
+    try:
+        return name, json.loads(value)
+    except ValueError:
+        return name, value
+
+
 def _shard(text: str) -> tuple[int, int]:
     i, n = map(int, text.split("/"))
     return i, n
@@ -85,7 +97,7 @@ def _parser() -> argparse.ArgumentParser:
     def add(name: str, words: str | None, *parts: Any) -> argparse.ArgumentParser:
         listed: dict[str, Any] = {"help": words, "description": words} if words else {}
         sub = commands.add_parser(name, allow_abbrev=False, **listed)
-        sub.set_defaults(run=name.replace("-", "_"))
+        sub.set_defaults(run=name.replace("-", "_"), home="commands")
         for part in parts:
             part(sub)
         return sub
@@ -128,8 +140,44 @@ def _parser() -> argparse.ArgumentParser:
     sub = add("merge", "one statistics file from those of all shards")
     sub.add_argument("files", nargs="+", metavar="FILE")
     sub.add_argument("--out", required=True, metavar="FILE", help=".npz, or .npy for the mean alone")
-    sub = add("score", "score image files, one line an image", _id_set, _network, _one_method, _decoding)
-    sub.add_argument("files", nargs="+", metavar="FILE")
+    sub = add(
+        "fit",
+        "a detector file: fitted on training images, its threshold from held-out ones",
+        _id_set,
+        _network,
+        _decoding,
+    )
+    sub.set_defaults(home="gate")
+    sub.add_argument("--method", required=True, metavar="METHOD", help="dice, mds, msp ...; see dice.detectors.registry")
+    sub.add_argument("--out", required=True, metavar="FILE", help="the detector file")
+    sub.add_argument(
+        "--param",
+        action="append",
+        default=[],
+        type=_parameter,
+        metavar="NAME=VALUE",
+        help="a parameter of the method, as p=70; repeat it for more",
+    )
+    sub.add_argument("--in-data", metavar="FOLDER|LIST", help="training images of your own")
+    sub.add_argument("--mean", metavar="FILE.npy", help="mean feature for DICE: no training images are read")
+    sub.add_argument(
+        "--calibration",
+        metavar="NAME[=FOLDER|LIST|.npy]",
+        help="held-out ID images, neither of training nor of test; without them there is no threshold",
+    )
+    sub.add_argument("--tpr", type=float, default=0.95, help="accept a further ID image with this probability at least")
+    sub.add_argument("--by-class", action="store_true", help="a threshold for each predicted class")
+    sub = add(
+        "score",
+        "score image files and folders, one line an image",
+        _id_set,
+        _network,
+        _one_method,
+        _decoding,
+    )
+    sub.add_argument("files", nargs="+", metavar="FILE|FOLDER")
+    sub.add_argument("--detector", metavar="FILE", help="of `dice fit`; adds p-values and verdicts, ID or OOD")
+    sub.add_argument("--fail-on-ood", action="store_true", help="exit with 1 if any image is OOD")
     sub.add_argument("--mean", metavar="FILE.npy", help="mean feature for DICE")
     sub.add_argument("--format", choices=("table", "csv", "jsonl"), default="table")
     add("select-svhn", "choose the original's SVHN test images: the first 1000 of each digit", _root)

@@ -33,7 +33,7 @@ __all__ = [
 ]
 
 CIFAR = ("CIFAR-100", "CIFAR-10")
-_NO_CLIP = 1e5  # the original's default threshold, far above any feature
+NO_CLIP = 1e5  # the original's default threshold, far above any feature
 _DEFAULT_P = {"imagenet": 70.0}
 _DEFAULT_CLIP = {"imagenet": 1.0}
 
@@ -75,7 +75,7 @@ def load_network(args: Namespace, arch: str, path: Path) -> Any:
 
 
 def choose(args: Namespace, in_dataset: str, default: list[str]) -> list[evaluate.Method]:
-    clip = None if args.clip_threshold == _NO_CLIP else args.clip_threshold
+    clip = None if args.clip_threshold == NO_CLIP else args.clip_threshold
     return evaluate.choose_methods(
         args.method or default,
         args.p,
@@ -434,6 +434,12 @@ def merge(args: Namespace) -> int:
 
 
 def score(args: Namespace) -> int:
+    if args.detector:
+        from dice import gate
+
+        return gate.score(args)
+    if args.fail_on_ood:
+        raise InputError("--fail-on-ood: wants the threshold of a --detector FILE")
     net = open_network(args, args.in_dataset)
     transform = preprocess.transform_for(args.model_arch)
     methods = choose(args, args.in_dataset, ["energy"])
@@ -445,7 +451,8 @@ def score(args: Namespace) -> int:
     heads = [method.detector(net, mean) for method in methods]
     columns = ["file", "class", *(method.label for method in methods)]
     write = report.row_writer(args.format, columns)
-    images = FileSet("files", Path(), args.files, None)
+    files = datasets.image_files(args.files)
+    images = FileSet("files", Path(), files, None)
     scored = 0
     for indices, pixels in images.batches(transform, skip_bad=True, batch_size=args.batch_size):
         h, z = net.forward(pixels)
@@ -455,9 +462,9 @@ def score(args: Namespace) -> int:
         scored += len(indices)
     for words in (*images.notes, *images.bad):
         error(words)
-    if scored == len(args.files):
+    if scored == len(files):
         return 0
-    note(f"{len(args.files) - scored} of {len(args.files)} files could not be scored")
+    note(f"{len(files) - scored} of {len(files)} files could not be scored")
     return 0 if args.skip_bad and scored else 2
 
 

@@ -22,7 +22,16 @@ from dice.imagesets import ArraySet, FileSet, ImageSet
 from dice.io import fingerprint, read_cifar, read_npy, read_svhn, write_atomic
 from dice.preprocess import check_size
 
-__all__ = ["ImageSet", "MissingSet", "default_ood", "known_sets", "open_set", "read_list", "select_svhn"]
+__all__ = [
+    "ImageSet",
+    "MissingSet",
+    "default_ood",
+    "image_files",
+    "known_sets",
+    "open_set",
+    "read_list",
+    "select_svhn",
+]
 
 
 class MissingSet(InputError):
@@ -193,6 +202,22 @@ _SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", "
 
 def _is_image(name: str) -> bool:
     return name.lower().endswith(_SUFFIXES) and not name.startswith("._")  # "._": macOS's resource forks
+
+
+def image_files(paths: Iterable[str]) -> list[str]:
+    """The files of `paths` as they are and, for each folder among them, the images in and under it, sorted.
+
+    InputError for a folder without an image or that cannot be read."""
+    files = []
+    for path in paths:
+        if not os.path.isdir(path):
+            files.append(path)
+            continue
+        found = [os.path.join(path, os.path.normpath(name)) for name in _walk(Path(path), ".")]
+        if not found:
+            raise InputError(f"{path}: no image in this folder; name image files or a folder of them")
+        files += found
+    return files
 
 
 def _walk(folder: Path, name: str) -> list[str]:

@@ -53,5 +53,7 @@ def row_writer(form: str, columns: Sequence[str]) -> Callable[[Sequence[Any]], N
         return writer.writerow
     print(*(f"{name:>12s}" for name in columns[1:]), columns[0], sep="  ")
     return lambda row: print(
-        *(f"{cell:12.6f}" if isinstance(cell, float) else f"{cell:>12}" for cell in row[1:]), row[0], sep="  "
+        *(f"{cell:12.6f}" if isinstance(cell, float) else f"{'-' if cell is None else cell:>12}" for cell in row[1:]),
+        row[0],
+        sep="  ",
     )

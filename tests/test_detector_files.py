@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import dice
-from dice.detectors import Detector, files
+from dice.detectors import Detector
 from dice.detectors.registry import METHODS, make
 
 RNG = np.random.default_rng(0)
