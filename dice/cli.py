@@ -72,6 +72,16 @@ def _whole(text: str) -> int:
     return value
 
 
+def _range(text: str) -> list[float]:
+    from dice.sweep import range_of
+
+    return range_of(text)
+
+
+def _clip(text: str) -> float | None:
+    return None if text == "none" else float(text)
+
+
 def _parameter(text: str) -> tuple[str, Any]:
     name, _, value = text.partition("=")
     try:
@@ -180,6 +190,30 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--fail-on-ood", action="store_true", help="exit with 1 if any image is OOD")
     sub.add_argument("--mean", metavar="FILE.npy", help="mean feature for DICE")
     sub.add_argument("--format", choices=("table", "csv", "jsonl"), default="table")
+    sub = add(
+        "sweep",
+        "DICE at many p and clips: one backbone pass, a table and a curve",
+        _id_set,
+        _network,
+        _decoding,
+    )
+    sub.set_defaults(run="run", home="sweep")
+    _saving(sub, json=False)
+    sub.add_argument("--p", nargs="+", type=_range, metavar="P|FROM:TO:STEP", help="default 0:100:5")
+    sub.add_argument(
+        "--clip", nargs="+", type=_clip, metavar="C", help="cut features at C (ReAct); `none` for no cut, the default"
+    )
+    sub.add_argument("--score", choices=("energy", "msp", "maxlogit"), default="energy")
+    sub.add_argument("--in-data", metavar="FOLDER|LIST", help="ID images of your own")
+    sub.add_argument("--out-datasets", nargs="+", metavar="NAME[=FOLDER|LIST|.npy]", help="default: the original's sets")
+    sub.add_argument("--mean", metavar="FILE.npy", help="mean feature for DICE")
+    sub.add_argument(
+        "--proxy", metavar="NAME[=FOLDER|LIST|.npy]", help="choose p on training images against this OOD set"
+    )
+    sub.add_argument("--choose-data", metavar="FOLDER|LIST", help="ID images to choose p by; default: a sample of training")
+    sub.add_argument("--format", choices=("table", "csv", "json"), default="table")
+    sub.add_argument("--out", metavar="FILE.json", help="also write the rows there")
+    _convention(sub)
     add("select-svhn", "choose the original's SVHN test images: the first 1000 of each digit", _root)
     sub = add("download", "fetch data sets and checkpoints into --root", _root)
     sub.add_argument(
@@ -292,6 +326,15 @@ def _saving(parser: argparse.ArgumentParser, *, json: bool = True) -> None:
         parser.add_argument("--json", metavar="FILE", help="also write the results there")
 
 
+def _convention(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--convention",
+        choices=("paper", "openood", "sklearn"),
+        default="paper",
+        help="of the metrics: who is positive, ties, areas (see dice.metrics); default paper",
+    )
+
+
 def _evaluation(parser: argparse.ArgumentParser) -> None:
     _saving(parser)
     parser.add_argument("--in-data", metavar="FOLDER|LIST", help="ID images of your own")
@@ -307,12 +350,7 @@ def _evaluation(parser: argparse.ArgumentParser) -> None:
         "--out-dist-only", dest="only", action="store_const", const="out", help="compute the OOD sets alone"
     )
     parser.add_argument("--strict", action="store_true", help="a missing set is an error")
-    parser.add_argument(
-        "--convention",
-        choices=("paper", "openood", "sklearn"),
-        default="paper",
-        help="of the metrics: who is positive, ties, areas (see dice.metrics); default paper",
-    )
+    _convention(parser)
     parser.add_argument(
         "--near", nargs="+", default=[], metavar="NAME", help="near-OOD sets: also average these and the others apart"
     )
