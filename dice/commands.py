@@ -195,13 +195,13 @@ def evaluate_one(
     base = Path(args.base_dir)
     with clock.measure("load"):
         id_set = own_or_known(args.in_data, in_dataset, args.root, "test")
+        net = open_network(args, in_dataset)  # before the OOD sets: where it is refused, that is the one line
         order, sets, skipped = open_sets(
             args.out_datasets or datasets.default_ood(in_dataset), args.root, strict
         )
         for name in args.near:
             if name not in order:
                 raise InputError(f"--near {name}: not among the OOD sets, {', '.join(order)}")
-        net = open_network(args, in_dataset)
         transform = preprocess.transform_for(args.model_arch)
     needs_mean = any(method.p is not None for method in methods)
     mean = mean_feature(args, in_dataset, net, transform, base) if needs_mean else None
