@@ -1,6 +1,7 @@
 """What the package is as a whole: its imports, its stubs, the files that are shipped."""
 
 import ast
+import re
 import statistics
 import subprocess
 import sys
@@ -87,3 +88,20 @@ def test_sdist_has_everything(tmp_path):
 def test_ci_runs_the_test_line_of_the_readme():
     line = next(line for line in (ROOT / ".ci" / "run").read_text().splitlines() if line.startswith("test_line="))
     assert line.removeprefix("test_line=").strip('"') in (ROOT / "README.md").read_text()
+
+
+def test_every_recipe_names_at_most_five_files_and_they_exist():
+    text = (ROOT / "CONTRIBUTING.md").read_text()
+    recipes = re.findall(r"^\*\*(.+?)\.\*\*\n(.+?)\n\n", text.partition("## Recipes")[2], re.MULTILINE | re.DOTALL)
+    assert {"An op", "A network", "A score", "A data set", "A back end"} <= {name for name, _ in recipes}
+    for name, words in recipes:
+        files = re.findall(r"`((?:csrc|dice|tests|datasets)/[^`]+|setup\.py)`", words)
+        assert 2 <= len(files) <= 5, name
+        for file in files:
+            assert "<" in file or (ROOT / file).exists(), file
+
+
+def test_the_module_map_is_complete():
+    text = (ROOT / "CONTRIBUTING.md").read_text()
+    modules = {name for name in tracked("dice/*.py") if not Path(name).name.startswith("_") and name.count("/") == 1}
+    assert not [name for name in modules if f"`{name}`" not in text]

@@ -105,6 +105,29 @@ dice_status dice_graph_floats(dice_graph *graph, size_t count, float **out)
     return status;
 }
 
+const char *const dice_op_names[DICE_OP_KINDS] = {"conv", "maxpool", "avgpool", "global_mean", "groupnorm"};
+
+int dice_op_size(const dice_op *op, int32_t *height, int32_t *width)
+{
+    switch (op->kind) {
+    case DICE_OP_CONV:
+    case DICE_OP_MAXPOOL:
+    case DICE_OP_AVGPOOL:
+        if (*height + 2 * op->pad < op->kernel || *width + 2 * op->pad < op->kernel) {
+            return 0;
+        }
+        *height = (*height + 2 * op->pad - op->kernel) / op->stride + 1;
+        *width = (*width + 2 * op->pad - op->kernel) / op->stride + 1;
+        break;
+    case DICE_OP_GLOBAL_MEAN:
+        *height = *width = 1;
+        break;
+    case DICE_OP_GROUPNORM:
+        break;
+    }
+    return 1;
+}
+
 size_t dice_op_weights(const dice_graph *graph, const dice_op *op)
 {
     const size_t channels = (size_t)graph->tensors[op->y].channels;

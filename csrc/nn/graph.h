@@ -37,6 +37,9 @@ typedef enum dice_op_kind {
     DICE_OP_GROUPNORM
 } dice_op_kind;
 
+enum { DICE_OP_KINDS = DICE_OP_GROUPNORM + 1 };
+extern const char *const dice_op_names[DICE_OP_KINDS];
+
 typedef struct dice_op {
     dice_op_kind kind;
     int32_t x, y;          /* tensors read and written */
@@ -87,6 +90,9 @@ dice_status dice_graph_floats(dice_graph *graph, size_t count, float **out);
 
 /* Floats at op->weight: C_y C_x K K of a CONV, C of a GROUPNORM, else 0. */
 size_t dice_op_weights(const dice_graph *graph, const dice_op *op);
+
+/* Turns the height and width of x into those of y; 0 where x is smaller than the window, which leaves them alone. */
+int dice_op_size(const dice_op *op, int32_t *height, int32_t *width);
 
 /* Checks ids, channels, kernels, slices, finiteness of weights; every back end may rely on it. */
 dice_status dice_graph_check(const dice_graph *graph);

@@ -42,23 +42,10 @@ static dice_status op_size(const dice_graph *graph, const dice_op *op, dice_plan
         return dice_fail(DICE_E_INPUT, "layer %s: reads a tensor that nothing has written", op->name);
     }
     int32_t height = plan->height[x], width = plan->width[x];
-    switch (op->kind) {
-    case DICE_OP_CONV:
-    case DICE_OP_MAXPOOL:
-    case DICE_OP_AVGPOOL:
-        if (height + 2 * op->pad < op->kernel || width + 2 * op->pad < op->kernel) {
-            return dice_fail(DICE_E_INPUT, "images of %d x %d pixels are too small: %d x %d are left before layer %s",
-                             plan->height[root_of(graph, graph->input)],
-                             plan->width[root_of(graph, graph->input)], height, width, op->name);
-        }
-        height = (height + 2 * op->pad - op->kernel) / op->stride + 1;
-        width = (width + 2 * op->pad - op->kernel) / op->stride + 1;
-        break;
-    case DICE_OP_GLOBAL_MEAN:
-        height = width = 1;
-        break;
-    case DICE_OP_GROUPNORM:
-        break;
+    if (!dice_op_size(op, &height, &width)) {
+        return dice_fail(DICE_E_INPUT, "images of %d x %d pixels are too small: %d x %d are left before layer %s",
+                         plan->height[root_of(graph, graph->input)], plan->width[root_of(graph, graph->input)], height,
+                         width, op->name);
     }
     if (op->residual != DICE_NONE) {
         const int32_t r = root_of(graph, op->residual);

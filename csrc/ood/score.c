@@ -8,11 +8,8 @@
 
 enum { IMAGES = 32 };  /* a task */
 
-static const dice_score_rule *const rules[] = {
-    &dice_score_msp, &dice_score_maxlogit, &dice_score_energy, &dice_score_entropy, &dice_score_gen,
-    &dice_score_likelihood, &dice_score_openmax, &dice_score_gradnorm, &dice_score_fdbd, &dice_score_nci,
-    &dice_score_she,
-};
+#define ADDRESS(name) &dice_score_##name,
+static const dice_score_rule *const rules[] = {DICE_SCORE_RULES(ADDRESS)};
 
 const dice_score_rule *dice_score_find(const char *name)
 {

@@ -50,8 +50,10 @@ dice_status dice_score_run(const dice_score_rule *rule, const dice_rows *z, cons
 size_t dice_score_label(const dice_score_image *image);
 double dice_score_exp(const dice_score_image *image, double scale, double *e, double *max);
 
-extern const dice_score_rule dice_score_msp, dice_score_maxlogit, dice_score_energy, dice_score_entropy,
-    dice_score_gen, dice_score_likelihood, dice_score_openmax, dice_score_gradnorm, dice_score_fdbd, dice_score_nci,
-    dice_score_she;
+/* Every rule, by name: dice_score_NAME is defined in one of score_*.c. */
+#define DICE_SCORE_RULES(X) \
+    X(msp) X(maxlogit) X(energy) X(entropy) X(gen) X(likelihood) X(openmax) X(gradnorm) X(fdbd) X(nci) X(she)
+#define DICE_SCORE_DECLARE(name) extern const dice_score_rule dice_score_##name;
+DICE_SCORE_RULES(DICE_SCORE_DECLARE)
 
 #endif

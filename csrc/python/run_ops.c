@@ -45,15 +45,14 @@ static int get_floats(PyObject *dict, const char *key, size_t count, dice_graph 
 
 static int read_kind(PyObject *dict, dice_op_kind *kind)
 {
-    static const char *const names[] = {"conv", "maxpool", "avgpool", "global_mean", "groupnorm"};
     PyObject *value = PyDict_GetItemString(dict, "kind");
-    for (int k = DICE_OP_CONV; value != NULL && PyUnicode_Check(value) && k <= DICE_OP_GROUPNORM; k++) {
-        if (PyUnicode_CompareWithASCIIString(value, names[k]) == 0) {
+    for (int k = 0; value != NULL && PyUnicode_Check(value) && k < DICE_OP_KINDS; k++) {
+        if (PyUnicode_CompareWithASCIIString(value, dice_op_names[k]) == 0) {
             *kind = (dice_op_kind)k;
             return 0;
         }
     }
-    dice_py_raise(dice_fail(DICE_E_INPUT, "kind: not one of conv, maxpool, avgpool, global_mean, groupnorm"));
+    dice_py_raise(dice_fail(DICE_E_INPUT, "kind: not the name of an op"));
     return -1;
 }
 
