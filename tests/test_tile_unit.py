@@ -21,7 +21,8 @@ def test_emulated_tile_unit(tmp_path, shared):
         copy(ROOT / item, tmp_path / item)
     for built in (tmp_path / "dice").glob("_core*.so"):
         built.unlink()
-    env = {**os.environ, "DICE_AMX_EMULATED": "1", "DICE_CUDA": "off", "PYTHONPATH": str(tmp_path), "DICE_TEST_SHARED": str(shared)}
+    env = {**os.environ, "DICE_AMX_EMULATED": "1", "DICE_CUDA": "off", "PYTHONPATH": str(tmp_path),
+           "DICE_TEST_SHARED": str(shared)}
     build = subprocess.run([sys.executable, "setup.py", "-q", "build_ext", "--inplace"], cwd=tmp_path, env=env,
                            capture_output=True, text=True, check=False)
     assert build.returncode == 0, build.stderr[-3000:]

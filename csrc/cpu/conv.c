@@ -308,21 +308,27 @@ static void pack_row(const dice_conv *conv, const dice_view *x, int32_t channel,
 /* All taps and channels of one output pixel of a narrow tensor, as one run of (blocks, strip, 16). */
 static void pack_narrow(const dice_conv *conv, const dice_view *x, int32_t oy, int32_t ox, size_t strip, float *to)
 {
-    const int32_t row = conv->kernel * conv->in;
-    const int32_t ix = ox * conv->stride - conv->pad;
+    const int32_t row = conv->kernel * conv->in, ix = ox * conv->stride - conv->pad;
+    /* of a row of taps, the values [begin, end) lie inside */
+    const int32_t begin = ix < 0 ? (-ix < conv->kernel ? -ix : conv->kernel) * conv->in : 0;
+    const int32_t right = x->width - ix, columns = right < 0 ? 0 : right < conv->kernel ? right : conv->kernel;
+    const int32_t end = columns * conv->in;
+    int32_t lane = 0;
     for (int32_t ky = 0; ky < conv->kernel; ky++) {
         const int32_t iy = oy * conv->stride + ky - conv->pad;
-        const int inside_y = iy >= 0 && iy < x->height;
+        const int inside = iy >= 0 && iy < x->height;
+        const float *from = x->data + iy * x->pitch + ix * conv->in;
         for (int32_t i = 0; i < row; i++) {
-            const int32_t q = ky * row + i, column = ix + i / conv->in;
-            const int inside = inside_y && column >= 0 && column < x->width;
-            float value = inside ? x->data[iy * x->pitch + ix * conv->in + i] : 0.0f;
-            if (inside && conv->scale != NULL) {
-                const int32_t c = i % conv->in;
-                value = value * conv->scale[c] + conv->shift[c];
+            float value = inside && i >= begin && i < end ? from[i] : 0.0f;
+            if (conv->scale != NULL && inside && i >= begin && i < end) {
+                value = value * conv->scale[i % conv->in] + conv->shift[i % conv->in];
                 value = value > 0.0f ? value : 0.0f;
             }
-            to[(size_t)(q / DICE_BLOCK) * strip * DICE_BLOCK + (size_t)(q % DICE_BLOCK)] = value;
+            to[lane] = value;
+            if (++lane == DICE_BLOCK) {
+                lane = 0;
+                to += strip * DICE_BLOCK;
+            }
         }
     }
 }

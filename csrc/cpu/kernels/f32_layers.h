@@ -46,6 +46,12 @@ INLINE void store_channels(const dice_view *y, int32_t channel, ptrdiff_t at, ve
     }
 }
 
+/* Whether channels [channel, channel + 16) are one block of the tensor, all of it the slice's. */
+INLINE int is_whole_block(const dice_view *x, int32_t channel)
+{
+    return (x->offset + channel) % 16 == 0 && x->channels - channel >= 16;
+}
+
 INLINE vec16 apply(dice_affine pre, int32_t channel, vec16 value)
 {
     if (pre.scale == NULL) {
@@ -64,15 +70,24 @@ static void conv_store(const float *c, int rows, int vectors, int32_t first, con
         if (channel >= y->channels) {
             return;
         }
-        for (int r = 0; r < rows; r++) {
-            vec16 value = vec16_load(c + 16 * (r * vectors + v));
+        const float *from = c + 16 * v;
+        if (is_whole_block(y, channel) && (residual == NULL || is_whole_block(residual, channel))) {
+            float *to = y->data + (y->offset + channel) / 16 * y->plane;
+            const float *add = residual == NULL ? NULL
+                                                : residual->data + (residual->offset + channel) / 16 * residual->plane;
+            for (int r = 0; r < rows; r++, from += 16 * vectors) {
+                vec16 value = vec16_load(from);
+                value = add == NULL ? value : vec16_add(value, vec16_load(add + residual_at[r]));
+                vec16_store(to + at[r], relu ? vec16_max(value, zero) : value);
+            }
+            continue;
+        }
+        for (int r = 0; r < rows; r++, from += 16 * vectors) {
+            vec16 value = vec16_load(from);
             if (residual != NULL) {
                 value = vec16_add(value, load_channels(residual, channel, residual_at[r]));
             }
-            if (relu) {
-                value = vec16_max(value, zero);
-            }
-            store_channels(y, channel, at[r], value);
+            store_channels(y, channel, at[r], relu ? vec16_max(value, zero) : value);
         }
     }
 }
