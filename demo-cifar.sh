@@ -1,24 +1,4 @@
 #!/usr/bin/env bash
 # The original's four evaluations: CIFAR-100 and CIFAR-10, each without sparsity and with p=90, in one backbone pass each.
 # Flags go on to `dice eval`: --root DIR, --json FILE, --p 70, ...; --strict: never fall back to the embedded benchmark.
-set -euo pipefail
-here=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)
-python=python3
-stamp=$here/.venv/installed-by-demo
-
-# The current directory may hold the sources without their extension: only an installed dice counts.
-path='import sys; sys.path = [p for p in sys.path if p]'
-installed() { "$python" -c "$path; import dice._core" >/dev/null 2>&1; }
-outdated() { [[ -e $stamp && -n $(find "$here/csrc" "$here/dice" "$here/setup.py" -name '*.[chp]*' ! -name '*.pyc' -newer "$stamp" -print -quit) ]]; }
-
-if ! installed; then
-    python=$here/.venv/bin/python
-    if ! installed || outdated; then
-        echo "setting dice up in $here/.venv (about a minute)" >&2
-        if ! { python3 -m venv "$here/.venv" && "$python" -m pip install --quiet --disable-pip-version-check "$here" && touch "$stamp"; }; then
-            echo "dice: error: the set-up failed, see above; it needs Python 3.10 or newer with venv, gcc or clang, and a package registry" >&2
-            exit 2
-        fi
-    fi
-fi
-exec "$python" -c "$path; from dice.cli import main; sys.exit(main())" demo-cifar "$@"
+exec "$(dirname -- "${BASH_SOURCE[0]}")/tools/run_demo.sh" demo-cifar "$@"

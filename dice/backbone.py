@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,7 @@ class Backbone:
         image_size: side of the images that the network was made for; others work where the network allows them.
         mean, std: normalisation of uint8 images, in units of 0..1.
         precision, device, isa: what the network runs with.
-        fingerprint: SHA-256 of the checkpoint file, hex.
+        fingerprint: SHA-256 of the checkpoint file, or of the weights that were given, hex.
     """
 
     def __init__(self, network: Any, *, device: str, fingerprint: str):
@@ -74,12 +75,14 @@ class Backbone:
 
     def __repr__(self) -> str:
         classes, features = self.weight.shape
-        return f"Backbone({self.arch!r}, {features} features, {classes} classes, {self.precision} on {self.isa})"
+        return (
+            f"Backbone({self.arch!r}, {features} features, {classes} classes, {self.precision} on {self.isa})"
+        )
 
 
 def load_backbone(
     arch: str | None,
-    file: str | os.PathLike[str],
+    file: str | os.PathLike[str] | Mapping[str, np.ndarray],
     *,
     device: str = "cpu",
     precision: str = "float32",
@@ -90,7 +93,7 @@ def load_backbone(
     Args:
         arch: "densenet", "wideresnet", "resnet18" ... "resnet152", "resnet20" ... "resnet110" (CIFAR),
             "BiT-S-R101x1" and its sisters; None recognises the network by the names and shapes in the file.
-        file: torch checkpoint (zip or legacy format) or .npz; no code in it is run.
+        file: torch checkpoint (zip or legacy format) or .npz; no code in it is run. Or the weights themselves, name -> array.
         device: "cpu", "cuda", or "auto" for a GPU where one can be used.
         precision: "float32", "bf16x3" or "bf16".
         normalize: (mean, std) of three values each, applied to uint8 images after division by 255;
@@ -106,17 +109,28 @@ def load_backbone(
         mean, std = (None, None) if normalize is None else normalize
     except (TypeError, ValueError):
         raise InputError(f"normalize: got {normalize!r}, want (mean, std) of three values each") from None
-    weights = read_state_dict(file)
-    digest = fingerprint(file)
+    if isinstance(file, Mapping):
+        weights, digest, where = dict(file), _digest(file), "weights"
+    else:
+        weights, digest, where = read_state_dict(file), fingerprint(file), os.fspath(file)
     devices = ["cuda", "cpu"] if device == "auto" else [device]
     for name in devices:
         try:
             network = _core.build_network(arch, weights, mean, std, precision, None, name)
         except InputError as error:
-            raise InputError(f"{os.fspath(file)}: {error}") from None
+            raise InputError(f"{where}: {error}") from None
         except DeviceError:
             if name == devices[-1]:
                 raise
         else:
             break
     return Backbone(network, device=name, fingerprint=digest)
+
+
+def _digest(weights: Mapping[str, np.ndarray]) -> str:
+    """SHA-256 over names, types, shapes and values."""
+    digest = hashlib.sha256()
+    for name, value in weights.items():
+        digest.update(f"{name} {value.dtype.str} {value.shape}\n".encode())
+        digest.update(np.ascontiguousarray(value).data)
+    return digest.hexdigest()

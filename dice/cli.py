@@ -107,7 +107,7 @@ def _parser() -> argparse.ArgumentParser:
     def add(name: str, words: str | None, *parts: Any) -> argparse.ArgumentParser:
         listed: dict[str, Any] = {"help": words, "description": words} if words else {}
         sub = commands.add_parser(name, allow_abbrev=False, **listed)
-        sub.set_defaults(run=name.replace("-", "_"), home="commands")
+        sub.set_defaults(run=name.replace("-", "_"), home="demos" if name.startswith("demo") else "commands")
         for part in parts:
             part(sub)
         return sub
@@ -117,6 +117,9 @@ def _parser() -> argparse.ArgumentParser:
         ("demo-cifar", None),
     ):  # see demo-cifar.sh
         add(name, words, _id_sets, _network, _methods, _decoding, _evaluation)
+    sub = add("demo-imagenet", None, _network, _runs, _decoding, _evaluation)
+    sub.add_argument("--random-weights", action="store_true", help="made-up weights: meaningless numbers")
+    sub.set_defaults(model_arch="resnet50", name=None, method=[], p=[], clip_threshold=1e5)
     sub = add(
         "demo",
         "check that everything works here: real images and a network that ship with dice",
@@ -214,6 +217,16 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--format", choices=("table", "csv", "json"), default="table")
     sub.add_argument("--out", metavar="FILE.json", help="also write the rows there")
     _convention(sub)
+    sub = add("report", "saved runs as one HTML page with figures, and as a Markdown table")
+    sub.add_argument(
+        "runs", nargs="+", metavar="RUN", help="folders that `dice eval` wrote, or run.json files in them"
+    )
+    sub.add_argument(
+        "--out",
+        default="report.html",
+        metavar="FILE.html",
+        help="the table goes to FILE.md; default: report.html",
+    )
     add("select-svhn", "choose the original's SVHN test images: the first 1000 of each digit", _root)
     sub = add("download", "fetch data sets and checkpoints into --root", _root)
     sub.add_argument(
@@ -280,6 +293,7 @@ def _id_sets(parser: argparse.ArgumentParser) -> None:
 def _methods(parser: argparse.ArgumentParser, **several: Any) -> None:
     several = several or {"nargs": "+"}
     parser.add_argument("--method", default=[], metavar="METHOD", help=_METHOD_HELP, **several)
+    _runs(parser)
     parser.add_argument(
         "--p",
         type=float,
@@ -295,6 +309,15 @@ def _methods(parser: argparse.ArgumentParser, **several: Any) -> None:
         default=1e5,
         metavar="C",
         help="cut features at C before the head (ReAct); 1e5, the default, is no cut",
+    )
+
+
+def _runs(parser: argparse.ArgumentParser) -> None:
+    words = (
+        "one method with its own parameters, as dice+react:p=10,clip=1; repeat it for more, all in one pass"
+    )
+    parser.add_argument(
+        "--run", action="append", default=[], dest="runs", metavar="METHOD:p=P,clip=C", help=words
     )
 
 

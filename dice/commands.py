@@ -1,6 +1,5 @@
 """What each subcommand does; `dice.cli` parses, this drives the package."""
 
-import hashlib
 import os
 import platform
 import time
@@ -11,28 +10,31 @@ from typing import Any
 
 import numpy as np
 
-from dice import datasets, evaluate, preprocess, report, results, statistics
+from dice import datasets, evaluate, preprocess, report_html, results, statistics, tables
 from dice import download as fetching
 from dice.backbone import load_backbone
 from dice.console import debug, error, note
 from dice.errors import InputError
-from dice.imagesets import ArraySet, FileSet
+from dice.imagesets import FileSet
 from dice.io import read_state_dict
 
 __all__ = [
     "bench",
-    "demo",
-    "demo_cifar",
     "download",
     "eval",
     "info",
     "merge",
     "precompute",
+    "report",
     "score",
     "select_svhn",
 ]
 
 CIFAR = ("CIFAR-100", "CIFAR-10")
+IMAGENET_WEIGHTS = {
+    "resnet50": ["resnet50-19c8e357.pth", "resnet50-0676ba61.pth"],
+    "BiT-S-R101x1": ["BiT-S-R101x1.npz"],
+}
 NO_CLIP = 1e5  # the original's default threshold, far above any feature
 _DEFAULT_P = {"imagenet": 70.0}
 _DEFAULT_CLIP = {"imagenet": 1.0}
@@ -44,6 +46,9 @@ _DEFAULT_CLIP = {"imagenet": 1.0}
 def checkpoint_path(args: Namespace, in_dataset: str) -> Path:
     if args.checkpoint:
         return Path(args.checkpoint)
+    if in_dataset == "imagenet" and args.model_arch in IMAGENET_WEIGHTS:
+        places = [Path(args.root, "checkpoints", file) for file in IMAGENET_WEIGHTS[args.model_arch]]
+        return next((place for place in places if place.is_file()), places[0])
     return Path(args.root, "checkpoints", in_dataset, args.name, f"checkpoint_{args.epochs}.pth.tar")
 
 
@@ -62,27 +67,31 @@ def open_network(args: Namespace, in_dataset: str) -> Any:
     return load_network(args, args.model_arch, path)
 
 
-def load_network(args: Namespace, arch: str, path: Path) -> Any:
+def load_network(args: Namespace, arch: str, source: Path | dict[str, np.ndarray]) -> Any:
     if args.threads:
         from dice import _core
 
         _core.threads_set(args.threads)
     if args.device != "cpu":
         os.environ.setdefault("CUDA_VISIBLE_DEVICES", args.gpu)
-    net = load_backbone(arch, path, device=args.device, precision=args.precision)
-    debug(f"network {path}: {net.arch} on {net.device}, {net.precision}, {net.isa}")
+    net = load_backbone(arch, source, device=args.device, precision=args.precision)
+    debug(
+        f"network {source if isinstance(source, Path) else 'made up'}: {net.arch} on {net.device}, {net.precision}, {net.isa}"
+    )
     return net
 
 
 def choose(args: Namespace, in_dataset: str, default: list[str]) -> list[evaluate.Method]:
+    """The methods of --method, --p and --clip_threshold, then those of --run; `default` without any."""
+    usual: dict[str, Any] = {
+        "default_p": _DEFAULT_P.get(in_dataset, 90.0),
+        "default_clip": _DEFAULT_CLIP.get(in_dataset),
+    }
     clip = None if args.clip_threshold == NO_CLIP else args.clip_threshold
-    return evaluate.choose_methods(
-        args.method or default,
-        args.p,
-        clip,
-        default_p=_DEFAULT_P.get(in_dataset, 90.0),
-        default_clip=_DEFAULT_CLIP.get(in_dataset),
-    )
+    runs = [evaluate.parse_run(text, **usual) for text in args.runs]
+    if args.method or args.p or clip or not runs:
+        runs = evaluate.choose_methods(args.method or default, args.p, clip, **usual) + runs
+    return list(dict.fromkeys(runs))
 
 
 def mean_feature(args: Namespace, in_dataset: str, net: Any, transform: Any, base: Path | None) -> np.ndarray:
@@ -189,13 +198,17 @@ def evaluate_one(
     *,
     strict: bool = False,
     titles: bool = False,
+    net: Any = None,
+    mean: np.ndarray | None = None,
+    remarks: dict[str, Any] | None = None,
 ) -> list[dict[str, Any]]:
+    """Results of one ID set; `net` and `mean` where they are not those of the flags."""
     clock = evaluate.Clock()
     measure = evaluate.Measure(args.convention, tuple(args.near), args.bootstrap)
     base = Path(args.base_dir)
     with clock.measure("load"):
         id_set = own_or_known(args.in_data, in_dataset, args.root, "test")
-        net = open_network(args, in_dataset)  # before the OOD sets: where it is refused, that is the one line
+        net = net or open_network(args, in_dataset)  # before the OOD sets: where it is refused, that is the one line
         order, sets, skipped = open_sets(
             args.out_datasets or datasets.default_ood(in_dataset), args.root, strict
         )
@@ -203,8 +216,8 @@ def evaluate_one(
             if name not in order:
                 raise InputError(f"--near {name}: not among the OOD sets, {', '.join(order)}")
         transform = preprocess.transform_for(args.model_arch)
-    needs_mean = any(method.p is not None for method in methods)
-    mean = mean_feature(args, in_dataset, net, transform, base) if needs_mean else None
+    if mean is None and any(method.p is not None for method in methods):
+        mean = mean_feature(args, in_dataset, net, transform, base)
     entries = evaluate.evaluate(
         net,
         id_set,
@@ -214,13 +227,14 @@ def evaluate_one(
         transform=transform,
         mean=mean,
         skipped=skipped,
-        checkpoint=str(checkpoint_path(args, in_dataset)),
+        checkpoint="" if (remarks or {}).get("weights") else str(checkpoint_path(args, in_dataset)),
         name=args.name,
         base_dir=base,
         fresh=args.fresh,
         only=args.only,
         clock=clock,
         measure=measure,
+        remarks=remarks,
         **decoding(args),
     )
     print_results(entries, [id_set, *sets], order, titles)
@@ -260,7 +274,7 @@ def print_results(
     for entry in entries:
         if titles:
             print("No Sparsity" if entry["p"] is None else f"With Sparsity p={entry['p']}")
-        print(report.format_table(entry, order), flush=True)
+        print(tables.format_table(entry, order), flush=True)
     for image_set in sets:
         for words in (*image_set.notes, *image_set.bad):
             note(words)
@@ -277,113 +291,6 @@ def print_results(
         note(
             f"{first['in_dataset']}: {len(first['skipped'])} of {len(order)} OOD sets left out: {', '.join(first['skipped'])}"
         )
-
-
-def demo_cifar(args: Namespace) -> int:
-    """The original's four evaluations; where nothing of CIFAR can be had, the embedded benchmark."""
-    absent: dict[str, str] = {}
-    for in_dataset in CIFAR:
-        reason = fetch_missing(args, in_dataset, reachable=not absent)
-        if reason:
-            absent[in_dataset] = reason
-            note(f"{in_dataset}: {reason}")
-    if absent and args.strict:
-        raise InputError(
-            f"{', '.join(absent)} cannot be evaluated: the data or the checkpoint is missing, and --strict forbids less"
-        )
-    there = [in_dataset for in_dataset in CIFAR if in_dataset not in absent]
-    if there:
-        return each(args, there, lambda in_dataset: four_tables(args, in_dataset))
-    note(
-        "CIFAR or the checkpoints are neither here nor to be downloaded, so the embedded benchmark runs instead: small real images and "
-        "a small network, a check that everything works here"
-    )
-    note(
-        "for the full tables run `dice download cifar` where there is a network, or put the files where datasets/README.md says; "
-        "then run this again with --root DIR"
-    )
-    return demo(args)
-
-
-def four_tables(args: Namespace, in_dataset: str) -> list[dict[str, Any]]:
-    print(f"ID: {in_dataset}")
-    sparse = choose(args, in_dataset, ["energy"]) if args.p else [evaluate.Method("energy", 90)]
-    return evaluate_one(args, in_dataset, [evaluate.Method("energy"), *sparse], titles=True)
-
-
-def fetch_missing(args: Namespace, in_dataset: str, *, reachable: bool) -> str:
-    """Downloads what an evaluation needs and is not there; says what remains missing, "" for nothing."""
-    there = {
-        f"checkpoint-{in_dataset}": checkpoint_path(args, in_dataset).is_file(),
-        f"mean-{in_dataset}": bool(args.mean)
-        or any(path.is_file() for path in default_statistics(args, in_dataset))
-        or is_there(in_dataset, args.root, "train"),
-        in_dataset: bool(args.in_data) or is_there(in_dataset, args.root, "test"),
-    }
-    for name in (name for name, found in there.items() if not found):
-        if not reachable:
-            return f"{name} is not there either"
-        outcome = fetching.download([name], args.root, say=debug)[0]
-        if outcome.status == "failed":
-            return f"{name} is not there, the download {outcome.detail}"
-        note(f"{name} {outcome.detail}")
-    return ""
-
-
-def is_there(name: str, root: str, split: str) -> bool:
-    """A broken set is there: opening it will say what is wrong."""
-    try:
-        datasets.open_set(name, root, split=split)
-    except datasets.MissingSet:
-        return False
-    except InputError:
-        pass
-    return True
-
-
-def demo(args: Namespace) -> int:
-    """The main job on what ships in dice/data."""
-    from dice.data import load
-
-    benchmark = load()
-    transform = preprocess.transform_for("cifar")
-    base = Path(args.base_dir)
-    id_set = embedded("digits-0-7", *benchmark.test)
-    ood = [embedded(name, images) for name, images in benchmark.ood.items()]
-
-    def one(in_dataset: str) -> list[dict[str, Any]]:
-        clock = evaluate.Clock()
-        with clock.measure("load"):
-            net = load_network(args, "densenet", benchmark.checkpoint)
-        mean = stored_mean(base, "demo", net, embedded(in_dataset, *benchmark.train), transform, args)
-        methods = choose(args, in_dataset, ["energy", "msp", "dice"])
-        entries = evaluate.evaluate(
-            net,
-            id_set,
-            ood,
-            methods,
-            in_dataset=in_dataset,
-            transform=transform,
-            mean=mean,
-            name="demo",
-            checkpoint=benchmark.checkpoint.name,
-            base_dir=base,
-            fresh=args.fresh,
-            clock=clock,
-            **decoding(args),
-        )
-        print_results(entries, [id_set, *ood], [image_set.name for image_set in ood])
-        return entries
-
-    print(
-        "Embedded benchmark: digits 0 to 7 against other small images. It checks that everything works here;"
-    )
-    print("the evidence for DICE is the CIFAR table (demo-cifar.sh).")
-    return each(args, [id_set.name], one)
-
-
-def embedded(name: str, images: np.ndarray, labels: np.ndarray | None = None) -> ArraySet:
-    return ArraySet(name, images, labels, hashlib.sha256(images.tobytes()).hexdigest())
 
 
 def precompute(args: Namespace) -> int:
@@ -433,6 +340,21 @@ def merge(args: Namespace) -> int:
     return 0
 
 
+def report(args: Namespace) -> int:
+    write_report(results.find_runs(map(Path, args.runs)), Path(args.out))
+    return 0
+
+
+def write_report(runs: list[results.Run], out: Path) -> None:
+    """`out` .html and .md"""
+    for path, text in (
+        (out.with_suffix(".md"), report_html.markdown(runs)),
+        (out.with_suffix(".html"), report_html.page(runs)),
+    ):
+        results.write_lines(path, text.splitlines())
+        print(f"wrote {path}")
+
+
 def score(args: Namespace) -> int:
     if args.detector:
         from dice import gate
@@ -450,7 +372,7 @@ def score(args: Namespace) -> int:
     )
     heads = [method.detector(net, mean) for method in methods]
     columns = ["file", "class", *(method.label for method in methods)]
-    write = report.row_writer(args.format, columns)
+    write = tables.row_writer(args.format, columns)
     files = datasets.image_files(args.files)
     images = FileSet("files", Path(), files, None)
     scored = 0

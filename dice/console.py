@@ -5,7 +5,7 @@ import sys
 import warnings
 from typing import Any
 
-__all__ = ["debug", "error", "note", "progress", "route_warnings", "warn"]
+__all__ = ["debug", "error", "note", "progress", "red", "route_warnings", "warn"]
 
 
 def note(text: str) -> None:
@@ -24,6 +24,11 @@ def debug(text: str) -> None:
     """An automatic choice, shown with DICE_DEBUG=1."""
     if os.environ.get("DICE_DEBUG") == "1":
         note(f"debug: {text}")
+
+
+def red(text: str) -> str:
+    """For stdout: coloured where that is a terminal and NO_COLOR is not set (no-color.org)."""
+    return f"\033[1;31m{text}\033[0m" if sys.stdout.isatty() and not os.environ.get("NO_COLOR") else text
 
 
 def route_warnings() -> None:

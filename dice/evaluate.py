@@ -18,7 +18,17 @@ from dice.console import debug, error, progress
 from dice.detectors import DICE
 from dice.errors import InputError
 
-__all__ = ["BROKEN", "METHODS", "Clock", "Measure", "Method", "choose_methods", "evaluate", "features"]
+__all__ = [
+    "BROKEN",
+    "METHODS",
+    "Clock",
+    "Measure",
+    "Method",
+    "choose_methods",
+    "evaluate",
+    "features",
+    "parse_run",
+]
 
 METHODS = ("energy", "msp", "maxlogit", "dice", "react", "dice+react")
 BROKEN = "broken"  # how the reason begins in `skipped` where a set is there and cannot be used
@@ -158,6 +168,24 @@ def choose_methods(
         )
         chosen += [Method(name, int(p) if p is not None and p == int(p) else p, level) for p in levels]
     return list(dict.fromkeys(chosen))
+
+
+def parse_run(text: str, *, default_p: float, default_clip: float | None = None) -> Method:
+    """One method with its own parameters, `METHOD[:p=P,clip=C]`: "dice+react:p=10,clip=1"."""
+    name, _, given = text.partition(":")
+    values: dict[str, float] = {}
+    try:
+        for part in given.split(",") if given else ():
+            key, value = part.split("=")
+            if key not in ("p", "clip") or key in values:
+                raise ValueError(key)
+            values[key] = float(value)
+    except ValueError:
+        raise InputError(
+            f"--run {text}: write METHOD, METHOD:p=P, METHOD:clip=C or METHOD:p=P,clip=C"
+        ) from None
+    ps = [values["p"]] if "p" in values else []
+    return choose_methods([name], ps, values.get("clip"), default_p=default_p, default_clip=default_clip)[0]
 
 
 def features(
@@ -323,13 +351,15 @@ def evaluate(
     only: str | None = None,
     clock: Clock | None = None,
     measure: Measure = Measure(),  # noqa: B008 (frozen)
+    remarks: Mapping[str, Any] | None = None,
     **decode: Any,
 ) -> list[dict[str, Any]]:
     """Scores `id_set` and every set of `ood_sets` by every method, from one backbone pass a set.
 
     `mean` float64 (D,) is needed where a method has p. `skipped` (name -> reason) is passed through to the results.
     `only` "in" or "out" computes features of that side alone; the other takes part where its features are stored.
-    `fresh` ignores stored features. `measure` says how scores become numbers. `decode` goes to `ImageSet.batches`: batch_size, threads, skip_bad.
+    `fresh` ignores stored features. `measure` says how scores become numbers; `remarks` are further fields of every result.
+    `decode` goes to `ImageSet.batches`: batch_size, threads, skip_bad.
     A broken OOD set is named on stderr and in `skipped`; the others are finished. Raises InputError for a broken ID set
     and for a disk that cannot be written; what is finished is kept in `base_dir`.
     """
@@ -398,6 +428,7 @@ def evaluate(
                 **measure.averages(head.sets),
                 "seconds": seconds,
                 "images_per_s": round(clock.images / clock.backbone, 1) if clock.images else None,
+                **(remarks or {}),
             }
         )
         results.write_json(head.folder / "run.json", {**entries[-1], **about})

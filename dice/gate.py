@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from dice import commands, datasets, preprocess, report, results, statistics
+from dice import commands, datasets, preprocess, results, statistics, tables
 from dice.console import error, note, progress
 from dice.detectors import Detector, registry
 from dice.errors import InputError
@@ -123,7 +123,7 @@ def fit(args: Namespace) -> int:
 
 def score(args: Namespace) -> int:
     """`dice score --detector FILE`."""
-    if args.method or args.p or args.mean or args.clip_threshold != commands.NO_CLIP:
+    if args.method or args.runs or args.p or args.mean or args.clip_threshold != commands.NO_CLIP:
         raise InputError("--detector: has its method and parameters in it; --method, --p, --clip_threshold, --mean do not go with it")
     path = Path(args.detector)
     detector = Detector.load(path)
@@ -133,7 +133,7 @@ def score(args: Namespace) -> int:
         raise InputError(f"{path}: has no threshold for --fail-on-ood; fit it with --calibration")
     files = datasets.image_files(args.files)
     images = FileSet("files", Path(), files, None)
-    write = report.row_writer(args.format, COLUMNS)
+    write = tables.row_writer(args.format, COLUMNS)
     scored = outside = 0
     decode = commands.decoding(args) | {"skip_bad": True}
     for part in judge(detector, net, images, transform, **decode):

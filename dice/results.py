@@ -8,7 +8,8 @@ features/<network>/<set>-<identity>/manifest.json, 00000000-00001024.npz ...   (
 import json
 import re
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +22,11 @@ from dice.io import fingerprint, write_atomic
 
 __all__ = [
     "FeatureCache",
+    "Run",
     "WriteError",
     "check_target",
     "check_writable",
+    "find_runs",
     "run_folder",
     "safe_name",
     "write_json",
@@ -32,6 +35,10 @@ __all__ = [
     "write_npz",
 ]
 
+_KEYS = (  # of run.json
+    *("method", "p", "clip", "precision", "device", "isa", "convention", "in_dataset", "checkpoint", "n_id", "accuracy"),
+    *("sets", "skipped", "average", "dice", "checkpoint_sha256", "identities"),
+)
 _SHORT = 12  # hex digits of a hash in a folder's name; the whole hash is in manifest.json and run.json
 _FORMAT = 1
 
@@ -102,6 +109,59 @@ def run_folder(base: Path, in_dataset: str, method: str, name: str, net: Any, id
     """Where one method's scores go: apart for method, p, clip, checkpoint, precision and ID set."""
     run = f"{net.fingerprint[:_SHORT]}-{net.precision}-{id_identity[:_SHORT]}"
     return base / safe_name(in_dataset) / safe_name(method) / safe_name(name) / run
+
+
+@dataclass(frozen=True)
+class Run:
+    """One method's saved results: the folder and its run.json."""
+
+    folder: Path
+    about: dict[str, Any]
+
+    def id_scores(self) -> np.ndarray:
+        """float64 (N,)"""
+        return _read_scores(self.folder / "in_scores.txt")
+
+    def ood_scores(self, name: str) -> np.ndarray:
+        """float64 (N,) of the OOD set `name`."""
+        identity = self.about["identities"][name]
+        return _read_scores(self.folder / set_folder(name, identity) / "out_scores.txt")
+
+
+def find_runs(paths: Iterable[Path]) -> list[Run]:
+    """The saved runs that `paths` are or hold, each once. InputError where a path has none, or one is damaged."""
+    found: dict[Path, Run] = {}
+    for path in paths:
+        files = sorted(path.rglob("run.json")) if path.is_dir() else [path]
+        if not files:
+            raise InputError(
+                f"{path}: no run.json in it; give folders that `dice eval` wrote under --base-dir"
+            )
+        for file in files:
+            try:
+                about = json.loads(file.read_text("utf-8"))
+                for key in _KEYS:
+                    about[key]
+                for name in about["sets"]:
+                    about["identities"][name]
+            except OSError as reason:
+                raise InputError(f"{file}: cannot be read: {reason.strerror or reason}") from None
+            except (ValueError, KeyError, TypeError) as reason:
+                raise InputError(
+                    f"{file}: no run.json of dice, or a damaged one ({reason}); run `dice eval` again"
+                ) from None
+            found.setdefault(file.resolve(), Run(file.parent, about))
+    return list(found.values())
+
+
+def _read_scores(path: Path) -> np.ndarray:
+    try:
+        scores = np.array(path.read_text("ascii").split(), np.float64)
+    except (OSError, ValueError) as reason:
+        raise InputError(f"{path}: scores cannot be read ({reason}); run `dice eval` again") from None
+    if not scores.size or not np.isfinite(scores).all():
+        raise InputError(f"{path}: no scores, or NaN or infinity among them; run `dice eval` again")
+    return scores
 
 
 class FeatureCache:

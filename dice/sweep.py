@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from dice import _core, commands, datasets, evaluate, metrics, preprocess, report, results, statistics
+from dice import _core, commands, datasets, evaluate, metrics, preprocess, results, statistics, tables
 from dice.arrays import as_array, blocks
 from dice.console import note
 from dice.detectors import DICE
@@ -153,7 +153,7 @@ def show(found: Mapping[str, Any], form: str) -> None:
         print(json.dumps(found))
         return
     if form == "csv":
-        write = report.row_writer("csv", ["p", "clip", "set", *metrics.METRICS, "convention"])
+        write = tables.row_writer("csv", ["p", "clip", "set", *metrics.METRICS, "convention"])
         for row in found["rows"]:
             for name, one in (*row["sets"].items(), ("AVG", row["average"])):
                 clip = "" if row["clip"] is None else row["clip"]

@@ -125,7 +125,11 @@ def test_a_killed_pass_goes_on_with_the_same_bits(tmp_path, monkeypatch, after):
 def test_a_state_that_does_not_belong_is_said_and_left(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(statistics, "SAVE_SECONDS", 0)
     train = array_set("train", 40, 1)
-    for spoil in (lambda path: path.write_bytes(path.read_bytes()[:-9]), lambda path: path.write_bytes(b"damaged"), None):
+    for spoil in (
+        lambda path: path.write_bytes(path.read_bytes()[:-9]),
+        lambda path: path.write_bytes(b"damaged"),
+        None,
+    ):
         with pytest.raises(KeyboardInterrupt):
             run(tmp_path, train, Dying(30))
         net = FakeNet(fingerprint="cd" * 32) if spoil is None else FakeNet()
@@ -151,7 +155,10 @@ def test_a_corrupt_image_is_refused_by_name_or_left_out_and_counted(tmp_path):
     found = run(tmp_path, train, net, skip_bad=True)
     assert net.images <= 37 + 8 and done >= 15  # the two whole chunks before it were kept
     assert found.count == found.arrays["class_count"].sum() == 37
-    assert [name[-4:] in text for name, text in zip(("0017", "0018", "0033"), found.about["left_out"], strict=True)] == [True] * 3
+    assert [
+        name[-4:] in text
+        for name, text in zip(("0017", "0018", "0033"), found.about["left_out"], strict=True)
+    ] == [True] * 3
     assert_same_bits(run(tmp_path, train, skip_bad=True, batch_size=3), found)
     with pytest.raises(InputError, match="no image of it"):
         bad = bad_images(tmp_path / "all", 4, range(4))
@@ -186,7 +193,9 @@ def test_merged_shards_are_the_single_run(tmp_path, n):
     merged = merge(shards(tmp_path, train, n)[::-1])
     assert_numpys(merged, train, FakeNet())
     single = run(tmp_path, train)
-    assert {k: v for k, v in merged.about.items() if k != "dice"} == {k: v for k, v in single.about.items() if k != "dice"}
+    assert {k: v for k, v in merged.about.items() if k != "dice"} == {
+        k: v for k, v in single.about.items() if k != "dice"
+    }
     save(tmp_path / "whole.npz", merged)
     np.testing.assert_allclose(load_mean(tmp_path / "whole.npz", FakeNet()), single.mean(), rtol=1e-12)
 
@@ -346,7 +355,17 @@ def data(tmp_path_factory):
 
 @pytest.fixture
 def args(data):
-    return ["precompute", "--checkpoint", data / "net.npz", "--in-data", data / "train", "--root", data, "-b", "8"]
+    return [
+        "precompute",
+        "--checkpoint",
+        data / "net.npz",
+        "--in-data",
+        data / "train",
+        "--root",
+        data,
+        "-b",
+        "8",
+    ]
 
 
 OFTEN = (
@@ -388,7 +407,9 @@ def test_kill_9_at_random_moments_leaves_the_same_bits(args, tmp_path):
     rng = random.Random(time.time_ns())
     for _ in range(4):
         command = [sys.executable, *OFTEN, *map(str, args), "--out", "again.npz"]
-        process = subprocess.Popen(command, cwd=tmp_path, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        process = subprocess.Popen(
+            command, cwd=tmp_path, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+        )
         before = done_in(tmp_path)
         deadline = time.monotonic() + 30
         while done_in(tmp_path) == before and process.poll() is None and time.monotonic() < deadline:

@@ -7,20 +7,30 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-__all__ = ["METRICS", "format_table", "row_writer"]
+from dice.console import red
+
+__all__ = ["METRICS", "RANDOM", "format_table", "row_writer", "title"]
 
 METRICS = {"FPR": "fpr95", "AUROC": "auroc", "AUIN": "auin", "AUOUT": "auout", "DTERR": "dterr"}
 
 
+RANDOM = "RANDOM WEIGHTS: these numbers mean nothing"
+
+
+def title(result: dict[str, Any]) -> str:
+    """The method with its parameters."""
+    given = (f"{key}={result[key]:g}" for key in ("p", "clip") if result[key] is not None)
+    return " ".join([result["method"], *given])
+
+
 def format_table(result: dict[str, Any], order: Iterable[str]) -> str:
     """The table of one result of `dice.evaluate.evaluate`; `order` names every OOD set asked for, also the skipped."""
-    title = " ".join(
-        [result["method"], *(f"{key}={result[key]:g}" for key in ("p", "clip") if result[key] is not None)]
-    )
     lines = [
-        f" OOD detection method: {title} ({result['convention']} convention)",
+        f" OOD detection method: {title(result)} ({result['convention']} convention)",
         " " * 13 + "".join(f" {name:6s}" for name in METRICS).rstrip(),
     ]
+    if result.get("weights") == "random":
+        lines.insert(0, red(RANDOM))
     for name in order:
         row = result["sets"].get(name)
         state = result["skipped"].get(name, "scored, no ID scores to compare with").partition(":")[0]

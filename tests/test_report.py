@@ -1,0 +1,169 @@
+"""Saved runs as a page and as Markdown: the numbers of run.json, figures that a browser shows, nothing fetched, nothing injected."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tiny import FakeNet, array_set
+
+from dice import evaluate, metrics, report_html, results
+from dice.cli import main
+from dice.errors import InputError
+from dice.evaluate import Method
+from dice.preprocess import transform_for
+
+NASTY = 'a<script>console.error("x")</script>|`*_&"b'
+METHODS = [Method("energy"), Method("dice", 50), Method("dice", 90), Method("dice+react", 90, 1.5)]
+
+
+def save_runs(base, methods=METHODS, **options):
+    evaluate.evaluate(
+        FakeNet(), array_set("id", 60, 1, labels=True), [array_set("far", 50, 2), array_set(NASTY, 40, 3)], methods,
+        in_dataset="toy", mean=np.linspace(0.5, 2, 12), transform=transform_for("cifar"), base_dir=base, batch_size=16,
+        skipped={"LSUN": "missing: not <here>"}, **options,
+    )  # fmt: skip
+    return base
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    return save_runs(tmp_path_factory.mktemp("runs") / "base")
+
+
+def report(base, folder):
+    assert main(["report", str(base), "--out", str(folder / "r.html")]) == 0
+    return (folder / "r.html").read_text("utf-8"), (folder / "r.md").read_text("utf-8")
+
+
+@pytest.fixture(scope="module")
+def made(base, tmp_path_factory):
+    """The page and the table of `base`."""
+    return report(base, tmp_path_factory.mktemp("report"))
+
+
+def test_tables_hold_the_saved_numbers_in_the_order_of_the_methods(base):
+    runs = results.find_runs([base])
+    rows = [line.split(" | ") for line in report_html.markdown(runs).splitlines() if line.startswith("| ")][
+        1:
+    ]
+    assert [row[0].removeprefix("| ") for row in rows[::3]] == [
+        "energy",
+        "dice p=50",
+        "dice p=90",
+        "dice+react p=90 clip=1.5",
+    ]
+    by_title = {evaluate.Method(r.about["method"], r.about["p"], r.about["clip"]): r.about for r in runs}
+    for i, method in enumerate(METHODS):
+        expected = [*by_title[method]["sets"].values(), by_title[method]["average"]]
+        for row, values in zip(rows[3 * i : 3 * i + 3], expected, strict=True):
+            cells = [cell.strip(" |") for cell in row[2:]]
+            assert cells == [f"{values[key]:.2f}" for key in ("fpr95", "auroc", "auin", "auout")]
+
+
+def test_names_cannot_inject_anything(made):
+    page, table = made
+    assert "<script" not in page and "&lt;script&gt;" in page and "not &lt;here&gt;" in page
+    for line in table.splitlines():
+        if line.startswith("| "):
+            assert len(re.findall(r"(?<!\\)\|", line)) == 7
+    assert not re.search(r"(?<!\\)<script", table)
+
+
+def test_the_page_needs_nothing_from_elsewhere(made):
+    page, _ = made
+    assert all(source.startswith("data:") for source in re.findall(r'(?:src|href)="([^"]*)"', page))
+    assert page.count("<img ") == 1 + 1 + len(METHODS)  # ROC, sweep, histograms
+
+
+def test_single_p_has_no_sweep_and_random_weights_are_marked(tmp_path):
+    base = save_runs(tmp_path / "base", METHODS[:2], remarks={"weights": "random"})
+    page, table = report(base, tmp_path)
+    assert "sparsity level p" not in page
+    assert '<p class="random">RANDOM WEIGHTS' in page and "RANDOM WEIGHTS" in table
+    assert report(base, tmp_path)[0] == page
+
+
+def test_without_matplotlib_there_are_tables_and_a_word(base, tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    page, _ = report(base, tmp_path)
+    assert "<table>" in page and "<img" not in page and "No figures" in page
+    assert "dice-ood[plot]" in capsys.readouterr().err
+
+
+def test_roc_has_the_area_of_the_metric():
+    rng = np.random.default_rng(0)
+    inside, outside = rng.integers(0, 30, 500) + 4.0, rng.integers(0, 30, 300) + 0.0  # with ties
+    fpr, tpr = report_html.roc(inside, outside)
+    assert np.trapezoid(tpr, fpr) == pytest.approx(metrics.auroc(inside, outside), abs=1e-12)
+    assert (fpr[0], tpr[0], fpr[-1], tpr[-1]) == (0, 0, 1, 1)
+
+
+def test_what_is_no_run_is_refused(base, tmp_path):
+    broken = shutil.copytree(base, tmp_path / "copy")
+    runs = results.find_runs([broken, broken / "toy"])
+    assert len(runs) == len(METHODS)
+    with pytest.raises(InputError, match=r"nothing.*run\.json"):
+        (tmp_path / "nothing").mkdir()
+        results.find_runs([tmp_path / "nothing"])
+    with pytest.raises(InputError, match=r"none\.json"):
+        results.find_runs([tmp_path / "none.json"])
+    for scores in ("1 nan", "", "1 x"):
+        (runs[0].folder / "in_scores.txt").write_text(scores)
+        with pytest.raises(InputError, match=r"in_scores\.txt"):
+            runs[0].id_scores()
+    for text in ("{", "[]", json.dumps({**runs[0].about, "identities": {}})):
+        (runs[0].folder / "run.json").write_text(text)
+        with pytest.raises(InputError, match=r"run\.json"):
+            results.find_runs([broken])
+
+
+# --- in a browser -------------------------------------------------------------------------------------------------
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+WATCH = """<script>addEventListener("load", () => {
+    const shown = [...document.images].filter(image => image.complete && image.naturalWidth > 200 && image.naturalHeight > 100)
+    document.body.dataset.shown = shown.length
+    console.info("looked at")
+})</script></body>"""
+
+
+@pytest.fixture(scope="session")
+def browser() -> str:
+    """A headless browser; where there is none the test is skipped, and fails with CI=true."""
+    found = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if found is None:
+        refuse = pytest.fail if os.environ.get("CI") in ("1", "true") else pytest.skip
+        refuse(f"needs a browser, one of {', '.join(BROWSERS)}")
+    return found
+
+
+def look_at(browser: str, page: str, folder: Path) -> tuple[str, list[str]]:
+    """The page's DOM after loading, and what its console said."""
+    path = folder / "looked at.html"
+    path.write_text(page.replace("</body>", WATCH), "utf-8")
+    flags = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--enable-logging=stderr", "--v=0",
+             f"--user-data-dir={folder / 'profile'}", "--virtual-time-budget=5000", "--dump-dom"]  # fmt: skip
+    done = subprocess.run(
+        [browser, *flags, path.as_uri()], capture_output=True, text=True, check=True, timeout=120
+    )
+    return done.stdout, [line for line in done.stderr.splitlines() if "CONSOLE" in line]
+
+
+@pytest.mark.slow
+def test_a_browser_shows_every_figure_and_reports_no_error(browser, made, tmp_path):
+    dom, console = look_at(browser, made[0], tmp_path)
+    assert f'data-shown="{1 + 1 + len(METHODS)}"' in dom
+    assert len(console) == 1 and "looked at" in console[0], console  # ours alone: the console is heard
+
+
+@pytest.mark.slow
+def test_the_browser_test_sees_a_missing_figure_and_an_error(browser, tmp_path):
+    page = '<body><img src="data:image/svg+xml;base64,AAAA"><script>undefined_name()</script></body>'
+    dom, console = look_at(browser, page, tmp_path)
+    assert 'data-shown="0"' in dom and any("undefined_name" in line for line in console)
