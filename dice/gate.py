@@ -109,6 +109,8 @@ def fit(args: Namespace) -> int:
         n = calibrate(detector, net, held_out, transform, tpr=args.tpr, by_class=args.by_class, **decode)
         about["calibrated_on"] = {"set": held_out.name, "identity": held_out.identity, "n": n, "tpr": args.tpr,
                                   "by_class": args.by_class}  # fmt: skip
+        if "=" not in args.calibration:
+            note(f"--calibration {args.calibration}: the threshold comes from its test split; do not test on that too")
     else:
         note("no --calibration: the file scores images, but has no threshold and no p-values")
     detector.save(out, about=about)

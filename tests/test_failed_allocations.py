@@ -21,7 +21,8 @@ def _moments():
 
 CALLS = {
     "percentile": (3, lambda: _core.contribution_percentile(MEAN, W, 90, False)),
-    "metrics": (2, lambda: _core.metric_paper(B.astype(float), H[0].astype(float), 0.05)),
+    "metrics": (2, lambda: _core.metric_measure(B.astype(float), H[0].astype(float), 0, 0.95, 0.05)),
+    "bootstrap": (5, lambda: _core.metric_bootstrap(B.astype(float), H[0].astype(float), 0, 0.95, 0.05, 3, 7).tolist()),
     "head": (3, lambda: _core.Head(W, B, KEEP).forward(H, np.inf, "energy")[0].tolist()),
     "scalar head": (4, lambda: _core.Head(W, B, KEEP, isa="scalar").forward(H, np.inf, "energy")[0].tolist()),
     "scores": (1, lambda: _core.score("gen", H, None, (), (0.1, 10)).tolist()),
