@@ -105,3 +105,9 @@ def test_the_module_map_is_complete():
     text = (ROOT / "CONTRIBUTING.md").read_text()
     modules = {name for name in tracked("dice/*.py") if not Path(name).name.startswith("_") and name.count("/") == 1}
     assert not [name for name in modules if f"`{name}`" not in text]
+
+
+def test_the_readme_names_commands_that_exist():
+    commands = set(re.findall(r"^    ([a-z-]+)", python("-m", "dice", "--help"), re.MULTILINE))
+    named = set(re.findall(r"`dice ([a-z][a-z-]*)", (ROOT / "README.md").read_text()))
+    assert named and named <= commands
