@@ -31,6 +31,10 @@ class Moments:
         """D."""
         return self._state.shape[1]
 
+    def empty(self) -> "Moments":
+        """A new one of the same D."""
+        return Moments(self.features)
+
     def add(self, h: Any) -> "Moments":
         """Adds features `h` (N, D). InputError where shapes differ or values are not finite; then nothing of the
         block that holds the fault, and nothing behind it, is added."""
@@ -112,6 +116,10 @@ class ClassMoments:
     def state(self) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
         """What the core works on."""
         return self.count, self.mean, self._scatter
+
+    def empty(self) -> "ClassMoments":
+        """A new one of the same kind."""
+        return ClassMoments(len(self.count), self.features, scatter=self._scatter is not None)
 
     def add(self, h: Any, y: np.ndarray) -> "ClassMoments":
         """Adds features `h` (N, D) of classes `y` int64 (N,), 0 to K - 1; an image of a class below 0 is left out."""

@@ -1,13 +1,13 @@
-"""A sketch of more scores than memory holds."""
+"""Quantiles of more numbers than memory holds."""
 
 from typing import Any
 
 import numpy as np
 
-from dice.arrays import as_array
+from dice.arrays import as_array, blocks
 from dice.errors import InputError
 
-__all__ = ["QuantileSketch"]
+__all__ = ["QuantileSketch", "ValueHistogram"]
 
 
 class QuantileSketch:
@@ -78,3 +78,46 @@ class QuantileSketch:
         going = waiting[int(self._odd[level]) : pairs : 2]
         self._odd[level] = not self._odd[level]
         self._put(level + 1, going)
+
+
+class ValueHistogram:
+    """Counts of float32 numbers by sign, exponent and leading 11 bits of the fraction: 2^20 bins, 8 MB, mergeable.
+
+    Ranks are exact, so the bin of a quantile is; within it the value is interpolated: off by at most 2^-11 of itself.
+    """
+
+    SHIFT = 12
+
+    def __init__(self) -> None:
+        self.counts = np.zeros(1 << (32 - self.SHIFT), np.int64)
+
+    def add(self, values: np.ndarray) -> None:
+        """Adds all numbers of an array (N, D)."""
+        for block in blocks(values, np.float32):
+            if not np.isfinite(block).all():
+                raise InputError("h: holds NaN or infinity")
+            bits = (block + np.float32(0)).view(np.uint32)  # + 0: -0.0 and 0.0 are one
+            keys = np.where(bits >> 31, ~bits, bits | np.uint32(1 << 31)) >> self.SHIFT
+            self.counts += np.bincount(keys.ravel(), minlength=len(self.counts))
+
+    def merge(self, other: "ValueHistogram") -> None:
+        """Adds what `other` has counted; it stays as it is."""
+        self.counts += other.counts
+
+    def quantile(self, q: float) -> float:
+        """The number at rank q (n - 1) of the n sorted ones, as numpy.quantile has it. InputError before the first."""
+        total = int(self.counts.sum())
+        if total == 0:
+            raise InputError("quantile: no numbers seen; fit on training features")
+        rank = q * (total - 1)
+        upto = np.cumsum(self.counts)
+        bin_ = int(np.searchsorted(upto, rank, side="right"))
+        before = int(upto[bin_] - self.counts[bin_])
+        low, high = self._edge(bin_), self._edge(bin_ + 1)
+        return low + (high - low) * (rank - before) / int(self.counts[bin_])
+
+    def _edge(self, bin_: Any) -> float:
+        """The number nearest to 0 of a bin of positive ones, the farthest of one of negative."""
+        key = np.uint32(min(int(bin_) << self.SHIFT, 0xFF7FFFFF))
+        bits = key & np.uint32(0x7FFFFFFF) if key >> 31 else ~key
+        return float(np.array(bits, np.uint32).view(np.float32))

@@ -4,7 +4,9 @@ Arguments: z logits (N, C), h features (N, D), W (C, D), b (C,); training featur
 """
 
 import numpy as np
+from scipy.optimize import brentq
 from scipy.special import logsumexp, softmax
+from scipy.stats import weibull_min
 
 
 def msp(z, T=1.0):
@@ -51,3 +53,161 @@ def mahalanobis(h, H, y):
 
 def rmds(h, H, y):
     return -(mahalanobis_distances(h, H, y) - mahalanobis_distances(h, H)).min(1)
+
+
+# Scores of features. y is the predicted class.
+
+
+def react(h, W, b, c):
+    return energy(np.minimum(h, c) @ W.T + b)
+
+
+def dice(h, W, b, H, p, clip=np.inf):
+    v = H.mean(0) * W
+    return energy(np.minimum(h, clip) @ (W * (v > np.percentile(v, p))).T + b)
+
+
+def shaped(h, variant, percentile):
+    """ASH ("p", "b", "s") and SCALE ("scale") of each row."""
+    out = np.zeros_like(h)
+    for row, to in zip(h, out, strict=True):
+        k = max(1, len(row) - round(len(row) * percentile / 100))
+        top = np.argsort(-row, kind="stable")[:k]
+        s1, s2 = row.sum(), row[top].sum()
+        if variant == "p":
+            to[top] = row[top]
+        elif variant == "b":
+            to[top] = s1 / k
+        elif variant == "s":
+            to[top] = row[top] * np.exp(s1 / s2)
+        else:
+            to[:] = row * np.exp(s1 / s2)
+    return out
+
+
+def vra(h, low, high, below=0.0):
+    return np.where(h < low, below, np.minimum(h, high))
+
+
+def gradnorm(h, W, b, T=1.0):
+    p = softmax((h @ W.T + b) / T, axis=1)
+    return np.abs(h).sum(1) * np.abs(len(b) * p - 1).sum(1)
+
+
+def fdbd(h, W, b, H):
+    z = h @ W.T + b
+    y = z.argmax(1)
+    apart = np.linalg.norm(W[y][:, None] - W, axis=2)
+    return np.divide(z[np.arange(len(z)), y, None] - z, apart, out=np.zeros_like(z), where=apart > 0).sum(1) / np.linalg.norm(h - H.mean(0), axis=1)
+
+
+def nci(h, W, b, H, alpha=1e-4):
+    away = h - H.mean(0)
+    return (W[(h @ W.T + b).argmax(1)] * away).sum(1) / np.linalg.norm(away, axis=1) + alpha * np.abs(h).sum(1)
+
+
+def she_patterns(W, b, H, y):
+    right = (H @ W.T + b).argmax(1) == y
+    return np.stack([H[(y == c) & right].mean(0) if ((y == c) & right).any() else H[y == c].mean(0) if (y == c).any()
+                     else np.zeros(H.shape[1]) for c in range(len(b))])  # fmt: skip
+
+
+def she(h, W, b, H, y):
+    return (h * she_patterns(W, b, H, y)[(h @ W.T + b).argmax(1)]).sum(1)
+
+
+def unit(h):
+    norm = np.linalg.norm(h, axis=1, keepdims=True)
+    return np.divide(h, norm, out=np.zeros_like(h), where=norm > 0)
+
+
+def knn(h, H, k):
+    distances = ((unit(h)[:, None] - unit(H)) ** 2).sum(2)
+    return -np.sort(distances, axis=1)[:, k - 1]
+
+
+def nnguide(h, W, b, bank, K):
+    guided = unit(bank) * energy(bank @ W.T + b)[:, None]
+    nearest = np.sort(unit(h) @ guided.T, axis=1)[:, ::-1][:, :K]
+    return energy(h @ W.T + b) * nearest.mean(1)
+
+
+def relation(h, W, b, H, threshold=0.03, power=1.0):
+    v = np.maximum(unit(h) @ unit(H).T, 0) * (softmax(h @ W.T + b, axis=1) @ softmax(H @ W.T + b, axis=1).T)
+    return np.where(v > threshold, v**power, 0).sum(1)
+
+
+def residual_norm(h, H, u, dim):
+    _, _, axes = np.linalg.svd(H - u)
+    return np.linalg.norm((h - u) @ axes[dim:].T, axis=1)
+
+
+def vim(h, W, b, H, dim):
+    u = -np.linalg.pinv(W) @ b
+    alpha = (H @ W.T + b).max(1).mean() / residual_norm(H, H, u, dim).mean()
+    return energy(h @ W.T + b) - alpha * residual_norm(h, H, u, dim)
+
+
+def kl(p, d):
+    return (p * np.log(p / d)).sum(-1)
+
+
+def klm(z, Z, y=None):
+    """By prediction; with labels y by label."""
+    p, P = softmax(z, axis=1), softmax(Z, axis=1)
+    if y is None:
+        return -np.min([kl(p, P[Z.argmax(1) == k].mean(0)) for k in np.unique(Z.argmax(1))], axis=0)
+    typical = np.stack([P[y == k].mean(0) for k in range(z.shape[1])])
+    return -kl(p, typical[z.argmax(1)])
+
+
+def weibull(x):
+    """Shape and scale of the most likely Weibull distribution (Rinne 2008, eq. 11.19)."""
+    y = np.log(x / x.max())
+    shape = brentq(lambda k: (np.exp(k * y) * y).sum() / np.exp(k * y).sum() - 1 / k - y.mean(), 1e-3, 1e9, xtol=1e-9, rtol=1e-14)
+    return shape, x.max() * np.mean(np.exp(shape * y)) ** (1 / shape)
+
+
+def openmax(z, Z, y, tail, alpha, translation):
+    c = z.shape[1]
+    alpha = min(alpha, c)
+    right = Z.argmax(1) == y
+    means = [Z[right & (y == k)].mean(0) for k in range(c)]
+    order = np.argsort(-z, axis=1, kind="stable")
+    weight = np.zeros_like(z)
+    for k in range(c):
+        distances = np.sort(np.linalg.norm(Z[right & (y == k)] - means[k], axis=1))[-tail:]
+        share = np.ones(len(z))  # of a class whose distances do not differ
+        if distances[0] < distances[-1]:
+            shape, scale = weibull(distances - distances[0] + translation)
+            share = weibull_min.cdf(np.linalg.norm(z - means[k], axis=1) - distances[0] + translation, shape, 0, scale)
+        rank = np.argmax(order == k, axis=1)
+        weight[:, k] = share * np.maximum(0, (alpha - rank) / alpha)
+    unknown = (z * weight).sum(1)
+    return -softmax(np.column_stack([z * (1 - weight), unknown]), axis=1)[:, -1]
+
+
+def weiper(h, H, copies, b, bins, lambda_1, lambda_2, smooth, smooth_copies, eps, eps_copies, layer=None):
+    """`copies` are the disturbed weights (r, C, D); `layer` takes the place of the float64 product with one of them."""
+    layer = layer or (lambda x, W: x @ W.T + b)
+
+    def shares(values, low, high):
+        edges = np.linspace(low, high, bins + 1)
+        return np.stack([np.histogram(row[row < high], edges)[0] / len(row) for row in values])
+
+    def divergences(images, training, size, least):
+        gap = (training.max() - training.min()) / len(training)
+        span = training.min() - gap, training.max() + gap + 1e-8
+        p = shares(training, *span).mean(0) + least
+        left = (size - 1) // 2
+        padded = np.pad(shares(images, *span), ((0, 0), (left, size - 1 - left)), mode="edge")
+        q = np.stack([np.convolve(row, np.ones(size) / size, "valid") for row in padded]) + least
+        p, q = p / p.sum(), q / q.sum(1, keepdims=True)
+        return (p * np.log(p / q)).sum(1) + (q * np.log(q / p)).sum(1)
+
+    def disturbed(x):
+        return np.concatenate([layer(x, W) for W in copies], axis=1)
+
+    confidence = np.mean([msp(h @ W.T + b) for W in copies], axis=0)
+    return -(divergences(h, H, smooth, eps) + lambda_1 * divergences(disturbed(h), disturbed(H), smooth_copies, eps_copies)
+             - lambda_2 * confidence)  # fmt: skip

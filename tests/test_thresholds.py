@@ -130,9 +130,9 @@ def test_detector_by_class():
     with pytest.raises(InputError, match="classes: not given"):
         det.predict(z)
     det.T = 2.0
-    for use in (det.predict, det.p_values):
+    for use in ("predict", "p_values"):
         with pytest.raises(InputError, match="set_threshold"):
-            use(z)
+            getattr(det, use)(z)
 
 
 def test_infinite_scores_are_decided():

@@ -70,3 +70,33 @@ void dice_order_select(uint64_t *keys, size_t n, size_t rank, int shift, uint64_
     *at_rank = keys[0];
     *at_next = rank + 1 < n ? keys[0] : above;
 }
+
+/* Hoare's FIND (1961). */
+void dice_order_largest(double *x, size_t n, size_t count)
+{
+    ptrdiff_t low = 0, high = (ptrdiff_t)n - 1;
+    const ptrdiff_t last = (ptrdiff_t)count - 1;
+    while (low < high) {
+        const double pivot = x[last];
+        ptrdiff_t i = low, j = high;
+        while (i <= j) {
+            while (x[i] > pivot) {
+                i++;
+            }
+            while (x[j] < pivot) {
+                j--;
+            }
+            if (i <= j) {
+                const double swap = x[i];
+                x[i++] = x[j];
+                x[j--] = swap;
+            }
+        }
+        if (j < last) {
+            low = i;
+        }
+        if (last < i) {
+            high = j;
+        }
+    }
+}

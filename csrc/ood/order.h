@@ -47,4 +47,7 @@ size_t dice_order_find_bin(const uint32_t *histograms, size_t n, size_t *rank);
 void dice_order_select(uint64_t *keys, size_t n, size_t rank, int shift, uint64_t above, uint32_t *histogram,
                        uint64_t *at_rank, uint64_t *at_next);
 
+/* Moves the `count` largest of x (n) to its front, the least of them last, the others in no order; 1 <= count <= n. */
+void dice_order_largest(double *x, size_t n, size_t count);
+
 #endif

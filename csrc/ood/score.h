@@ -52,7 +52,8 @@ double dice_score_exp(const dice_score_image *image, double scale, double *e, do
 
 /* Every rule, by name: dice_score_NAME is defined in one of score_*.c. */
 #define DICE_SCORE_RULES(X) \
-    X(msp) X(maxlogit) X(energy) X(entropy) X(gen) X(likelihood) X(openmax) X(gradnorm) X(fdbd) X(nci) X(she)
+    X(msp) X(maxlogit) X(energy) X(entropy) X(gen) X(likelihood) X(openmax) X(gradnorm) X(fdbd) X(nci) X(she) \
+    X(klm_label) X(residual)
 #define DICE_SCORE_DECLARE(name) extern const dice_score_rule dice_score_##name;
 DICE_SCORE_RULES(DICE_SCORE_DECLARE)
 

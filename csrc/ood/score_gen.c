@@ -2,37 +2,8 @@
 #include <math.h>
 #include <string.h>
 
+#include "ood/order.h"
 #include "ood/score.h"
-
-/* Moves the `count` largest of x (n) to its front, in no order (Hoare's FIND); 1 <= count <= n. */
-static void select_largest(double *x, size_t n, size_t count)
-{
-    ptrdiff_t low = 0, high = (ptrdiff_t)n - 1;
-    const ptrdiff_t last = (ptrdiff_t)count - 1;
-    while (low < high) {
-        const double pivot = x[last];
-        ptrdiff_t i = low, j = high;
-        while (i <= j) {
-            while (x[i] > pivot) {
-                i++;
-            }
-            while (x[j] < pivot) {
-                j--;
-            }
-            if (i <= j) {
-                const double swap = x[i];
-                x[i++] = x[j];
-                x[j--] = swap;
-            }
-        }
-        if (j < last) {
-            low = i;
-        }
-        if (last < i) {
-            high = j;
-        }
-    }
-}
 
 /* (1 - p)^g, by its series where four terms are enough. */
 static double power_of_rest(double p, double g)
@@ -55,7 +26,7 @@ static void gen(const dice_score_image *image, double *out)
     memcpy(z, image->z, image->classes * sizeof *z);
     z[label] = z[others];
     if (most > 0) {
-        select_largest(z, others, most);
+        dice_order_largest(z, others, most);
     }
     image->kernels->exp(z, most, max + log(sum), g, e);  /* p^g */
     for (size_t i = 0; i < most; i++) {

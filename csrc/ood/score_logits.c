@@ -1,4 +1,5 @@
-/* Scores of the logits alone: MSP, MaxLogit, energy, entropy, and what the temperature's fit asks for. */
+/* Scores of the logits alone: MSP, MaxLogit, energy, entropy, the temperature's fit, and two more that read
+ * nothing but a row. */
 #include <math.h>
 
 #include "ood/score.h"
@@ -65,3 +66,24 @@ static void likelihood(const dice_score_image *image, double *out)
 
 const dice_score_rule dice_score_likelihood = {
     .name = "likelihood", .reads = "z", .arrays = "", .numbers = 1, .outputs = 3, .score = likelihood};
+
+/* KL(p || d_y), negated, d_y the typical output of the predicted class y. arrays: log d (C, C) */
+static void klm_label(const dice_score_image *image, double *out)
+{
+    double max, *e = image->scratch;
+    const double sum = dice_score_exp(image, 1, e, &max), *typical = image->arrays[0];
+    const double entropy = image->kernels->distance(image->z, image->classes, max, e) / sum + log(sum);
+    *out = entropy + image->kernels->dot(e, typical + dice_score_label(image) * image->classes, image->classes) / sum;
+}
+
+const dice_score_rule dice_score_klm_label = {
+    .name = "klm-label", .reads = "z", .arrays = "CC", .numbers = 0, .outputs = 1, .score = klm_label};
+
+/* What is left of a feature outside a subspace, z its coordinates there: -norm(z). */
+static void residual(const dice_score_image *image, double *out)
+{
+    *out = -sqrt(image->kernels->dot(image->z, image->z, image->classes));
+}
+
+const dice_score_rule dice_score_residual = {
+    .name = "residual", .reads = "z", .arrays = "", .numbers = 0, .outputs = 1, .score = residual};

@@ -27,6 +27,7 @@ int dice_py_add_head(PyObject *module);        /* Head: the last layer, whole or
 int dice_py_add_scores(PyObject *module);      /* scores of logits and features */
 int dice_py_add_device(PyObject *module);      /* the GPU: status, statistics */
 int dice_py_add_classes(PyObject *module);     /* class means, covariances, their eigenvectors */
+int dice_py_add_bank(PyObject *module);        /* scores against a bank, activation rules */
 
 /* Sets the Python exception that belongs to `status`, with the recorded detail; returns NULL. */
 PyObject *dice_py_raise(dice_status status);

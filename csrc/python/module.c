@@ -18,6 +18,7 @@ static int execute(PyObject *module)
         dice_py_add_head,
         dice_py_add_scores,
         dice_py_add_classes,
+        dice_py_add_bank,
         dice_py_add_device,
     };
     for (size_t i = 0; i < sizeof parts / sizeof *parts; i++) {

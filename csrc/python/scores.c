@@ -1,7 +1,9 @@
 /* Scores of rows. See ood/score.h. */
 #include "python/binding.h"
 
+#include "ood/bins.h"
 #include "ood/score.h"
+#include "ood/score_klm.h"
 
 enum { MAX_ARRAYS = 4 };
 
@@ -103,10 +105,72 @@ done:
     return result;
 }
 
+/* score_klm(z, log_typical) */
+static PyObject *score_klm(PyObject *Py_UNUSED(self), PyObject *args)
+{
+    PyObject *z_object, *typical_object, *result = NULL;
+    PyArrayObject *z_array = NULL, *typical = NULL;
+    dice_rows z;
+    if (!PyArg_ParseTuple(args, "OO", &z_object, &typical_object) || !dice_py_rows(z_object, "z", &z_array, &z)
+        || (typical = dice_py_array(typical_object, NPY_FLOAT64, 2, "log_typical")) == NULL) {
+        goto done;
+    }
+    if ((size_t)PyArray_DIM(typical, 1) != z.width || PyArray_DIM(typical, 0) == 0) {
+        dice_py_raise(dice_fail(DICE_E_INPUT, "z: got %zu classes, was fitted with %zd", z.width,
+                                (Py_ssize_t)PyArray_DIM(typical, 1)));
+    } else if ((result = PyArray_SimpleNew(1, PyArray_DIMS(z_array), NPY_FLOAT64)) != NULL) {
+        dice_status status;
+        Py_BEGIN_ALLOW_THREADS
+        status = dice_score_klm(&z, PyArray_DATA(typical), (size_t)PyArray_DIM(typical, 0),
+                                PyArray_DATA((PyArrayObject *)result));
+        Py_END_ALLOW_THREADS
+        if (status != DICE_OK) {
+            Py_CLEAR(result);
+            dice_py_raise(status);
+        }
+    }
+done:
+    Py_XDECREF(z_array);
+    Py_XDECREF(typical);
+    return result;
+}
+
+/* count_bins(rows, low, high, counts) */
+static PyObject *count_bins(PyObject *Py_UNUSED(self), PyObject *args)
+{
+    PyObject *object, *counts;
+    double low, high;
+    PyArrayObject *array;
+    dice_rows rows;
+    if (!PyArg_ParseTuple(args, "OddO!", &object, &low, &high, &PyArray_Type, &counts)
+        || !dice_py_rows(object, "rows", &array, &rows)) {
+        return NULL;
+    }
+    PyArrayObject *to = (PyArrayObject *)counts;
+    dice_status status;
+    if (PyArray_TYPE(to) != NPY_FLOAT64 || PyArray_NDIM(to) != 2 || !PyArray_ISCARRAY(to)
+        || (size_t)PyArray_DIM(to, 0) != rows.n || PyArray_DIM(to, 1) == 0 || !(low < high)) {
+        status = dice_fail(DICE_E_INPUT, "counts: want a writable float64 array of %zu rows, and low < high", rows.n);
+    } else {
+        Py_BEGIN_ALLOW_THREADS
+        status = dice_bins_count(&rows, low, high, (size_t)PyArray_DIM(to, 1), PyArray_DATA(to));
+        Py_END_ALLOW_THREADS
+    }
+    Py_DECREF(array);
+    if (status != DICE_OK) {
+        return dice_py_raise(status);
+    }
+    Py_RETURN_NONE;
+}
+
 static PyMethodDef methods[] = {
     {"score", score, METH_VARARGS,
      "score(rule, z, h, arrays, numbers) -> float64 (N,) or (N, outputs): a row rule's scores of logits z (N, C) and "
      "features h (N, D), float32 or float64; None for what the rule does not read. The same bits for every N."},
+    {"count_bins", count_bins, METH_VARARGS,
+     "count_bins(rows, low, high, counts): counts (N, bins) += numbers of each row in each equal part of [low, high)."},
+    {"score_klm", score_klm, METH_VARARGS,
+     "score_klm(z, log_typical) -> float64 (N,): -min over k of KL(softmax(z) || d_k), log_typical (K, C) = log d_k."},
     {NULL, NULL, 0, NULL},
 };
 

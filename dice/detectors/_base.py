@@ -6,13 +6,13 @@ from typing import Any
 
 import numpy as np
 
-from dice.arrays import as_array, blocks
+from dice.arrays import as_array, blocks, on_gpu
 from dice.errors import InputError
 from dice.io.files import PathLike
 from dice.quantiles import QuantileSketch
 from dice.thresholds import Calibration, conformal_threshold
 
-__all__ = ["Detector", "check_features", "class_labels", "float_type", "last_layer", "positive", "real", "scored", "whole"]
+__all__ = ["Detector", "check_features", "class_labels", "finite", "float_type", "last_layer", "positive", "real", "scored", "whole"]
 
 
 class _ThresholdError(InputError, AttributeError):
@@ -108,6 +108,11 @@ class Detector:
 
         A detector that needs no labels ignores them.
         """
+        if not on_gpu(h):
+            h = as_array(h, self.takes, 2)
+            for side, name in enumerate(("sample(s)", "feature(s)")):
+                if h.shape[side] == 0:
+                    raise InputError(f"{self.takes}: 0 {name} (shape={h.shape}) while a minimum of 1 is required.")
         self._reset()
         return self.partial_fit(h, y)
 
@@ -156,10 +161,12 @@ class Detector:
             self.threshold_ = self.calibration_.threshold
         return self
 
+    @_with_threshold
     def decision_function(self, h: Any, classes: Any = None) -> np.ndarray:
         """score - threshold_, float64 (N,): at least 0 where in-distribution. `classes` as for `predict`."""
         return self.decide(self.score_samples(h), classes)
 
+    @_with_threshold
     def predict(self, h: Any, classes: Any = None) -> np.ndarray:
         """int64 (N,): +1 in-distribution (score >= threshold_), -1 out-of-distribution.
 
@@ -207,16 +214,20 @@ def real(value: Any, name: str) -> float:
 
 
 def check_features(detector: Detector, h: Any, fitted: Any) -> np.ndarray:
-    """Features as an array (N, D), of the D that `fitted` has where it is not None; worded as scikit-learn's checks want."""
-    array = as_array(h, "h", 2)
-    if array.shape[1] == 0:
-        raise InputError(f"h: 0 feature(s) (shape={array.shape}) while a minimum of 1 is required.")
+    """What is fitted or scored as an array (N, D), of the D that `fitted` has where it is not None; worded as
+    scikit-learn's checks want."""
+    array = as_array(h, detector.takes, 2)
     if fitted is not None and array.shape[1] != fitted.features:
-        raise InputError(f"h: X has {array.shape[1]} features, but {type(detector).__name__} is expecting "
+        raise InputError(f"{detector.takes}: X has {array.shape[1]} features, but {type(detector).__name__} is expecting "
                          f"{fitted.features} features as input")  # fmt: skip
-    if fitted is None and len(array) == 0:
-        raise InputError(f"h: 0 sample(s) (shape={array.shape}) while a minimum of 1 is required.")
     return array
+
+
+def finite(block: np.ndarray, name: str) -> np.ndarray:
+    """`block`, checked to hold neither NaN nor infinity."""
+    if not np.isfinite(block).all():
+        raise InputError(f"{name}: holds NaN or infinity")
+    return block
 
 
 def positive(value: Any, name: str) -> float:
@@ -239,6 +250,8 @@ def class_labels(y: Any, n: int, classes: int) -> np.ndarray:
     if y is None:
         raise InputError("y: not given, want the class (from 0) of every training image")
     labels = as_array(y, "y", 1)
+    if labels.dtype.kind == "f" and (labels == np.rint(labels)).all():
+        labels = labels.astype(np.int64)
     if labels.dtype.kind not in "iu":
         raise InputError(f"y: got dtype {labels.dtype}, want whole numbers")
     if len(labels) != n:

@@ -7,7 +7,7 @@ import numpy as np
 
 from dice import _core
 from dice.arrays import as_array, blocks, on_gpu
-from dice.detectors._base import Detector, last_layer, real
+from dice.detectors._base import Detector, check_features, last_layer, real
 from dice.errors import InputError
 from dice.moments import Moments
 
@@ -57,14 +57,22 @@ class DICE(Detector):
     def partial_fit(self, h: Any, y: Any = None) -> "DICE":
         """Adds training features `h` (N, D) to the running mean. Memory: 4 D doubles, however many images."""
         self._refuse_fit()
-        moments = getattr(self, "_moments", None) or Moments(as_array(self.W, "W", 2).shape[1])
+        if not on_gpu(h):
+            check_features(self, h, self)
+        moments = getattr(self, "_moments", None) or Moments(self.features)
         if self.device == "cpu":
             moments.add(h)
         else:
             moments.add_on(self.device, h)
         self._moments = moments
+        self.n_features_in_ = self.features
         self._changed()
         return self
+
+    @property
+    def features(self) -> int:
+        """D."""
+        return as_array(self.W, "W", 2).shape[1]
 
     def merge(self, other: "DICE") -> "DICE":
         """Adds the training features that `other` has seen, as if they had been fitted here."""

@@ -6,11 +6,20 @@ import numpy as np
 
 from dice import _core
 from dice.arrays import as_array, blocks
-from dice.detectors._base import Detector, class_labels, float_type, positive, scored, whole
+from dice.detectors._base import (
+    Detector,
+    check_features,
+    class_labels,
+    finite,
+    float_type,
+    positive,
+    scored,
+    whole,
+)
 from dice.detectors._sample import Thinned
 from dice.errors import InputError
 
-__all__ = ["GEN", "MSP", "Energy", "Entropy", "LogitScore", "MaxLogit", "TempScale"]
+__all__ = ["GEN", "MSP", "Energy", "Entropy", "LogitScore", "MaxLogit", "TempScale", "keep_logits"]
 
 
 class LogitScore(Detector):
@@ -19,13 +28,24 @@ class LogitScore(Detector):
     takes = "z"
     needs_fit = False
 
-    def fit(self, z: Any, y: Any = None) -> "LogitScore":
-        """Nothing to learn; returns self."""
-        return self
+    n_features_in_: int
 
     def partial_fit(self, z: Any, y: Any = None) -> "LogitScore":
-        """Nothing to learn; returns self."""
+        """Nothing to learn: looks whether `z` (N, C) could be scored."""
+        array = check_features(self, z, self if hasattr(self, "n_features_in_") else None)
+        for block in blocks(array, float_type(array)):
+            finite(block, "z")
+        self.n_features_in_ = array.shape[1]
         return self
+
+    @property
+    def features(self) -> int:
+        """C, once something was fitted."""
+        return self.n_features_in_
+
+    def _reset(self) -> None:
+        for name in ("_sample", "n_features_in_"):
+            self.__dict__.pop(name, None)
 
     def merge(self, other: Any) -> "LogitScore":
         """Nothing was learnt; returns self."""
@@ -91,6 +111,20 @@ class GEN(LogitScore):
         return _core.score("gen", z, None, (), (positive(self.gamma, "gamma"), whole(self.M, "M")))
 
 
+def keep_logits(detector: LogitScore, z: Any, y: Any, numbers: int, *, right: bool = False) -> Thinned:
+    """What `detector` has sampled, with logits `z` (N, C) and labels `y` (N,) added; `right`: those predicted right alone."""
+    sample = detector.__dict__.get("_sample")
+    array = check_features(detector, z, sample)
+    labels = class_labels(y, *array.shape)
+    if sample is None:
+        sample = Thinned(max(1, numbers // array.shape[1]))
+    for block in blocks(array, float_type(array)):
+        taken = block.argmax(axis=1) == labels[: len(block)] if right else slice(None)
+        sample.add(finite(block, "z")[taken], labels[: len(block)][taken])
+        labels = labels[len(block) :]
+    return sample
+
+
 class TempScale(LogitScore):
     """MSP at the temperature that fits held-out ID labels best (Guo et al., ICML 2017, arXiv 1706.04599): max softmax(z / T).
 
@@ -108,22 +142,10 @@ class TempScale(LogitScore):
     KEPT = 1 << 24
     STEPS = 50
 
-    def fit(self, z: Any, y: Any = None) -> "TempScale":
-        """Finds T from logits `z` (N, C) and labels `y` (N,) of held-out ID images."""
-        self.__dict__.pop("_sample", None)
-        return self.partial_fit(z, y)
-
     def partial_fit(self, z: Any, y: Any = None) -> "TempScale":
-        """Adds logits `z` (N, C) with labels `y` (N,)."""
-        array = as_array(z, "z", 2)
-        labels = class_labels(y, *array.shape)
-        sample = self.__dict__.get("_sample") or Thinned(max(1, self.KEPT // max(1, array.shape[1])))
-        for block in blocks(array, float_type(array)):
-            if not np.isfinite(block).all():
-                raise InputError("z: holds NaN or infinity")
-            sample.add(block, labels[: len(block)])
-            labels = labels[len(block) :]
-        self._sample = sample
+        """Adds logits `z` (N, C) with labels `y` (N,) of held-out ID images."""
+        self._sample = keep_logits(self, z, y, self.KEPT)
+        self.n_features_in_ = self._sample.features
         self._changed()
         return self
 

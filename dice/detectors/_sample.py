@@ -17,6 +17,15 @@ class Thinned:
         self.seen = 0
         self._parts: list[tuple[np.ndarray, ...]] = []
 
+    @property
+    def features(self) -> int:
+        """Width of the first column."""
+        return self._parts[0][0].shape[1]
+
+    def empty(self) -> "Thinned":
+        """A new one of the same capacity."""
+        return Thinned(self.capacity)
+
     def add(self, *columns: np.ndarray) -> None:
         """Adds rows; each column has one entry a row."""
         first = -self.seen % self.step

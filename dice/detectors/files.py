@@ -23,19 +23,24 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from dice import __version__
+from dice.activations import ASH, SCALE, VRA, Clip
 from dice.arrays import as_array
+from dice.detectors._bank import Bank
 from dice.detectors._base import Detector
 from dice.detectors._sample import Thinned
 from dice.errors import InputError
 from dice.io.files import CHUNK, PathLike, opened, write_atomic
 from dice.moments import ClassMoments, Moments
+from dice.quantiles import ValueHistogram
 from dice.thresholds import Calibration
 
 __all__ = ["VERSION", "load", "save"]
 
 VERSION = 1
 MAGIC = b"dicedet\n"
-CLASSES: tuple[type, ...] = (Calibration, ClassMoments, Moments, Thinned)  #: besides the detectors
+CLASSES: tuple[type, ...] = (
+    ASH, SCALE, VRA, Bank, Calibration, ClassMoments, Clip, Moments, Thinned, ValueHistogram,
+)  #: besides the detectors  # fmt: skip
 _DTYPE = re.compile(r"[|<](b1|[iu][1248]|f[248]|U\d{1,4})")
 _START = len(MAGIC) + 4 + 4 + 32
 _ALIGN = 64

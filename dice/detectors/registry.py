@@ -8,10 +8,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from dice.activations import ASH, SCALE, VRA, Clip
+from dice.detectors._bank import KNN, NNGuide, Relation
 from dice.detectors._base import Detector
 from dice.detectors._dice import DICE
 from dice.detectors._gaussian import RMDS, Mahalanobis
+from dice.detectors._head import FDBD, NCI, SHE, GradNorm
+from dice.detectors._last_layer import LastLayer
 from dice.detectors._logits import GEN, MSP, Energy, Entropy, MaxLogit, TempScale
+from dice.detectors._subspace import Residual, ViM
+from dice.detectors._typical import KLM, OpenMax
+from dice.detectors._weiper import WeiPer
 from dice.errors import InputError
 
 __all__ = ["METHODS", "Method", "make"]
@@ -23,7 +30,7 @@ class Method:
 
     name: str
     detector: type[Detector]
-    paper: str  #: arXiv number or venue
+    paper: str  #: arXiv number or venue; "" = folklore
     parameters: Mapping[str, Any] = field(default_factory=dict)  #: beyond the class's own defaults
     by_dataset: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  #: and those of a named ID data set
 
@@ -34,13 +41,16 @@ class Method:
 
     @property
     def needs_head(self) -> bool:
-        """Whether it is made from the last layer, W and b."""
-        return "W" in inspect.signature(self.detector).parameters
+        """Whether it cannot be made without the last layer, W and b; Residual can, with another origin."""
+        weight = inspect.signature(self.detector).parameters.get("W")
+        return weight is not None and weight.default is inspect.Parameter.empty
 
     @property
     def needs_fit(self) -> bool:
-        """Whether it learns from training images."""
-        return self.detector.needs_fit
+        """Whether it learns from training images, with the table's parameters."""
+        if not issubclass(self.detector, LastLayer):
+            return self.detector.needs_fit
+        return self.parameters.get("p") is not None or bool(self.parameters["activation"].quantiles)
 
     @property
     def needs_labels(self) -> bool:
@@ -48,7 +58,7 @@ class Method:
         return self.detector.needs_labels
 
 
-IMAGENET = "imagenet"
+CIFAR100, IMAGENET = "CIFAR-100", "imagenet"
 
 METHODS: Mapping[str, Method] = {
     row.name: row
@@ -59,11 +69,32 @@ METHODS: Mapping[str, Method] = {
         Method("entropy", Entropy, ""),
         Method("tempscale", TempScale, "1706.04599"),
         Method("gen", GEN, "CVPR 2023"),
+        Method("klm", KLM, "1911.11132"),
+        Method("openmax", OpenMax, "1511.06233"),
         Method("mds", Mahalanobis, "1807.03888"),
         Method("rmds", RMDS, "2106.09022"),
+        Method("react", LastLayer, "2111.12797", {"activation": Clip()}, {IMAGENET: {"activation": Clip(at=1.0)}}),
         Method("dice", DICE, "2111.09805", {"p": 90}, {IMAGENET: {"p": 70}}),
+        Method("dice+react", LastLayer, "2111.09805", {"activation": Clip(at=1.0), "p": 10}),
+        Method("ash-p", LastLayer, "2209.09858", {"activation": ASH("p", 90)}),
+        Method("ash-b", LastLayer, "2209.09858", {"activation": ASH("b", 90)}),
+        Method("ash-s", LastLayer, "2209.09858", {"activation": ASH("s", 95)}, {IMAGENET: {"activation": ASH("s", 90)}}),
+        Method("scale", LastLayer, "2310.00227", {"activation": SCALE(85)}),
+        Method("vra", LastLayer, "2302.11716", {"activation": VRA()}),
+        Method("knn", KNN, "2204.06507", {"k": 50}, {IMAGENET: {"k": 1000}}),
+        Method("vim", ViM, "2203.10807"),
+        Method("residual", Residual, "2203.10807"),
+        Method("she", SHE, "ICLR 2023"),
+        Method("gradnorm", GradNorm, "2110.00218"),
+        Method("fdbd", FDBD, "2312.11536"),
+        Method("nnguide", NNGuide, "2309.14888"),
+        Method("nci", NCI, "2311.01479"),
+        Method("relation", Relation, "2301.12321"),
+        Method("weiper", WeiPer, "2405.17164", {},
+               {CIFAR100: {"delta": 2.4, "lambda_1": 0.1, "lambda_2": 1.0, "smooth_copies": 40},
+                IMAGENET: {"delta": 2.4, "lambda_2": 0.25, "smooth": 40}}),
     ]
-}
+}  # fmt: skip
 
 
 def make(name: str, W: Any = None, b: Any = None, *, dataset: str | None = None, **parameters: Any) -> Detector:
@@ -80,8 +111,7 @@ def make(name: str, W: Any = None, b: Any = None, *, dataset: str | None = None,
     for parameter in given:
         if parameter not in known:
             raise InputError(f"{parameter}: not a parameter of {name}; it has {', '.join(known)}")
-    if not row.needs_head:
-        return row.detector(**given)
-    if W is None or b is None:
+    if row.needs_head and (W is None or b is None):
         raise InputError(f"{'W' if W is None else 'b'}: not given; {name} wants the last layer")
-    return row.detector(W, b, **given)  # type: ignore[call-arg]
+    layer = {"W": W, "b": b} if "W" in known else {}
+    return row.detector(**layer, **given)

@@ -1,0 +1,165 @@
+"""Scores against a bank of training features: KNN, NNGuide, Relation. No matrix of images x bank ever exists."""
+
+from typing import Any
+
+import numpy as np
+from scipy.special import softmax
+
+from dice import _core
+from dice.detectors._base import Detector, check_features, positive, real, scored, whole
+from dice.detectors._head import HeadScore
+from dice.errors import InputError
+
+__all__ = ["KNN", "Bank", "NNGuide", "Relation"]
+
+
+class Bank:
+    """Rows kept as float32, with columns beside them. One array as given stays where it is, memory-mapped or not."""
+
+    def __init__(self) -> None:
+        self.seen = 0  # images, kept or not
+        self._parts: list[tuple[np.ndarray, ...]] = []
+
+    def empty(self) -> "Bank":
+        """A new one."""
+        return Bank()
+
+    def add(self, *columns: np.ndarray) -> None:
+        """Adds rows; each column has one entry a row."""
+        self._parts.append(columns)
+
+    def merge(self, other: "Bank") -> None:
+        """Adds all that `other` has; it stays as it is."""
+        self._parts += other._parts
+        self.seen += other.seen
+
+    def columns(self) -> tuple[np.ndarray, ...]:
+        """All rows, joined once."""
+        if len(self._parts) > 1:
+            self._parts = [tuple(np.concatenate(column) for column in zip(*self._parts, strict=True))]
+        return self._parts[0]
+
+    def __len__(self) -> int:
+        return sum(len(part[0]) for part in self._parts)
+
+    @property
+    def features(self) -> int:
+        """D."""
+        return self._parts[0][0].shape[1]
+
+
+class KNN(Detector):
+    """-(squared distance to the k-th nearest training feature), all of norm 1 (Sun et al., ICML 2022, arXiv 2204.06507).
+
+    k beyond the bank takes the farthest (the paper: 50 for CIFAR-10, 1000 for ImageNet). Peers give the distance itself
+    (pytorch-ood) or its square (OpenOOD, faiss): the order is the same. OpenOOD's normaliser adds 1e-10 after the
+    division instead of before; distances do not see it. A feature of zeros stays zeros.
+
+    The bank is float32; an array that is float32 and C-contiguous is kept as it is, not copied, and may be memory-mapped.
+    The distance is taken in double between the neighbours that float products leave in doubt.
+    """
+
+    def __init__(self, k: int = 50) -> None:
+        self.k = k
+
+    def partial_fit(self, h: Any, y: Any = None) -> "KNN":
+        """Adds training features `h` (N, D) to the bank."""
+        array = np.ascontiguousarray(check_features(self, h, self.__dict__.get("_bank")), dtype=np.float32)
+        bank = self.__dict__.get("_bank") or Bank()
+        bank.add(array, _core.bank_norms(array))
+        return self._take(bank)
+
+    def merge(self, other: "KNN") -> "KNN":
+        """Adds the bank of `other`."""
+        if "_bank" in other.__dict__:
+            bank = self.__dict__.get("_bank") or Bank()
+            bank.merge(other._bank)
+            self._take(bank)
+        return self
+
+    def _take(self, bank: Bank) -> "KNN":
+        self._bank = bank
+        self.n_features_in_ = bank.features
+        self._changed()
+        return self
+
+    def _reset(self) -> None:
+        self.__dict__.pop("_bank", None)
+        self.__dict__.pop("n_features_in_", None)
+
+    def score_samples(self, h: Any) -> np.ndarray:
+        """Scores float64 (N,) of features `h` (N, D); higher means in-distribution."""
+        if "_bank" not in self.__dict__:
+            raise InputError("KNN: not fitted; call fit(h) with training features first")
+        return scored(self._score, check_features(self, h, self._bank), np.float32)
+
+    def _score(self, h: np.ndarray) -> np.ndarray:
+        k = min(whole(self.k, "k"), len(self._bank))
+        rows, scale = self._bank.columns()
+        return -_core.bank_knn(rows, scale, h, k)
+
+
+class NNGuide(HeadScore):
+    """LSE(z) times the mean of the K largest <h / norm(h), LSE(z_i) h_i / norm(h_i)> over a bank (Park, Jung & Teoh,
+    ICCV 2023, arXiv 2309.14888, eq. 5).
+
+    The bank is a random `fraction` of the training images (the paper: 1 % for ImageNet), each drawn by itself from
+    `seed` and its place in the stream, the first always; K at most the bank. OpenOOD takes the first batches instead,
+    pytorch-ood all images.
+    """
+
+    _LEARNT = ("_bank",)
+
+    def __init__(self, W: Any, b: Any, K: int = 100, fraction: float = 0.01, seed: int = 0) -> None:
+        self.W = W
+        self.b = b
+        self.K = K
+        self.fraction = fraction
+        self.seed = seed
+
+    def _learn(self, h: np.ndarray, z: np.ndarray, y: np.ndarray) -> None:
+        if not 0 < real(self.fraction, "fraction") <= 1:
+            raise InputError(f"fraction: got {self.fraction!r}, want more than 0 and at most 1")
+        bank = self.__dict__.setdefault("_bank", Bank())
+        drawn = np.random.Generator(np.random.PCG64(self.seed).advance(bank.seen)).random(len(h)) < self.fraction
+        drawn[: bank.seen == 0] = True
+        rows = h[drawn].astype(np.float32)
+        bank.add(rows, _core.bank_norms(rows) * _core.score("energy", z[drawn], None, (), (1.0,)))
+        bank.seen += len(h)
+
+    def _score(self, h: np.ndarray, z: np.ndarray) -> np.ndarray:
+        bank = self._learnt("_bank")
+        rows, scale = bank.columns()
+        nearness = _core.bank_guide(rows, scale, h, min(whole(self.K, "K"), len(bank)))
+        return _core.score("energy", z, None, (), (1.0,)) * nearness
+
+
+class Relation(HeadScore):
+    """sum over the bank of v^power where v > threshold, v = max(0, cos(h, h_i)) (p . p_i) (Kim, Jeong & Song, NeurIPS 2023,
+    arXiv 2301.12321, eq. 3 and its sum).
+
+    The bank is all training images: M D + M C float32. power is the kernel's exponent (1 as in OpenOOD's default).
+    """
+
+    _LEARNT = ("_bank",)
+
+    def __init__(self, W: Any, b: Any, threshold: float = 0.03, power: float = 1.0) -> None:
+        self.W = W
+        self.b = b
+        self.threshold = threshold
+        self.power = power
+
+    def _learn(self, h: np.ndarray, z: np.ndarray, y: np.ndarray) -> None:
+        if "_bank" not in self.__dict__:
+            self._bank = Bank()
+        rows = h.astype(np.float32, copy=False)
+        self._bank.add(rows, _core.bank_norms(rows), self._probabilities(z))
+
+    @staticmethod
+    def _probabilities(z: np.ndarray) -> np.ndarray:
+        return softmax(z.astype(np.float64), axis=1).astype(np.float32)
+
+    def _score(self, h: np.ndarray, z: np.ndarray) -> np.ndarray:
+        rows, scale, p = self._learnt("_bank").columns()
+        return _core.bank_relation(rows, scale, p, h, self._probabilities(z), real(self.threshold, "threshold"),
+                                   positive(self.power, "power"))  # fmt: skip

@@ -1,0 +1,216 @@
+"""Scores of features h (N, D) and what the last layer makes of them, z = W h + b; y = argmax z, p = softmax(z)."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from dice import _core
+from dice.arrays import blocks
+from dice.detectors._base import (
+    Detector,
+    check_features,
+    class_labels,
+    finite,
+    float_type,
+    last_layer,
+    positive,
+    real,
+    scored,
+)
+from dice.errors import InputError
+from dice.moments import ClassMoments, Moments
+
+__all__ = ["NCI", "SHE", "FDBD", "GradNorm", "HeadScore"]
+
+
+class HeadScore(Detector):
+    """Base class. A subclass writes `_score`, and where it learns `_learn`; both get a block of features with its logits.
+
+    W (C, D) and b (C,) are the last layer, from any framework, used as float32; logits are float32.
+    """
+
+    W: Any
+    b: Any
+    _derived: dict[str, Any]
+
+    @property
+    def features(self) -> int:
+        """D."""
+        return self._layer()[0].shape[1]
+
+    def _layer(self) -> tuple[np.ndarray, np.ndarray]:
+        return self._get("layer", lambda: last_layer(self.W, self.b))
+
+    def logits(self, h: Any) -> np.ndarray:
+        """float32 (N, C) of features `h` (N, D)."""
+        return scored(self._logits, check_features(self, h, self), np.float32)
+
+    def _logits(self, block: np.ndarray) -> np.ndarray:
+        head = self._get("head", lambda: _core.Head(*self._layer()))
+        return head.forward(block.astype(np.float32, copy=False), np.inf, "logits")[0]
+
+    def score_samples(self, h: Any) -> np.ndarray:
+        """Scores float64 (N,) of features `h` (N, D); higher means in-distribution."""
+        return scored(lambda block: self._score(block, self._logits(block)), check_features(self, h, self))
+
+    def partial_fit(self, h: Any, y: Any = None) -> "HeadScore":
+        """Adds training features `h` (N, D); labels `y` (N,), 0 to C - 1, where the score wants them."""
+        for block, z, labels in self._pairs(h, y):
+            self._learn(block, z, labels)
+        self.n_features_in_ = self.features
+        layer = {name: self._derived[name] for name in ("layer", "head") if name in self.__dict__.get("_derived", {})}
+        self._changed()
+        self._derived = layer  # is the same as before
+        return self
+
+    def _pairs(self, h: Any, y: Any) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        array = check_features(self, h, self)
+        labels = class_labels(y, len(array), len(self._layer()[0])) if self.needs_labels else np.zeros(len(array), np.int64)
+        for block in blocks(array, float_type(array)):
+            yield finite(block, "h"), self._logits(block), labels[: len(block)]
+            labels = labels[len(block) :]
+
+    def merge(self, other: Any) -> "HeadScore":
+        """Adds what `other` has learnt, as if it had been fitted here."""
+        for name, theirs in other.__dict__.items():
+            if name in self._LEARNT:
+                mine = self.__dict__.get(name)
+                if mine is None:
+                    self.__dict__[name] = mine = theirs.empty()
+                mine.merge(theirs)
+        self._changed()
+        return self
+
+    _LEARNT: tuple[str, ...] = ()  # attributes that hold what was learnt; each has merge and empty
+
+    def _reset(self) -> None:
+        for name in self._LEARNT:
+            self.__dict__.pop(name, None)
+
+    def _learnt(self, name: str) -> Any:
+        if name not in self.__dict__:
+            raise InputError(f"{type(self).__name__}: not fitted; call fit with training features first")
+        return self.__dict__[name]
+
+    def _learn(self, h: np.ndarray, z: np.ndarray, y: np.ndarray) -> None:
+        """Nothing, where there is nothing to learn."""
+
+    def _score(self, h: np.ndarray, z: np.ndarray) -> np.ndarray:
+        raise NotImplementedError
+
+
+class GradNorm(HeadScore):
+    """The L1 norm of the last layer's gradient of the cross-entropy with uniform targets (Huang, Geng & Li, NeurIPS 2021,
+    arXiv 2110.00218, eq. 7), in closed form: norm1(h) * sum over c of |C p_c - 1|, p at temperature T.
+
+    Peers run the network backwards image by image, for the same number (OpenOOD's targets are ones, as here; the paper's
+    1 / C divides every score by C).
+    """
+
+    needs_fit = False
+
+    def __init__(self, W: Any, b: Any, T: float = 1.0) -> None:
+        self.W = W
+        self.b = b
+        self.T = T
+
+    def _score(self, h: np.ndarray, z: np.ndarray) -> np.ndarray:
+        return _core.score("gradnorm", z, h, (), (1 / positive(self.T, "T"),))
+
+
+class _CentredScore(HeadScore):
+    """Learns the mean training feature."""
+
+    _LEARNT = ("_moments",)
+
+    def _learn(self, h: np.ndarray, z: np.ndarray, y: np.ndarray) -> None:
+        if "_moments" not in self.__dict__:
+            self._moments = Moments(h.shape[1])
+        self._moments.add(h)
+
+    @property
+    def mean_(self) -> np.ndarray:
+        """The mean training feature, float64 (D,)."""
+        return self._learnt("_moments").mean()
+
+
+class FDBD(_CentredScore):
+    """Distance to the decision boundaries (Liu & Qin, ICML 2024, arXiv 2312.11536, eq. 5 as a sum):
+    sum over c of |z_y - z_c| / norm(w_y - w_c), over norm(h - mean).
+
+    The paper and pytorch-ood divide by C - 1, OpenOOD does not; the order of images is the same. Classes with equal
+    weights have no boundary and do not count. Memory: C C doubles for the norms, never C C D.
+    """
+
+    def __init__(self, W: Any, b: Any) -> None:
+        self.W = W
+        self.b = b
+
+    def _inverse_distances(self) -> np.ndarray:
+        weight = self._layer()[0].astype(np.float64)
+        squares = (weight**2).sum(axis=1)
+        sums = squares[:, None] + squares
+        apart = sums - 2 * _core._blas_gemm(weight, np.ascontiguousarray(weight.T))
+        rows, columns = np.nonzero(apart < 1e-6 * sums)  # next to each other: the difference itself
+        for first in range(0, len(rows), 4096):
+            at = rows[first : first + 4096], columns[first : first + 4096]
+            apart[at] = ((weight[at[0]] - weight[at[1]]) ** 2).sum(axis=1)
+        return np.divide(1, np.sqrt(apart), out=np.zeros_like(apart), where=apart > 0)
+
+    def _score(self, h: np.ndarray, z: np.ndarray) -> np.ndarray:
+        return _core.score("fdbd", z, h, (self.mean_, self._get("inverse", self._inverse_distances)), ())
+
+
+class NCI(_CentredScore):
+    """Neural-collapse-inspired score (Liu & Qin, 2023, arXiv 2311.01479, eq. 9):
+    w_y . (h - mean) / norm(h - mean) + alpha norm1(h).
+
+    As OpenOOD; pytorch-ood also divides the first term by norm(w_y).
+    """
+
+    def __init__(self, W: Any, b: Any, alpha: float = 1e-4) -> None:
+        self.W = W
+        self.b = b
+        self.alpha = alpha
+
+    def _score(self, h: np.ndarray, z: np.ndarray) -> np.ndarray:
+        weight = self._get("weight", lambda: self._layer()[0].astype(np.float64))
+        return _core.score("nci", z, h, (self.mean_, weight), (real(self.alpha, "alpha"),))
+
+
+class SHE(HeadScore):
+    """Simplified Hopfield energy (Zhang et al., ICLR 2023, eq. 8): <h, S_y>, S_c the mean feature of the training images
+    of class c that are classified correctly; y is the predicted class.
+
+    A class without such an image takes the plain mean of its images, one without any takes 0. variant="max" is oodeel's:
+    the largest <h, S_c> over the classes, over D. Labels are needed. One pass; memory 2 C D doubles.
+    """
+
+    needs_labels = True
+    _LEARNT = ("_correct", "_all")
+
+    def __init__(self, W: Any, b: Any, variant: str = "predicted") -> None:
+        self.W = W
+        self.b = b
+        self.variant = variant
+
+    def _learn(self, h: np.ndarray, z: np.ndarray, y: np.ndarray) -> None:
+        if "_all" not in self.__dict__:
+            self._correct, self._all = (ClassMoments(z.shape[1], h.shape[1]) for _ in range(2))
+        self._all.add(h, y)
+        self._correct.add(h, np.where(z.argmax(axis=1) == y, y, -1))
+
+    @property
+    def patterns_(self) -> np.ndarray:
+        """float64 (C, D): S."""
+        correct, every = self._learnt("_correct"), self._learnt("_all")
+        return np.where(correct.count[:, None] > 0, correct.mean, every.mean)
+
+    def _score(self, h: np.ndarray, z: np.ndarray) -> np.ndarray:
+        if self.variant == "predicted":
+            return _core.score("she", z, h, (self._get("patterns", lambda: self.patterns_),), ())
+        if self.variant != "max":
+            raise InputError(f"variant: got {self.variant!r}, want predicted or max")
+        products = self._get("products", lambda: _core.Head(self.patterns_.astype(np.float32), np.zeros(z.shape[1], np.float32)))
+        return products.forward(h.astype(np.float32, copy=False), np.inf, "maxlogit")[0] / h.shape[1]
