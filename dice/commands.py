@@ -227,7 +227,7 @@ def evaluate_one(
         transform=transform,
         mean=mean,
         skipped=skipped,
-        checkpoint="" if (remarks or {}).get("weights") else str(checkpoint_path(args, in_dataset)),
+        checkpoint=f"random weights of {args.model_arch}" if (remarks or {}).get("weights") else str(checkpoint_path(args, in_dataset)),
         name=args.name,
         base_dir=base,
         fresh=args.fresh,

@@ -140,7 +140,8 @@ def test_the_script_shows_the_whole_way_with_random_weights(root, tmp_path):
         ("energy", None, None), ("dice", 70, None), ("react", None, 1.0), ("dice+react", 10, 1.0), ("dice+react", 15, 1.5),
     ]  # fmt: skip
     for entry in entries:
-        assert entry["weights"] == "random" and entry["n_id"] == 4 and set(entry["sets"]) == {"dtd", "sun"}
+        assert (entry["weights"], entry["checkpoint"]) == ("random", "random weights of resnet50")
+        assert entry["n_id"] == 4 and set(entry["sets"]) == {"dtd", "sun"}
     assert "RANDOM WEIGHTS" in (output / "imagenet-resnet50-random.html").read_text()
     assert (output / "imagenet-resnet50-random.md").read_text().count("RANDOM WEIGHTS") == 1
     assert len(results.find_runs([output])) == 5
