@@ -249,7 +249,7 @@ void test_threads(void)
     test_several_callers();
 }
 
-/* Apart from the above, as the thread sanitizer does not follow a fork with threads. */
+/* Apart from the above: a sanitizer's own locks may be held in the child of a fork with threads. */
 void test_fork(void)
 {
     CHECK(dice_threads_set(THREADS) == DICE_OK);
