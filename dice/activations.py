@@ -1,6 +1,7 @@
-"""Rules that reshape a feature before the last layer sees it. Each is a value: `h = rule(h)` or a part of `dice.LastLayer`.
+"""Rules that reshape a feature before the last layer sees it. Each is a value: `h = rule(h)` or a part of `dice.detectors.LastLayer`.
 
-Quantiles, where a rule has some, are those of all the numbers in the training features; `dice.LastLayer` fits them.
+Quantiles, where a rule has some, are those of all the numbers in the training features; `dice.detectors.LastLayer` fits
+them.
 """
 
 from dataclasses import dataclass

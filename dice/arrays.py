@@ -9,7 +9,7 @@ from dice.errors import InputError
 
 __all__ = ["as_array", "blocks", "on_gpu"]
 
-BLOCK_BYTES = 32 << 20  # of a converted copy; bounds what a pass over features adds to memory
+BLOCK_BYTES = 8 << 20  # of a converted copy; bounds what a pass over features adds to memory
 
 
 def as_array(value: Any, name: str, ndim: int) -> np.ndarray:
@@ -55,9 +55,11 @@ def on_gpu(value: Any) -> bool:
     return not isinstance(value, np.ndarray) and hasattr(value, "__cuda_array_interface__")
 
 
-def blocks(array: np.ndarray, dtype: type) -> Iterator[np.ndarray]:
-    """Runs of rows of `array` (N, D) as contiguous `dtype`, converted a few at a time; one empty run where N is 0."""
+def blocks(array: np.ndarray, dtype: type, size: int | None = None) -> Iterator[np.ndarray]:
+    """Runs of rows of `array` (N, D) as contiguous `dtype`, converted a few at a time; one empty run where N is 0.
+
+    A run has up to `size` bytes, default BLOCK_BYTES."""
     row_bytes = max(1, array.shape[1] * np.dtype(dtype).itemsize)
-    step = max(1, BLOCK_BYTES // row_bytes)
+    step = max(1, (size or BLOCK_BYTES) // row_bytes)
     for first in range(0, max(1, len(array)), step):
         yield np.ascontiguousarray(array[first : first + step], dtype=dtype)

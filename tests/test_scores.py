@@ -8,7 +8,7 @@ import pytest
 import score_formulas as formulas
 from scipy.stats import weibull_min
 
-from dice import InputError, _core
+from dice import InputError, _core, fit_and_score
 from dice.activations import ASH, SCALE, VRA, Clip
 from dice.detectors import (
     DICE,
@@ -213,6 +213,37 @@ def test_refusals(name):
             make(name)
     with pytest.raises(InputError, match="colour: not a parameter"):
         make(name, *case.layer32, colour=1)
+
+
+@pytest.mark.parametrize("labels", [True, False])
+def test_one_pass_over_the_features(labels, monkeypatch):
+    case = random_case()
+    monkeypatch.setattr("dice.arrays.BLOCK_BYTES", 100 * 48 * 4)  # several blocks
+    found = fit_and_score(case.train32, {"a": case.test32, "b": case.test32[:7], "none": case.test32[:0]}, W=case.layer32[0],
+                          b=case.layer32[1], y=case.y if labels else None)  # fmt: skip
+    assert set(found) == {name for name, row in METHODS.items() if labels or not row.needs_labels}
+    monkeypatch.undo()
+    Z, z = (_core.Head(*case.layer32).forward(x, np.inf, "logits")[0] for x in (case.train32, case.test32))
+    for name, sets in found.items():
+        row, det = METHODS[name], make(name, *case.layer32)
+        if row.needs_fit:
+            det.fit(Z if row.takes == "z" else case.train32, case.y)
+        np.testing.assert_allclose(sets["a"], det.score_samples(z if row.takes == "z" else case.test32), rtol=1e-9, atol=1e-9)
+        assert np.array_equal(sets["b"], sets["a"][:7]) and sets["none"].shape == (0,)
+
+
+def test_one_pass_with_own_detectors_and_refusals():
+    case = random_case()
+    W, b = case.layer32
+    own = {"near": KNN(3), "mine": LastLayer(W, b, activation=ASH("p", 50), p=50)}
+    found = fit_and_score(case.train32.astype(np.float64), {"x": case.test32}, W=W, b=b, methods=own)
+    assert np.array_equal(found["near"]["x"], KNN(3).fit(case.train32).score_samples(case.test32))
+    assert list(found) == ["near", "mine"]
+    for bad, word in (({"h_train": case.train32[:, :3]}, "h_train: got 3 features"), ({"sets": {"x": case.test32[0]}}, "sets\\['x'\\]: got shape"),
+                      ({"y": [1, 2]}, "y: got shape"), ({"methods": ["magic"]}, "method: got 'magic'")):  # fmt: skip
+        given = {"h_train": case.train32, "sets": {"x": case.test32}, "W": W, "b": b, **bad}
+        with pytest.raises(InputError, match=word):
+            fit_and_score(given.pop("h_train"), given.pop("sets"), **given)
 
 
 def test_table():

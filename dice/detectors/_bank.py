@@ -12,6 +12,8 @@ from dice.errors import InputError
 
 __all__ = ["KNN", "Bank", "NNGuide", "Relation"]
 
+BLOCK_BYTES = 32 << 20  # of images that a pass over the bank serves
+
 
 class Bank:
     """Rows kept as float32, with columns beside them. One array as given stays where it is, memory-mapped or not."""
@@ -91,7 +93,7 @@ class KNN(Detector):
         """Scores float64 (N,) of features `h` (N, D); higher means in-distribution."""
         if "_bank" not in self.__dict__:
             raise InputError("KNN: not fitted; call fit(h) with training features first")
-        return scored(self._score, check_features(self, h, self._bank), np.float32)
+        return scored(self._score, check_features(self, h, self._bank), np.float32, BLOCK_BYTES)
 
     def _score(self, h: np.ndarray) -> np.ndarray:
         k = min(whole(self.k, "k"), len(self._bank))

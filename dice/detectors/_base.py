@@ -266,7 +266,9 @@ def float_type(array: np.ndarray) -> type:
     return np.float64 if array.dtype == np.float64 or array.dtype.kind in "iu" else np.float32
 
 
-def scored(score: Callable[[np.ndarray], np.ndarray], array: np.ndarray, dtype: type | None = None) -> np.ndarray:
+def scored(
+    score: Callable[[np.ndarray], np.ndarray], array: np.ndarray, dtype: type | None = None, size: int | None = None
+) -> np.ndarray:
     """`score` of the rows of `array` (N, D), a bounded block at a time."""
-    parts = [score(block) for block in blocks(array, dtype or float_type(array))]
+    parts = [score(block) for block in blocks(array, dtype or float_type(array), size)]
     return np.concatenate(parts) if len(parts) != 1 else parts[0]

@@ -20,8 +20,8 @@ class Mahalanobis(Detector):
 
     A singular S is inverted as scipy.linalg.pinvh does, which OpenOOD takes: eigenvalues up to D eps of the largest are
     left out, so what lies outside the span of the training images costs nothing. Classes without an image do not count.
-    Peers: OpenOOD's MDS and pytorch-ood's Mahalanobis have the same score of the last feature; the paper's weighting
-    of several layers and its input perturbation are left out, as there.
+    Peers: OpenOOD's MDS is the same; pytorch-ood sums where S is a mean (a score 2 N times smaller) and adds 1e-6 to its
+    diagonal. The paper's weighting of several layers and its input perturbation are left out, as there.
     """
 
     needs_labels = True

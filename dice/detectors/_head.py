@@ -1,6 +1,5 @@
 """Scores of features h (N, D) and what the last layer makes of them, z = W h + b; y = argmax z, p = softmax(z)."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -56,20 +55,22 @@ class HeadScore(Detector):
 
     def partial_fit(self, h: Any, y: Any = None) -> "HeadScore":
         """Adds training features `h` (N, D); labels `y` (N,), 0 to C - 1, where the score wants them."""
-        for block, z, labels in self._pairs(h, y):
-            self._learn(block, z, labels)
+        array = check_features(self, h, self)
+        if self.needs_labels:
+            y = class_labels(y, len(array), len(self._layer()[0]))
+        for block in blocks(array, float_type(array)):
+            self.learn(block, self._logits(block), None if y is None else y[: len(block)])
+            y = None if y is None else y[len(block) :]
+        return self
+
+    def learn(self, h: np.ndarray, z: np.ndarray, y: Any = None) -> None:
+        """`partial_fit` with the logits `z` float32 (N, C) of `h` (N, D), float32 or float64, where they are there already."""
+        labels = class_labels(y, len(h), z.shape[1]) if self.needs_labels else np.zeros(len(h), np.int64)
+        self._learn(finite(h, "h"), z, labels)
         self.n_features_in_ = self.features
         layer = {name: self._derived[name] for name in ("layer", "head") if name in self.__dict__.get("_derived", {})}
         self._changed()
         self._derived = layer  # is the same as before
-        return self
-
-    def _pairs(self, h: Any, y: Any) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-        array = check_features(self, h, self)
-        labels = class_labels(y, len(array), len(self._layer()[0])) if self.needs_labels else np.zeros(len(array), np.int64)
-        for block in blocks(array, float_type(array)):
-            yield finite(block, "h"), self._logits(block), labels[: len(block)]
-            labels = labels[len(block) :]
 
     def merge(self, other: Any) -> "HeadScore":
         """Adds what `other` has learnt, as if it had been fitted here."""
@@ -104,8 +105,8 @@ class GradNorm(HeadScore):
     """The L1 norm of the last layer's gradient of the cross-entropy with uniform targets (Huang, Geng & Li, NeurIPS 2021,
     arXiv 2110.00218, eq. 7), in closed form: norm1(h) * sum over c of |C p_c - 1|, p at temperature T.
 
-    Peers run the network backwards image by image, for the same number (OpenOOD's targets are ones, as here; the paper's
-    1 / C divides every score by C).
+    Peers run the network backwards, image by image. OpenOOD's targets are ones, as here; pytorch-ood's 1 / C divides every
+    score by C, and it counts the bias's gradient too: norm1(h) + 1 for norm1(h).
     """
 
     needs_fit = False
@@ -166,7 +167,7 @@ class NCI(_CentredScore):
     """Neural-collapse-inspired score (Liu & Qin, 2023, arXiv 2311.01479, eq. 9):
     w_y . (h - mean) / norm(h - mean) + alpha norm1(h).
 
-    As OpenOOD; pytorch-ood also divides the first term by norm(w_y).
+    As OpenOOD and pytorch-ood, whose default for alpha is 0.
     """
 
     def __init__(self, W: Any, b: Any, alpha: float = 1e-4) -> None:
@@ -184,11 +185,13 @@ class SHE(HeadScore):
     of class c that are classified correctly; y is the predicted class.
 
     A class without such an image takes the plain mean of its images, one without any takes 0. variant="max" is oodeel's:
-    the largest <h, S_c> over the classes, over D. Labels are needed. One pass; memory 2 C D doubles.
+    the largest <h, S_c> over the classes, over D. Labels are needed. One pass; memory C D doubles.
     """
 
     needs_labels = True
-    _LEARNT = ("_correct", "_all")
+    _LEARNT = ("_means", "_right")
+    _means: ClassMoments
+    _right: np.ndarray  # (C,) whether a class's mean is that of correctly classified images; else it is of all
 
     def __init__(self, W: Any, b: Any, variant: str = "predicted") -> None:
         self.W = W
@@ -196,20 +199,39 @@ class SHE(HeadScore):
         self.variant = variant
 
     def _learn(self, h: np.ndarray, z: np.ndarray, y: np.ndarray) -> None:
-        if "_all" not in self.__dict__:
-            self._correct, self._all = (ClassMoments(z.shape[1], h.shape[1]) for _ in range(2))
-        self._all.add(h, y)
-        self._correct.add(h, np.where(z.argmax(axis=1) == y, y, -1))
+        if "_means" not in self.__dict__:
+            self._means, self._right = ClassMoments(z.shape[1], h.shape[1]), np.zeros(z.shape[1], bool)
+        right = z.argmax(axis=1) == y
+        self._now_right(np.bincount(y[right], minlength=z.shape[1]) > 0)
+        self._means.add(h, np.where(right | ~self._right[y], y, -1))
+
+    def _now_right(self, classes: np.ndarray) -> None:
+        """Forgets the plain means of `classes` (C,): correctly classified images have come."""
+        begun = classes & ~self._right
+        self._means.count[begun] = 0
+        self._means.mean[begun] = 0
+        self._right = self._right | classes
+
+    def merge(self, other: Any) -> "SHE":
+        """Adds what `other` has learnt, as if it had been fitted here."""
+        if "_means" in other.__dict__:
+            if "_means" not in self.__dict__:
+                self._means, self._right = other._means.empty(), np.zeros_like(other._right)
+            self._now_right(other._right)
+            theirs = ClassMoments(*other._means.mean.shape)
+            theirs.count[:], theirs.mean = np.where(self._right & ~other._right, 0, other._means.count), other._means.mean
+            self._means.merge(theirs)
+            self._changed()
+        return self
 
     @property
     def patterns_(self) -> np.ndarray:
         """float64 (C, D): S."""
-        correct, every = self._learnt("_correct"), self._learnt("_all")
-        return np.where(correct.count[:, None] > 0, correct.mean, every.mean)
+        return self._learnt("_means").mean
 
     def _score(self, h: np.ndarray, z: np.ndarray) -> np.ndarray:
         if self.variant == "predicted":
-            return _core.score("she", z, h, (self._get("patterns", lambda: self.patterns_),), ())
+            return _core.score("she", z, h, (self.patterns_,), ())
         if self.variant != "max":
             raise InputError(f"variant: got {self.variant!r}, want predicted or max")
         products = self._get("products", lambda: _core.Head(self.patterns_.astype(np.float32), np.zeros(z.shape[1], np.float32)))

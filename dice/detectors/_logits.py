@@ -101,6 +101,7 @@ class GEN(LogitScore):
     """Generalised entropy (Liu, Lochman & Zach, CVPR 2023, eq. 5), negated: -sum over the M largest p of p^gamma (1 - p)^gamma.
 
     M beyond the number of classes takes all. The paper has M = 10 of CIFAR-10's classes and M = 100 on ImageNet, gamma = 0.1.
+    pytorch-ood takes the mean instead of the sum, and every p for 1e-7 at least.
     """
 
     def __init__(self, gamma: float = 0.1, M: int = 100) -> None:

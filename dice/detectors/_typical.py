@@ -38,7 +38,7 @@ class KLM(LogitScore):
         labels = class_labels(y, *array.shape) if by_label else np.zeros(len(array), np.int64)
         if moments is None:
             moments = ClassMoments(array.shape[1], array.shape[1])
-        for block in blocks(array, np.float64):
+        for block in blocks(array, np.float64, 1 << 20):  # softmax makes several more of the size
             p = softmax(finite(block, "z"), axis=1)
             moments.add(p, labels[: len(block)] if by_label else block.argmax(axis=1).astype(np.int64))
             labels = labels[len(block) :]

@@ -1,0 +1,230 @@
+"""Every post-hoc score beside pytorch-ood's: seconds to fit and to score, peak memory, and whether the images are ranked alike.
+
+    python benchmarks/bench_scores.py [--train 50000] [--test 50000] [--features 2048] [--classes 1000] [--methods knn mds ...]
+                                      [--repeats 3] [--limit 600] [--threads 2] [--json FILE]
+
+Each case is a process of its own on the same features, half zero as after a ReLU, and what the table of methods and
+pytorch-ood's counterpart make of them; memory is the rise of the peak over what the loaded arrays take. pytorch-ood
+(`pip install dice-ood[bench]`) needs torchvision to be importable; where it is not, empty modules of that name stand in, which
+is enough for detectors. A score that pytorch-ood lacks, or a case that fails or passes the limit, is named.
+"""
+
+import argparse
+import importlib.abc
+import importlib.machinery
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import types
+from pathlib import Path
+
+import numpy as np
+
+ARRAYS = ("W", "b", "H", "y", "h")
+
+
+class Absent(importlib.abc.MetaPathFinder, importlib.abc.Loader):
+    """Modules named torchvision... whose every attribute is an empty class."""
+
+    class Module(types.ModuleType):
+        __path__: list = []
+
+        def __getattr__(self, name):
+            if name.startswith("__"):
+                raise AttributeError(name)
+            return type(name, (), {})
+
+    def find_spec(self, name, path=None, target=None):
+        return importlib.machinery.ModuleSpec(name, self, is_package=True) if name.split(".")[0] == "torchvision" else None
+
+    def create_module(self, spec):
+        return self.Module(spec.name)
+
+    def exec_module(self, module):
+        pass
+
+
+def peer(name, W, b):
+    """pytorch-ood's detector with the parameters of the table, what it takes, and its ways to fit and score; None = has none."""
+    import torch
+
+    try:
+        import torchvision  # noqa: F401
+    except (ImportError, RuntimeError):
+        sys.meta_path.insert(0, Absent())
+    from pytorch_ood import detector as d
+
+    torch.set_grad_enabled(name == "gradnorm")
+    head = torch.nn.Linear(*W.shape[::-1])
+    head.weight.data, head.bias.data = torch.from_numpy(W), torch.from_numpy(b)
+
+    def on_maps(make):
+        """Detectors of maps (N, D, 1, 1)."""
+        made = make(None, lambda maps: head(maps.flatten(1)))
+        return made, "h", lambda x, y: made.fit_feature_maps(x[:, :, None, None], y), lambda x: made.predict_feature_maps(x[:, :, None, None])
+
+    def on(kind, made):
+        return made, kind[0], getattr(made, f"fit_{kind}"), getattr(made, f"predict_{kind}")
+
+    def gradnorm():
+        made = d.GradNorm(head)
+        return made, "h", None, made.predict
+
+    dim = 1000 if W.shape[1] >= 2048 else 512 if W.shape[1] >= 768 else W.shape[1] // 2
+    known = {
+        "msp": lambda: on("logits", d.MaxSoftmax(None)),
+        "maxlogit": lambda: on("logits", d.MaxLogit(None)),
+        "energy": lambda: on("logits", d.EnergyBased(None)),
+        "entropy": lambda: on("logits", d.Entropy(None)),
+        "tempscale": lambda: on("logits", d.TemperatureScaling(None)),
+        "gen": lambda: on("logits", d.GEN(None, M=min(100, len(b)))),
+        "klm": lambda: on("logits", d.KLMatching(None)),
+        "openmax": lambda: on("logits", d.OpenMax(None, tailsize=20, alpha=3)),
+        "mds": lambda: on("features", d.Mahalanobis(None)),
+        "rmds": lambda: on("features", d.RMD(None)),
+        "react": lambda: on_maps(lambda body, top: d.ReAct(body, top, percentile=0.9)),
+        "dice": lambda: on("features", d.DICE(None, head.weight.data, head.bias.data, 0.9)),
+        "ash-p": lambda: on_maps(lambda body, top: d.ASH(body, top, "ash-p", 0.9)),
+        "ash-b": lambda: on_maps(lambda body, top: d.ASH(body, top, "ash-b", 0.9)),
+        "ash-s": lambda: on_maps(lambda body, top: d.ASH(body, top, "ash-s", 0.95)),
+        "scale": lambda: on_maps(lambda body, top: d.SCALE(body, top, 0.85)),
+        "knn": lambda: on("features", d.KNN(None, k=50)),
+        "vim": lambda: on("features", d.ViM(None, dim, head.weight.data, head.bias.data)),
+        "she": lambda: on("features", d.SHE(None, head)),
+        "gradnorm": gradnorm,
+        "fdbd": lambda: on("features", d.fDBD(None, head)),
+        "nnguide": lambda: on("features", d.NNGuide(None, head, k=100)),
+        "nci": lambda: on("features", d.NCI(None, head, alpha=1e-4)),
+    }
+    return known[name]() if name in known else None
+
+
+def peak(reset=False):
+    """Highest resident bytes, since the last reset where the system can."""
+    try:
+        if reset:
+            Path("/proc/self/clear_refs").write_text("5")
+        line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
+        return 1024 * int(line.split()[1])
+    except OSError:
+        return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def run(who, name, folder, repeats, threads):
+    """One case, in this process: {"fit", "score", "memory"}; scores (higher = ID) are left in the folder."""
+    W, b, H, y, h = (np.load(Path(folder, f"{array}.npy")) for array in ARRAYS)
+    if who == "dice":
+        from dice import _core
+        from dice.detectors.registry import METHODS, make
+
+        _core.threads_set(threads)
+        row, det = METHODS[name], make(name, W, b)
+        takes, fit, score = row.takes, det.fit if row.needs_fit else None, det.score_samples
+    else:
+        import torch
+
+        torch.set_num_threads(threads)
+        found = peer(name, W, b)
+        if found is None:
+            return {"absent": True}
+        _, takes, fit, predict = found
+        H, h, y = torch.from_numpy(H), torch.from_numpy(h), torch.from_numpy(y)
+
+        def score(x):
+            return -predict(x)
+
+    if takes[0] in "zl":
+        H, h = H @ W.T + b, h @ W.T + b
+        if who != "dice":
+            H, h = H.float(), h.float()
+    before = peak(reset=True)
+    start = time.perf_counter()
+    if fit is not None:
+        fit(H, y)
+    fitted = time.perf_counter() - start
+    score(h[:2])  # what is made at the first use belongs to the fit
+    fitted = time.perf_counter() - start
+    times = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        scores = score(h)
+        times.append(time.perf_counter() - start)
+        if sum(times) > 60:
+            break
+    memory = peak() - before
+    np.save(Path(folder, f"{who}_scores.npy"), np.asarray(scores.detach() if who != "dice" else scores, np.float64))
+    return {"fit": fitted, "score": statistics.median(times), "memory": memory}
+
+
+def data(folder, args):
+    rng = np.random.default_rng(0)
+    W = (rng.standard_normal((args.classes, args.features)) / np.sqrt(args.features)).astype(np.float32)
+    b = np.zeros(args.classes, np.float32)
+    y = np.arange(args.train) % args.classes
+
+    def features(labels):
+        h = rng.standard_normal((len(labels), args.features), dtype=np.float32)
+        return np.maximum(h + 4 * W[labels] * np.sqrt(args.features) / 4, 0, out=h)
+
+    for name, array in zip(ARRAYS, (W, b, features(y), y, features(rng.integers(0, args.classes, args.test))), strict=True):
+        np.save(Path(folder, f"{name}.npy"), array)
+
+
+def case(who, name, folder, args):
+    command = [sys.executable, __file__, "--worker", who, name, folder, str(args.repeats), str(args.threads)]
+    limits = {"OMP_NUM_THREADS": str(args.threads), "OPENBLAS_NUM_THREADS": str(args.threads)}
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=args.limit, env={**os.environ, **limits})
+    except subprocess.TimeoutExpired:
+        return {"failed": f"over {args.limit} s"}
+    if done.returncode != 0:
+        return {"failed": (done.stderr.strip().splitlines() or [f"exit {done.returncode}"])[-1][:60]}
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def main():
+    from scipy.stats import spearmanr
+
+    from dice.detectors.registry import METHODS
+
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    for name, value in (("train", 50000), ("test", 50000), ("features", 2048), ("classes", 1000), ("repeats", 3), ("limit", 600),
+                        ("threads", os.cpu_count())):  # fmt: skip
+        parser.add_argument(f"--{name}", type=int, default=value)
+    parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=list(METHODS), metavar="METHOD")
+    parser.add_argument("--json", help="write the figures there too")
+    args = parser.parse_args()
+    print(f"{args.train} training, {args.test} test features of {args.features}, {args.classes} classes, {args.threads} threads")
+    print(f"{'':12}{'dice: fit s':>12}{'score s':>10}{'MB':>8}{'pytorch-ood':>13}{'score s':>10}{'MB':>8}{'faster':>9}{'memory':>8}  ranks")
+    results = {}
+    with tempfile.TemporaryDirectory() as folder:
+        data(folder, args)
+        for name in args.methods:
+            Path(folder, "peer_scores.npy").unlink(missing_ok=True)
+            ours, theirs = (case(who, name, folder, args) for who in ("dice", "peer"))
+            results[name] = {"dice": ours, "pytorch-ood": theirs}
+            line = f"{name:12}"
+            for found in (ours, theirs):
+                line += f"{found['fit']:12.2f}{found['score']:10.3f}{found['memory'] / 1e6:8.0f} " if "fit" in found else ""
+            if "fit" in ours and "fit" in theirs:
+                alike = spearmanr(*(np.load(Path(folder, f"{who}_scores.npy")) for who in ("dice", "peer"))).statistic
+                results[name]["rank_correlation"] = float(alike)
+                line += f"{theirs['score'] / ours['score']:8.1f}x{ours['memory'] / max(1, theirs['memory']):8.3f}  {alike:.4f}"
+            for who, found in results[name].items():
+                if who in ("dice", "pytorch-ood") and "fit" not in found:
+                    line += f"  {who}: {found.get('failed', 'has none')}"
+            print(line, flush=True)
+    if args.json:
+        Path(args.json).write_text(json.dumps({"arguments": vars(args), "results": results}, indent=1))
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--worker"]:
+        print(json.dumps(run(*sys.argv[2:5], int(sys.argv[5]), int(sys.argv[6]))))
+    else:
+        main()
