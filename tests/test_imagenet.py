@@ -36,7 +36,7 @@ def root(tmp_path_factory):
 
 def script(*args, cwd):
     path = f"{Path(sys.executable).parent}:/usr/bin:/bin"
-    command = [ROOT / "demo-imagenet.sh", *map(str, args)]
+    command = [Path(__file__).parents[1] / "demo-imagenet.sh", *map(str, args)]
     return subprocess.run(
         command, cwd=cwd, env=environment(PATH=path), capture_output=True, check=False, text=True, timeout=300
     )
