@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_cli import ROOT, dice_run, environment, refused
+from test_cli import dice_run, environment, refused
 from tiny import save_images
 
 import dice
