@@ -9,7 +9,7 @@
 #include "cpu/winograd.h"
 
 enum {
-    TILE_FLOATS = 16 * 4 * DICE_BLOCK,  /* the largest tile */
+    TILE_FLOATS = 3 * DICE_TILE_PLANE,  /* the largest tile */
     L1_BYTES = 20 * 1024,               /* packed pixels beside a short panel */
     STRIP_BYTES = 384 * 1024,           /* inputs kept in L2 while the panels pass over them */
     WIDE_BYTES = 1024 * 1024            /* packed pixels where the weights are larger than the cache */
@@ -213,6 +213,23 @@ void dice_conv_store_tile(const dice_conv *conv, const float *c, int rows, int v
     conv->kernels->conv_store(c, rows, vectors, first, y, y_at, residual, residual_at, conv->relu);
 }
 
+/* Whether channels [first, first + 16 vectors) are whole blocks of the tensor, all of them the slice's. */
+static int are_whole_blocks(const dice_view *y, int32_t first, int vectors)
+{
+    return (y->offset + first) % DICE_BLOCK == 0 && y->channels - first >= vectors * DICE_BLOCK;
+}
+
+/* Whether `rows` pixels from column x on are consecutive in memory. */
+static int are_one_run(const dice_view *y, int32_t x, int rows)
+{
+    return x + rows <= y->width || y->border == 0;
+}
+
+static float *block_at(const dice_view *y, int32_t first, const run *at)
+{
+    return y->data + (y->offset + first) / DICE_BLOCK * y->plane + at->y * y->pitch + at->x * DICE_BLOCK;
+}
+
 /* One panel of a run, tile by tile; tiles are as equal as can be. */
 static void multiply(const dice_conv *conv, const dice_conv_sum *sum, run at, int32_t panel, const dice_view *y,
                      const dice_view *residual, float *c)
@@ -221,11 +238,24 @@ static void multiply(const dice_conv *conv, const dice_conv_sum *sum, run at, in
     const float *w = (const float *)conv->weight + (size_t)panel * panel_floats(conv);
     const int32_t first = panel * conv->vectors * DICE_BLOCK;
     const size_t most = (size_t)conv->kernels->conv->max_rows[vectors - 1];
+    const dice_view *r = residual != NULL ? residual : y;
+    const int whole = are_whole_blocks(y, first, vectors) && are_whole_blocks(r, first, vectors);
     size_t tiles = (at.count + most - 1) / most;
     for (; tiles > 0; tiles--) {
         const int rows = (int)((at.count + tiles - 1) / tiles);
-        conv->kernels->conv->tile[vectors - 1][rows - 1](sum, at.shift, w, conv->bias + first, c);
-        dice_conv_store_tile(conv, c, rows, vectors, first, y, residual, &at.y, &at.x);
+        const dice_conv_tile tile = conv->kernels->conv->tile[vectors - 1][rows - 1];
+        dice_conv_out out = {.y = c, .plane = DICE_TILE_PLANE};
+        if (whole && are_one_run(y, at.x, rows) && are_one_run(r, at.x, rows)) {
+            out = (dice_conv_out){block_at(y, first, &at), y->plane,
+                                  residual != NULL ? block_at(r, first, &at) : NULL, r->plane, conv->relu};
+            tile(sum, at.shift, w, conv->bias + first, &out);
+            at.x += rows;
+            at.y += at.x / y->width;
+            at.x %= y->width;
+        } else {
+            tile(sum, at.shift, w, conv->bias + first, &out);
+            dice_conv_store_tile(conv, c, rows, vectors, first, y, residual, &at.y, &at.x);
+        }
         at.shift += rows * DICE_BLOCK;
         at.count -= (size_t)rows;
     }
@@ -309,13 +339,18 @@ static void pack_row(const dice_conv *conv, const dice_view *x, int32_t channel,
 static void pack_narrow(const dice_conv *conv, const dice_view *x, int32_t oy, int32_t ox, size_t strip, float *to)
 {
     const int32_t row = conv->kernel * conv->in, ix = ox * conv->stride - conv->pad;
+    const int32_t top = oy * conv->stride - conv->pad, bottom = top + conv->kernel;
+    if (conv->scale == NULL && ix >= 0 && ix + conv->kernel <= x->width && top >= 0 && bottom <= x->height) {
+        conv->kernels->conv_pack_narrow(to, strip * DICE_BLOCK, x->data + top * x->pitch + ix * conv->in, x->pitch,
+                                        conv->kernel, row);
+        return;
+    }
     /* of a row of taps, the values [begin, end) lie inside */
     const int32_t begin = ix < 0 ? (-ix < conv->kernel ? -ix : conv->kernel) * conv->in : 0;
     const int32_t right = x->width - ix, columns = right < 0 ? 0 : right < conv->kernel ? right : conv->kernel;
     const int32_t end = columns * conv->in;
     int32_t lane = 0;
-    for (int32_t ky = 0; ky < conv->kernel; ky++) {
-        const int32_t iy = oy * conv->stride + ky - conv->pad;
+    for (int32_t iy = top; iy < bottom; iy++) {
         const int inside = iy >= 0 && iy < x->height;
         const float *from = x->data + iy * x->pitch + ix * conv->in;
         for (int32_t i = 0; i < row; i++) {

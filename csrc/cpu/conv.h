@@ -50,13 +50,13 @@ void dice_conv_run(const dice_conv *conv, const dice_view *x, const dice_view *y
                    size_t images, size_t stride, int32_t y0, int32_t y1, int32_t p0, int32_t p1, void *scratch);
 
 /* Shared with bf16_conv.c. */
-enum { DICE_TILE_ROWS = 32 };  /* the most rows of a tile */
 
 /* Outputs [start, start + count) in raster order of an image `width` wide: packed (taps, blocks, strip, 16). */
 void dice_conv_pack_strip(const dice_conv *conv, const dice_view *x, int32_t width, size_t start, size_t count,
                           size_t strip, float *packed);
 
-/* Stores a tile c (rows, vectors, 16) of outputs from `first` on at the pixels from (*oy, *ox) on, and moves there. */
+/* Stores a tile c (vectors, DICE_TILE_ROWS, 16) of outputs from `first` on at the pixels from (*oy, *ox) on, and moves
+ * there. */
 void dice_conv_store_tile(const dice_conv *conv, const float *c, int rows, int vectors, int32_t first,
                           const dice_view *y, const dice_view *residual, int32_t *oy, int32_t *ox);
 

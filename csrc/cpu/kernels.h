@@ -31,9 +31,21 @@ typedef struct dice_conv_sum {
     int32_t tail;             /* channels in the last block, 1 to 16 */
 } dice_conv_sum;
 
-/* c (R, V, 16) = bias (V, 16) + sum of pixels a[i] + shift ... times w (taps x channels, V, 16). */
+/* Where a tile goes: R consecutive pixels of V blocks, and what happens to them on the way. */
+typedef struct dice_conv_out {
+    float *y;                 /* (V blocks, `plane` floats apart; R, 16) */
+    ptrdiff_t plane;
+    const float *residual;    /* the same of what is added; NULL = nothing */
+    ptrdiff_t residual_plane;
+    int relu;
+} dice_conv_out;
+
+/* out = bias (V, 16) + sum of pixels a[i] + shift ... times w (taps x channels, V, 16). */
 typedef void (*dice_conv_tile)(const dice_conv_sum *sum, ptrdiff_t shift, const float *w, const float *bias,
-                               float *c);
+                               const dice_conv_out *out);
+
+/* A tile on its own: float c (V, DICE_TILE_ROWS, 16), of which R rows are filled. */
+enum { DICE_TILE_ROWS = 32, DICE_TILE_PLANE = DICE_TILE_ROWS * DICE_BLOCK };
 
 typedef struct dice_conv_tiles {
     int max_rows[3];            /* largest R for V = 1, 2, 3; 0 = V is not offered */
@@ -49,7 +61,7 @@ typedef struct dice_amx_kernels {
      * (parts, room, 32). */
     void (*split)(const float *a, int lanes_a, const float *b, int lanes_b, int32_t rows, int parts, size_t room,
                   uint16_t *to);
-    /* c (32 pixels, 32 outputs) = bias (32) + a (steps, parts, room, 32) times w (steps, parts, 2, 16, 32). */
+    /* c (2, DICE_TILE_ROWS, 16) = bias (32) + a (steps, parts, room, 32) times w (steps, parts, 2, 16, 32). */
     void (*tile)(const uint16_t *a, size_t room, int32_t steps, int parts, const uint16_t *w, const float *bias,
                  float *c);
 } dice_amx_kernels;
@@ -59,8 +71,8 @@ typedef struct dice_winograd_kernels {
     /* One tile and block: v (16 elements, step floats apart, 16) from the pixels at[i] + shift, i = 4 y + x;
      * at[i] == zeros is a pixel outside. */
     void (*input)(const float *const *at, ptrdiff_t shift, const float *zeros, float *v, size_t step);
-    /* c (4 pixels, `pixel` floats apart, 16) from m (16 elements, step floats apart, 16). */
-    void (*output)(const float *m, size_t step, float *c, size_t pixel);
+    /* c (4 pixels, 16) from m (16 elements, step floats apart, 16). */
+    void (*output)(const float *m, size_t step, float *c);
 } dice_winograd_kernels;
 
 /* max(x * scale + shift, 0) per channel, or nothing where scale is NULL; both padded to whole blocks. */
@@ -78,10 +90,14 @@ typedef struct dice_cpu_kernels {
     /* Each of x (count, 16) becomes the sum of its first `parts` bfloat16 parts, 1 or 2. */
     void (*round)(float *x, size_t count, int parts);
 
-    /* From a tile c (rows, vectors, 16) of outputs [first, first + 16 vectors): + residual, ReLU, into y.
+    /* From a tile c (vectors, DICE_TILE_ROWS, 16) of outputs [first, first + 16 vectors): + residual, ReLU, into y.
      * at (rows) are the pixels' float offsets in y, residual_at theirs in residual (NULL = none). */
     void (*conv_store)(const float *c, int rows, int vectors, int32_t first, const dice_view *y, const ptrdiff_t *at,
                        const dice_view *residual, const ptrdiff_t *residual_at, int relu);
+
+    /* One pixel of a narrow tensor, blocks `step` floats apart from `to` on: `rows` runs of `length` floats, `pitch`
+     * floats apart, one after the other, zeros up to the last whole block. */
+    void (*conv_pack_narrow)(float *to, size_t step, const float *from, ptrdiff_t pitch, int32_t rows, int32_t length);
 
     /* to (count, 16) = channels [channel, channel + 16) of x at pixels from, from + step, ... floats, through pre. */
     void (*conv_pack)(float *to, const dice_view *x, int32_t channel, ptrdiff_t from, ptrdiff_t step, int32_t count,

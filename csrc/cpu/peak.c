@@ -16,7 +16,7 @@ static double now(void)
 
 dice_status dice_cpu_peak(dice_isa isa, double *gflops)
 {
-    enum { BLOCKS = 4, MOST = 16 * 4 * DICE_BLOCK, CALLS = 2000 };
+    enum { BLOCKS = 4, MOST = 3 * DICE_TILE_PLANE, CALLS = 2000 };
     const dice_cpu_kernels *kernels = dice_cpu_kernels_for(isa);
     if (kernels == NULL) {
         return dice_fail(DICE_E_INPUT, "isa %s: no fast kernels to measure", dice_isa_name(isa));
@@ -34,11 +34,12 @@ dice_status dice_cpu_peak(dice_isa isa, double *gflops)
         a[b] = x;
     }
     const dice_conv_sum sum = {a, 1, BLOCKS, DICE_BLOCK};
+    const dice_conv_out out = {.y = c, .plane = DICE_TILE_PLANE};
     double best = 0;
     for (const double end = now() + 0.1; now() < end;) {
         const double start = now();
         for (int i = 0; i < CALLS; i++) {
-            kernels->conv->tile[vectors - 1][rows - 1](&sum, 0, w, bias, c);
+            kernels->conv->tile[vectors - 1][rows - 1](&sum, 0, w, bias, &out);
         }
         const double rate = 2e-9 * CALLS * rows * (double)weights / (now() - start);
         best = rate > best ? rate : best;

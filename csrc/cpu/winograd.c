@@ -47,8 +47,8 @@ typedef struct parts {
     const float **a;           /* (blocks) */
     float *zeros;              /* (vectors, 16): a pixel outside, and the bias of all elements but one */
     float *v;                  /* (16 elements, blocks, strip, 16) */
-    float *m;                  /* (16 elements, strip, vectors, 16) */
-    float *c;                  /* (4 pixels, vectors, 16) */
+    float *m;                  /* (16 elements, vectors, strip, 16) */
+    float *c;                  /* (vectors, DICE_TILE_ROWS, 16): four pixels */
 } parts;
 
 static parts split(const dice_conv *conv, size_t strip, void *scratch, size_t *bytes)
@@ -57,7 +57,7 @@ static parts split(const dice_conv *conv, size_t strip, void *scratch, size_t *b
     const size_t width = (size_t)conv->vectors * DICE_BLOCK;
     const size_t v = ELEMENTS * (size_t)conv->blocks * strip * DICE_BLOCK, m = ELEMENTS * strip * width;
     if (bytes != NULL) {
-        *bytes = pointers + (width + v + m + 4 * width) * sizeof(float);
+        *bytes = pointers + (width + v + m + (size_t)conv->vectors * DICE_TILE_PLANE) * sizeof(float);
         return (parts){0};
     }
     float *at = (float *)(void *)((char *)scratch + pointers);
@@ -115,8 +115,9 @@ static void multiply(const dice_conv *conv, int32_t panel, int vectors, size_t c
         size_t done = 0;
         for (size_t tiles = (count + most - 1) / most; tiles > 0; tiles--) {
             const size_t rows = (count - done + tiles - 1) / tiles;
-            conv->kernels->conv->tile[vectors - 1][rows - 1](&sum, (ptrdiff_t)(done * DICE_BLOCK), w, bias,
-                                                             p->m + (e * strip + done) * width);
+            const dice_conv_out out = {.y = p->m + e * strip * width + done * DICE_BLOCK,
+                                       .plane = (ptrdiff_t)(strip * DICE_BLOCK)};
+            conv->kernels->conv->tile[vectors - 1][rows - 1](&sum, (ptrdiff_t)(done * DICE_BLOCK), w, bias, &out);
             done += rows;
         }
     }
@@ -144,8 +145,8 @@ void dice_winograd_run(const dice_conv *conv, const dice_view *x, const dice_vie
                 const place at = locate(start + t, y0, rows, columns);
                 const int32_t right = at.x + 1 < y->width, below = at.y + 1 < y1;
                 for (int v = 0; v < vectors; v++) {
-                    conv->kernels->winograd->output(p.m + t * width + (size_t)v * DICE_BLOCK, strip * width,
-                                                    p.c + (size_t)v * DICE_BLOCK, width);
+                    conv->kernels->winograd->output(p.m + ((size_t)v * strip + t) * DICE_BLOCK, strip * width,
+                                                    p.c + v * DICE_TILE_PLANE);
                 }
                 dice_view yi = *y, ri = residual != NULL ? *residual : *y;
                 yi.data += at.image * stride;
@@ -156,7 +157,7 @@ void dice_winograd_run(const dice_conv *conv, const dice_view *x, const dice_vie
                         y_at[r] = (at.y + below_now) * yi.pitch + (at.x + r) * DICE_BLOCK;
                         residual_at[r] = (at.y + below_now) * ri.pitch + (at.x + r) * DICE_BLOCK;
                     }
-                    conv->kernels->conv_store(p.c + 2 * (size_t)below_now * width, right + 1, vectors,
+                    conv->kernels->conv_store(p.c + 2 * below_now * DICE_BLOCK, right + 1, vectors,
                                               panel * conv->vectors * DICE_BLOCK, &yi, y_at,
                                               residual != NULL ? &ri : NULL, residual_at, conv->relu);
                 }

@@ -105,10 +105,10 @@ static void amx_tile_32x32(const uint16_t *a, size_t room, int32_t steps, int pa
             MULTIPLY();  /* lo hi */
         }
     }
-    AMX_STORE(C00, c, 128);
-    AMX_STORE(C01, c + 16, 128);
-    AMX_STORE(C10, c + 16 * 32, 128);
-    AMX_STORE(C11, c + 16 * 32 + 16, 128);
+    AMX_STORE(C00, c, 64);
+    AMX_STORE(C01, c + DICE_TILE_PLANE, 64);
+    AMX_STORE(C10, c + 16 * 16, 64);
+    AMX_STORE(C11, c + DICE_TILE_PLANE + 16 * 16, 64);
 }
 
 const dice_amx_kernels dice_amx_kernels_amx = {

@@ -8,7 +8,7 @@
 #include "cpu/kernels/vec16.h"
 
 INLINE void tile(const int rows, const int vectors, const dice_conv_sum *s, ptrdiff_t shift, const float *w,
-                 const float *bias, float *c)
+                 const float *bias, const dice_conv_out *out)
 {
     vec16 sum[16][3];
 #pragma GCC unroll 16
@@ -42,18 +42,33 @@ INLINE void tile(const int rows, const int vectors, const dice_conv_sum *s, ptrd
             }
         }
     }
-#pragma GCC unroll 16
-    for (int r = 0; r < rows; r++) {
+    const vec16 zero = vec16_set1(0.0f);
 #pragma GCC unroll 3
-        for (int v = 0; v < vectors; v++) {
-            vec16_store(c + 16 * (r * vectors + v), sum[r][v]);
+    for (int v = 0; v < vectors; v++) {
+        float *y = out->y + v * out->plane;
+        if (out->residual != NULL) {
+            const float *residual = out->residual + v * out->residual_plane;
+#pragma GCC unroll 16
+            for (int r = 0; r < rows; r++) {
+                sum[r][v] = vec16_add(sum[r][v], vec16_load(residual + 16 * r));
+            }
+        }
+        if (out->relu) {
+#pragma GCC unroll 16
+            for (int r = 0; r < rows; r++) {
+                sum[r][v] = vec16_max(sum[r][v], zero);
+            }
+        }
+#pragma GCC unroll 16
+        for (int r = 0; r < rows; r++) {
+            vec16_store(y + 16 * r, sum[r][v]);
         }
     }
 }
 
 #define TILE(R, V)                                                                                          \
     static void tile_##R##x##V(const dice_conv_sum *s, ptrdiff_t shift, const float *w, const float *bias, \
-                               float *c)                                                                    \
+                               const dice_conv_out *out)                                                    \
     {                                                                                                       \
-        tile(R, V, s, shift, w, bias, c);                                                                   \
+        tile(R, V, s, shift, w, bias, out);                                                                 \
     }

@@ -70,19 +70,19 @@ static void conv_store(const float *c, int rows, int vectors, int32_t first, con
         if (channel >= y->channels) {
             return;
         }
-        const float *from = c + 16 * v;
+        const float *from = c + v * DICE_TILE_PLANE;
         if (is_whole_block(y, channel) && (residual == NULL || is_whole_block(residual, channel))) {
             float *to = y->data + (y->offset + channel) / 16 * y->plane;
             const float *add = residual == NULL ? NULL
                                                 : residual->data + (residual->offset + channel) / 16 * residual->plane;
-            for (int r = 0; r < rows; r++, from += 16 * vectors) {
+            for (int r = 0; r < rows; r++, from += 16) {
                 vec16 value = vec16_load(from);
                 value = add == NULL ? value : vec16_add(value, vec16_load(add + residual_at[r]));
                 vec16_store(to + at[r], relu ? vec16_max(value, zero) : value);
             }
             continue;
         }
-        for (int r = 0; r < rows; r++, from += 16 * vectors) {
+        for (int r = 0; r < rows; r++, from += 16) {
             vec16 value = vec16_load(from);
             if (residual != NULL) {
                 value = vec16_add(value, load_channels(residual, channel, residual_at[r]));
@@ -106,6 +106,29 @@ static void conv_pack(float *to, const dice_view *x, int32_t channel, ptrdiff_t 
     for (int32_t i = 0; i < count; i++) {
         const vec16 value = load_channels(x, channel, from + i * step);
         vec16_store(to + 16 * i, vec16_max(vec16_fma(value, scale, shift), zero));
+    }
+}
+
+static void conv_pack_narrow(float *to, size_t step, const float *from, ptrdiff_t pitch, int32_t rows, int32_t length)
+{
+    vec16 block = vec16_set1(0.0f);
+    int32_t lane = 0;
+    for (; rows > 0; rows--, from += pitch) {
+        for (int32_t done = 0; done < length;) {
+            const int32_t end = lane + length - done < 16 ? lane + length - done : 16;
+            block = vec16_add(block, vec16_load_lanes(from + done - lane, lane, end));
+            done += end - lane;
+            lane = end;
+            if (lane == 16) {
+                vec16_store(to, block);
+                to += step;
+                block = vec16_set1(0.0f);
+                lane = 0;
+            }
+        }
+    }
+    if (lane > 0) {
+        vec16_store(to, block);
     }
 }
 
@@ -194,7 +217,7 @@ INLINE void sum_block(const dice_view *x, int32_t channel, vec16 mean, int squar
     }
 }
 
-/* to (16) = of[group] for the group of each of the channels from `channel` on, `start` being the first group's first. */
+/* to (16) = of[group] for the group of each channel from `channel` on, `start` being the first group's first. */
 INLINE vec16 by_group(const double *of, int32_t start, int32_t channel, int32_t size)
 {
     float lanes[16];
@@ -257,6 +280,7 @@ static void groupnorm(const dice_view *x, const dice_view *y, int32_t groups, fl
         .amx = tile_unit,                            \
         .round = round_parts,                        \
         .conv_store = conv_store,                    \
+        .conv_pack_narrow = conv_pack_narrow,        \
         .conv_pack = conv_pack,                      \
         .maxpool = maxpool,                          \
         .avgpool = avgpool,                          \

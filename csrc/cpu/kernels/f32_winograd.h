@@ -35,7 +35,7 @@ static void winograd_input(const float *const *at, ptrdiff_t shift, const float 
 }
 
 /* A^T = [1 1 1 0; 0 1 -1 -1] */
-static void winograd_output(const float *m, size_t step, float *c, size_t pixel)
+static void winograd_output(const float *m, size_t step, float *c)
 {
     vec16 top[4], bottom[4];
 #pragma GCC unroll 4
@@ -46,9 +46,9 @@ static void winograd_output(const float *m, size_t step, float *c, size_t pixel)
         bottom[i] = vec16_sub(vec16_sub(b, d), e);
     }
     vec16_store(c, vec16_add(vec16_add(top[0], top[1]), top[2]));
-    vec16_store(c + pixel, vec16_sub(vec16_sub(top[1], top[2]), top[3]));
-    vec16_store(c + 2 * pixel, vec16_add(vec16_add(bottom[0], bottom[1]), bottom[2]));
-    vec16_store(c + 3 * pixel, vec16_sub(vec16_sub(bottom[1], bottom[2]), bottom[3]));
+    vec16_store(c + 16, vec16_sub(vec16_sub(top[1], top[2]), top[3]));
+    vec16_store(c + 32, vec16_add(vec16_add(bottom[0], bottom[1]), bottom[2]));
+    vec16_store(c + 48, vec16_sub(vec16_sub(bottom[1], bottom[2]), bottom[3]));
 }
 
 #define WINOGRAD(isa) \

@@ -22,7 +22,11 @@ INLINE vec16 vec16_sub(vec16 x, vec16 y) { return _mm512_sub_ps(x, y); }
 INLINE vec16 vec16_mul(vec16 x, vec16 y) { return _mm512_mul_ps(x, y); }
 INLINE vec16 vec16_fma(vec16 x, vec16 y, vec16 z) { return _mm512_fmadd_ps(x, y, z); }
 INLINE vec16 vec16_max(vec16 x, vec16 y) { return _mm512_max_ps(x, y); }
-/* Lanes [from, to) only; 0 <= from <= to <= 16. */
+/* Lanes [from, to) only, the others 0 and not touched in memory; 0 <= from <= to <= 16. */
+INLINE vec16 vec16_load_lanes(const float *p, int from, int to)
+{
+    return _mm512_maskz_loadu_ps((__mmask16)((1u << to) - (1u << from)), p);
+}
 INLINE void vec16_store_lanes(float *p, vec16 x, int from, int to)
 {
     _mm512_mask_storeu_ps(p, (__mmask16)((1u << to) - (1u << from)), x);
@@ -58,14 +62,21 @@ INLINE vec16 vec16_fma(vec16 x, vec16 y, vec16 z)
     return (vec16){_mm256_fmadd_ps(x.lo, y.lo, z.lo), _mm256_fmadd_ps(x.hi, y.hi, z.hi)};
 }
 INLINE vec16 vec16_max(vec16 x, vec16 y) { return (vec16){_mm256_max_ps(x.lo, y.lo), _mm256_max_ps(x.hi, y.hi)}; }
+/* Of lanes [first, first + 8), those in [from, to). */
+INLINE __m256i lanes_mask(int first, int from, int to)
+{
+    const __m256i lane = _mm256_add_epi32(_mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7), _mm256_set1_epi32(first));
+    return _mm256_and_si256(_mm256_cmpgt_epi32(lane, _mm256_set1_epi32(from - 1)),
+                            _mm256_cmpgt_epi32(_mm256_set1_epi32(to), lane));
+}
+INLINE vec16 vec16_load_lanes(const float *p, int from, int to)
+{
+    return (vec16){_mm256_maskload_ps(p, lanes_mask(0, from, to)), _mm256_maskload_ps(p + 8, lanes_mask(8, from, to))};
+}
 INLINE void vec16_store_lanes(float *p, vec16 x, int from, int to)
 {
-    const __m256i lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
-    const __m256i first = _mm256_set1_epi32(from - 1), end = _mm256_set1_epi32(to);
-    const __m256i upper = _mm256_add_epi32(lane, _mm256_set1_epi32(8));
-    _mm256_maskstore_ps(p, _mm256_and_si256(_mm256_cmpgt_epi32(lane, first), _mm256_cmpgt_epi32(end, lane)), x.lo);
-    _mm256_maskstore_ps(p + 8, _mm256_and_si256(_mm256_cmpgt_epi32(upper, first), _mm256_cmpgt_epi32(end, upper)),
-                        x.hi);
+    _mm256_maskstore_ps(p, lanes_mask(0, from, to), x.lo);
+    _mm256_maskstore_ps(p + 8, lanes_mask(8, from, to), x.hi);
 }
 
 INLINE __m256 round_bf16_half(__m256 x)
