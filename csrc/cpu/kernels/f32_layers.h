@@ -197,23 +197,41 @@ static void global_mean(const dice_view *x, const dice_view *y, dice_affine pre,
     }
 }
 
-/* total (16) = sum over the pixels of (x - mean) or of its square, in double over rows. */
-INLINE void sum_block(const dice_view *x, int32_t channel, vec16 mean, int squared, double *total)
+/* Sums over one row of x - centre and of its square. */
+INLINE void row_sums(const dice_view *x, int32_t channel, int32_t iy, vec16 centre, float *sum, float *square)
 {
+    vec16 first = vec16_set1(0.0f), second = first;
+    for (int32_t ix = 0; ix < x->width; ix++) {
+        const vec16 value = vec16_sub(load_channels(x, channel, iy * x->pitch + ix * 16), centre);
+        first = vec16_add(first, value);
+        second = vec16_fma(value, value, second);
+    }
+    vec16_store(sum, first);
+    vec16_store(square, second);
+}
+
+/* The means (16) of 16 channels and their sums (16) of (x - mean)^2, from sums around the first row's mean: close
+ * enough to the channel's for no digits to be lost. Rows are added in double. */
+INLINE void block_moments(const dice_view *x, int32_t channel, double *mean, double *square)
+{
+    const double n = (double)x->height * x->width;
+    float centre[16], row[16], row_square[16];
+    double sum[16] = {0};
+    row_sums(x, channel, 0, vec16_set1(0.0f), centre, row_square);
     for (int i = 0; i < 16; i++) {
-        total[i] = 0;
+        centre[i] /= (float)x->width;
+        square[i] = 0;
     }
     for (int32_t iy = 0; iy < x->height; iy++) {
-        vec16 row = vec16_set1(0.0f);
-        for (int32_t ix = 0; ix < x->width; ix++) {
-            const vec16 value = vec16_sub(load_channels(x, channel, iy * x->pitch + ix * 16), mean);
-            row = squared ? vec16_fma(value, value, row) : vec16_add(row, value);
-        }
-        float lanes[16];
-        vec16_store(lanes, row);
+        row_sums(x, channel, iy, vec16_load(centre), row, row_square);
         for (int i = 0; i < 16; i++) {
-            total[i] += lanes[i];
+            sum[i] += row[i];
+            square[i] += row_square[i];
         }
+    }
+    for (int i = 0; i < 16; i++) {
+        mean[i] = centre[i] + sum[i] / n;
+        square[i] -= sum[i] * sum[i] / n;
     }
 }
 
@@ -233,24 +251,24 @@ static void groupnorm(const dice_view *x, const dice_view *y, int32_t groups, fl
 {
     const int32_t size = x->channels / groups;
     const int32_t span = dice_groupnorm_span(size);  /* at most 16 groups */
-    const double n = (double)size * x->height * x->width;
+    const double n = (double)x->height * x->width;
     const vec16 zero = vec16_set1(0.0f);
     for (int32_t start = c0; start < c1; start += span) {
         const int32_t end = start + span < x->channels ? start + span : x->channels;
-        double mean[16] = {0}, variance[16] = {0};
-        for (int pass = 0; pass < 2; pass++) {  /* two passes: E[x^2] - E[x]^2 loses digits */
-            double *sums = pass == 0 ? mean : variance;
-            double total[16];
-            for (int32_t channel = start; channel < end; channel += 16) {
-                const vec16 centre = pass == 0 ? zero : by_group(mean, start, channel, size);
-                sum_block(x, channel, centre, pass, total);
-                for (int32_t i = 0; i < 16 && channel + i < end; i++) {
-                    sums[(channel + i - start) / size] += total[i];
-                }
+        double mean[16] = {0}, variance[16] = {0}, counted[16] = {0};
+        for (int32_t channel = start; channel < end; channel += 16) {
+            double channel_mean[16], square[16];
+            block_moments(x, channel, channel_mean, square);
+            for (int32_t i = 0; i < 16 && channel + i < end; i++) {  /* merged as by Chan, Golub and LeVeque, 1983 */
+                const int32_t group = (channel + i - start) / size;
+                const double delta = channel_mean[i] - mean[group], all = counted[group] + n;
+                mean[group] += delta * n / all;
+                variance[group] += square[i] + delta * delta * counted[group] * n / all;
+                counted[group] = all;
             }
-            for (int group = 0; group < 16; group++) {
-                sums[group] /= n;
-            }
+        }
+        for (int group = 0; group < 16; group++) {
+            variance[group] /= n * size;
         }
         for (int32_t channel = start; channel < end; channel += 16) {
             float scale[16] = {0}, shift[16] = {0};
