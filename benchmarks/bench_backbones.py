@@ -5,12 +5,13 @@
 Peers: PyTorch eager in both memory formats, torch.compile with frozen weights, ONNX Runtime, OpenVINO (latency
 and streams). Each round times every engine once, in turn; the figure is the median over the rounds, and ratios are
 against the best peer of the run. A peer that is not installed is named as missing. Needs the extra `bench`.
+`--isa` holds the peers too, by oneDNN's and PyTorch's own switches; ONNX Runtime has none. Their peak memory:
+bench_backbone_memory.py.
 """
 
 import argparse
 import json
 import os
-import resource
 import statistics
 import sys
 import tempfile
@@ -24,6 +25,10 @@ from torch_models import BiT, DenseNet, ResNet50
 import dice
 from dice import _core
 
+PEERS_ISA = {  # dice's instruction set: the environment that holds the peers to it
+    "avx2": {"ONEDNN_MAX_CPU_ISA": "AVX2", "ATEN_CPU_CAPABILITY": "avx2"},
+    "avx512": {"ONEDNN_MAX_CPU_ISA": "AVX512_CORE", "ATEN_CPU_CAPABILITY": "avx512"},
+}
 NETS = {  # name: (module, dice's name, image side, batches, GMAC an image)
     "densenet": (DenseNet, "densenet", 32, (64, 1), 0.288),
     "resnet50": (ResNet50, "resnet50", 224, (8, 1), 4.09),
@@ -122,6 +127,7 @@ def engines(net, batch, precisions, isa):
     import torch._inductor.config as inductor
 
     inductor.freezing = True
+    inductor.cpp.simdlen = 256 if isa == "avx2" else None
     compiled = torch.compile(last)
     yield "torch.compile frozen", True, "float32", lambda x: compiled(
         x.contiguous(memory_format=torch.channels_last))[1]
@@ -212,7 +218,7 @@ def main():
     parser.add_argument("--net", nargs="+", choices=NETS, default=list(NETS))
     parser.add_argument("--batch", type=int, nargs="+", help="default: as in the goals")
     parser.add_argument("--precision", nargs="+", default=["float32", "bf16x3", "bf16"])
-    parser.add_argument("--isa", help="hold dice to this instruction set (peers: ONEDNN_MAX_CPU_ISA)")
+    parser.add_argument("--isa", choices=PEERS_ISA, help="hold dice and the peers to this instruction set")
     parser.add_argument("--threads", type=int, default=0, help="default: all processors")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--seconds", type=float, default=1.0, help="of each engine in each round")
@@ -220,6 +226,9 @@ def main():
                         help="count processor time, not the clock's: with --threads 1 for a machine that is not idle")
     parser.add_argument("--json", help="write the rows to this file")
     args = parser.parse_args()
+    wanted = PEERS_ISA.get(args.isa, {})
+    if any(os.environ.get(name) != value for name, value in wanted.items()):  # read when the libraries are loaded
+        os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, **wanted})
     _core.threads_set(args.threads)
     torch.set_num_threads(_core.threads_count())
     clock = time.process_time if args.processor_time else time.perf_counter
@@ -232,7 +241,6 @@ def main():
         for batch in args.batch or NETS[net][3]:
             rows += measure(net, batch, args.precision, args.isa, args.rounds, args.seconds, clock)
             show([r for r in rows if r["net"] == net and r["batch"] == batch], peak)
-    print(f"\npeak memory of the whole run {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024} MB")
     if args.json:
         Path(args.json).write_text(json.dumps({"peak_gflops": peak, "rows": rows}, indent=1))
 
