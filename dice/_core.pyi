@@ -8,10 +8,11 @@ from numpy.typing import NDArray
 
 Float32: TypeAlias = NDArray[np.float32]
 Float64: TypeAlias = NDArray[np.float64]
+Graph: TypeAlias = object  #: a capsule
 
 @final
 class Network:
-    """A network made ready by one back end; made by build_network."""
+    """A network made ready by one back end; made by make_network."""
 
     arch: str
     isa: str
@@ -52,16 +53,14 @@ class Gaussian:
     def __new__(cls, state: ClassState, total: bool) -> Gaussian: ...
     def distance(self, h: Float32 | Float64, /) -> Float64: ...
 
-def build_network(
+def build_graph(
     arch: str | None,
     weights: Mapping[str, NDArray[Any]],
     mean: Sequence[float] | None,
     std: Sequence[float] | None,
-    precision: str,
-    isa: str | None,
-    device: str,
     /,
-) -> Network: ...
+) -> Graph: ...
+def make_network(graph: Graph, precision: str, isa: str | None, device: str, /) -> Network: ...
 def run_ops(
     tensors: list[tuple[int, int, int]],
     ops: list[dict[str, Any]],

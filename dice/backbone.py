@@ -113,12 +113,15 @@ def load_backbone(
         weights, digest, where = dict(file), _digest(file), "weights"
     else:
         weights, digest, where = read_state_dict(file), fingerprint(file), os.fspath(file)
+    try:
+        graph = _core.build_graph(arch, weights, mean, std)
+    except InputError as error:
+        raise InputError(f"{where}: {error}") from None
+    del weights  # the graph has its own: two copies are enough while the third is packed
     devices = ["cuda", "cpu"] if device == "auto" else [device]
     for name in devices:
         try:
-            network = _core.build_network(arch, weights, mean, std, precision, None, name)
-        except InputError as error:
-            raise InputError(f"{where}: {error}") from None
+            network = _core.make_network(graph, precision, None, name)
         except DeviceError:
             if name == devices[-1]:
                 raise

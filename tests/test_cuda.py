@@ -62,6 +62,10 @@ def cuda(request):
     return request.param
 
 
+def build(weights, *, precision="float32", isa=None, device="cuda"):
+    return _core.make_network(_core.build_graph(None, weights, None, None), precision, isa, device)
+
+
 def relative(got, want):
     """Relative L2 error."""
     return np.linalg.norm(np.asarray(got, np.float64) - want) / np.linalg.norm(want)
@@ -162,9 +166,9 @@ def test_largest_floats_stay_finite(cuda):
 
 def compare(weights, images, precisions, bounds=PARTS_BOUND):
     """Features and logits of the CUDA back end against the reference's, for each precision."""
-    want = _core.build_network(None, weights, None, None, "float32", "scalar", "cpu").forward(images)
+    want = build(weights, isa="scalar", device="cpu").forward(images)
     for precision in precisions:
-        net = _core.build_network(None, weights, None, None, precision, None, "cuda")
+        net = build(weights, precision=precision)
         for got, truth in zip(net.forward(images), want, strict=True):
             assert relative(got, truth) < bounds[precision], precision
 
@@ -216,7 +220,7 @@ def test_golden_scores(cuda, shared):
 def small(cuda):
     """A small DenseNet on the device, and the same weights."""
     weights = weights_of(densenet((2, 2), 3), 8)
-    return _core.build_network(None, weights, None, None, "float32", None, "cuda"), weights
+    return build(weights), weights
 
 
 def test_bits_do_not_depend_on_the_batch(small):
@@ -261,7 +265,7 @@ def test_threads_share_a_network_and_have_their_own(small):
     failures = []
 
     def work():
-        own = _core.build_network(None, weights, None, None, "float32", None, "cuda")
+        own = build(weights)
         for each in (net, own, net):
             if each.forward(images)[1].tobytes() != want:
                 failures.append(each)
@@ -284,7 +288,7 @@ def test_a_batch_that_does_not_fit_is_split(small, monkeypatch, request):
     images = noise(9, 8)
     want = net.forward(images)[1].tobytes()
     held = net.weight_bytes + net.arena_bytes
-    fresh = _core.build_network(None, small[1], None, None, "float32", None, "cuda")
+    fresh = build(small[1])
     monkeypatch.setenv("DICE_EMULATED_BYTES", str(held + fresh.weight_bytes + net.arena_bytes // 3))
     assert fresh.forward(images)[1].tobytes() == want
     assert fresh.arena_bytes <= net.arena_bytes // 3
@@ -293,7 +297,7 @@ def test_a_batch_that_does_not_fit_is_split(small, monkeypatch, request):
     with pytest.raises(DeviceError, match="cuda:0: activations: out of memory"):
         fresh.forward(other)
     with pytest.raises(DeviceError, match="cuda:0: weights: out of memory"):
-        _core.build_network(None, small[1], None, None, "float32", None, "cuda")
+        build(small[1])
     monkeypatch.delenv("DICE_EMULATED_BYTES")
     assert fresh.forward(images)[1].tobytes() == want
 
@@ -305,7 +309,7 @@ def test_host_allocations_may_fail(small):
     for n in range(1, 60):
         _core._memory_fail_at(n)
         try:
-            made = _core.build_network(None, weights, None, None, "float32", None, "cuda")
+            made = build(weights)
             got = made.forward(images)[1].tobytes()
         except MemoryError:
             continue
@@ -318,10 +322,10 @@ def test_several_devices(emulated, monkeypatch):
     monkeypatch.setenv("DICE_EMULATED_DEVICES", "2")
     weights = weights_of(densenet((2, 2), 3), 8)
     images = noise(2, 8)
-    first, second = (_core.build_network(None, weights, None, None, "float32", None, f"cuda:{i}") for i in (0, 1))
+    first, second = (build(weights, device=f"cuda:{i}") for i in (0, 1))
     assert first.forward(images)[1].tobytes() == second.forward(images)[1].tobytes()
     with pytest.raises(DeviceError, match=r"device cuda:2: this machine has 2 \(cuda:0 is the first\)"):
-        _core.build_network(None, weights, None, None, "float32", None, "cuda:2")
+        build(weights, device="cuda:2")
 
 
 class OnDevice:
@@ -338,7 +342,7 @@ class OnDevice:
 
 def test_arrays_on_the_device_are_taken_where_they_are(emulated, emulated_plugin):
     library = ctypes.CDLL(str(emulated_plugin))
-    net = _core.build_network(None, weights_of(densenet((2, 2), 3), 8), None, None, "float32", None, "cuda")
+    net = build(weights_of(densenet((2, 2), 3), 8))
     images = noise(2, 8)
     want_h, want_z = net.forward(images)
     there = OnDevice(library, images)
@@ -348,7 +352,7 @@ def test_arrays_on_the_device_are_taken_where_they_are(emulated, emulated_plugin
     assert head.forward(OnDevice(library, want_h), np.inf, "energy")[0].tobytes() == want.tobytes()
 
     with pytest.raises(InputError, match="images: lives on a GPU"):
-        _core.build_network(None, weights_of(densenet((2, 2), 3), 8), None, None, "float32", None, "cpu").forward(there)
+        build(weights_of(densenet((2, 2), 3), 8), device="cpu").forward(there)
     with pytest.raises(InputError, match=r"want uint8 \(N, H, W, 3\)"):
         net.forward(OnDevice(library, images.astype(np.float64)))
     with pytest.raises(InputError, match=r"want uint8 \(N, H, W, 3\)"):
@@ -366,20 +370,20 @@ def test_cublas_gives_the_same_network(emulated, emulated_plugin, monkeypatch):
     """The emulated library counts as one; its products replace those of plain 1 x 1 convolutions."""
     formula, side = NETWORKS["resnet50"]
     weights, images = weights_of(formula, side), noise(1, 33)
-    want = _core.build_network(None, weights, None, None, "float32", None, "cuda").forward(images)
+    want = build(weights).forward(images)
     monkeypatch.setenv("DICE_CUBLAS", str(emulated_plugin))
-    net = _core.build_network(None, weights, None, None, "float32", None, "cuda")
+    net = build(weights)
     assert net.kernels == "bf16x6+cublas"
     for got, truth in zip(net.forward(images), want, strict=True):
         assert relative(got, truth) < 1e-6
         assert got.tobytes() != truth.tobytes()
-    assert _core.build_network(None, weights, None, None, "bf16x3", None, "cuda").kernels == "bf16x3"
+    assert build(weights, precision="bf16x3").kernels == "bf16x3"
 
 
 def test_a_cublas_that_is_not_there_is_an_error(emulated_plugin):
     code = "from dice import _core; import numpy as np; from networks import *; made = Drawn()\n" \
            "densenet((2, 2), 3)(made, np.zeros((1, 3, 8, 8)))\n" \
-           "try: _core.build_network(None, made.weights, None, None, 'float32', None, 'cuda')\n" \
+           "try: _core.make_network(_core.build_graph(None, made.weights, None, None), 'float32', None, 'cuda')\n" \
            "except RuntimeError as error: print(type(error).__name__, error)"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT / "tests", capture_output=True, text=True, check=True,
                           env=os.environ | {"DICE_CUDA_PLUGIN": str(emulated_plugin), "DICE_CUBLAS": "/none.so",

@@ -179,11 +179,44 @@ static PyObject *make_network(const dice_graph *graph, const dice_backend *backe
     return (PyObject *)self;
 }
 
-static PyObject *build_network(PyObject *Py_UNUSED(module), PyObject *args)
+static const char graph_name[] = "dice graph";
+
+static void free_graph(PyObject *capsule)
 {
-    const char *arch, *precision, *isa, *device;
+    dice_graph_free(PyCapsule_GetPointer(capsule, graph_name));
+}
+
+static PyObject *py_build_graph(PyObject *Py_UNUSED(module), PyObject *args)
+{
+    const char *arch;
     PyObject *dict, *mean, *std;
-    if (!PyArg_ParseTuple(args, "zO!OOszs", &arch, &PyDict_Type, &dict, &mean, &std, &precision, &isa, &device)) {
+    if (!PyArg_ParseTuple(args, "zO!OO", &arch, &PyDict_Type, &dict, &mean, &std)) {
+        return NULL;
+    }
+    PyObject *made = NULL;
+    dice_graph *graph = build_graph(arch, dict);
+    if (graph == NULL || read_triple(mean, "normalize: mean", graph->mean) < 0
+        || read_triple(std, "normalize: std", graph->std) < 0) {
+        goto done;
+    }
+    const dice_status status = dice_graph_check(graph);  /* again, for the given normalisation */
+    made = status == DICE_OK ? PyCapsule_New(graph, graph_name, free_graph) : dice_py_raise(status);
+done:
+    if (made == NULL) {
+        dice_graph_free(graph);
+    }
+    return made;
+}
+
+static PyObject *py_make_network(PyObject *Py_UNUSED(module), PyObject *args)
+{
+    PyObject *capsule;
+    const char *precision, *isa, *device;
+    if (!PyArg_ParseTuple(args, "Oszs", &capsule, &precision, &isa, &device)) {
+        return NULL;
+    }
+    const dice_graph *graph = PyCapsule_GetPointer(capsule, graph_name);
+    if (graph == NULL) {
         return NULL;
     }
     dice_options options = {0};
@@ -192,20 +225,7 @@ static PyObject *build_network(PyObject *Py_UNUSED(module), PyObject *args)
     if (status == DICE_OK) {
         status = dice_backend_find(device, &options, &backend);
     }
-    if (status != DICE_OK) {
-        return dice_py_raise(status);
-    }
-    PyObject *made = NULL;
-    dice_graph *graph = build_graph(arch, dict);
-    if (graph == NULL || read_triple(mean, "normalize: mean", graph->mean) < 0
-        || read_triple(std, "normalize: std", graph->std) < 0) {
-        goto done;
-    }
-    status = dice_graph_check(graph);  /* again, for the given normalisation */
-    made = status == DICE_OK ? make_network(graph, backend, &options) : dice_py_raise(status);
-done:
-    dice_graph_free(graph);
-    return made;
+    return status == DICE_OK ? make_network(graph, backend, &options) : dice_py_raise(status);
 }
 
 /* *view = images that live on a GPU: 1, 0 where they do not, -1 with an exception set. */
@@ -366,7 +386,7 @@ static PyGetSetDef network_getset[] = {
 static PyTypeObject network_type = {
     PyVarObject_HEAD_INIT(NULL, 0)
     .tp_name = "dice._core.Network",
-    .tp_doc = "A network made ready by one back end; made by build_network.",
+    .tp_doc = "A network made ready by one back end; made by make_network.",
     .tp_basicsize = sizeof(network),
     .tp_flags = Py_TPFLAGS_DEFAULT,
     .tp_dealloc = network_dealloc,
@@ -376,10 +396,13 @@ static PyTypeObject network_type = {
 };
 
 static PyMethodDef methods[] = {
-    {"build_network", build_network, METH_VARARGS,
-     "build_network(arch, weights, mean, std, precision, isa, device) -> Network\n\n"
-     "arch: str, or None to recognise it; weights: {name: array}; mean, std: three floats or None for the\n"
-     "architecture's; isa: str or None for DICE_ISA, else the native one."},
+    {"build_graph", py_build_graph, METH_VARARGS,
+     "build_graph(arch, weights, mean, std) -> graph\n\n"
+     "arch: str, or None to recognise it; weights: {name: array}, copied; mean, std: three floats or None for the\n"
+     "architecture's. The graph can be given to make_network as often as wanted."},
+    {"make_network", py_make_network, METH_VARARGS,
+     "make_network(graph, precision, isa, device) -> Network\n\n"
+     "isa: str or None for DICE_ISA, else the native one."},
     {NULL, NULL, 0, NULL},
 };
 
