@@ -12,11 +12,12 @@ import numpy as np
 
 from dice import datasets, evaluate, preprocess, report_html, results, statistics, tables
 from dice import download as fetching
-from dice.backbone import load_backbone
+from dice.backbone import Backbone, load_backbone
 from dice.console import debug, error, note
 from dice.errors import InputError
 from dice.imagesets import FileSet
 from dice.io import read_state_dict
+from dice.madeup import weight_shapes
 
 __all__ = [
     "bench",
@@ -433,8 +434,11 @@ def info(args: Namespace) -> int:
         or "no DICE_*",
         "data root": str(Path(args.root).resolve()),
     }
+    for arch, batch in (("densenet", 64), ("resnet50", 8)):
+        zeros = {name: np.zeros(shape, np.float32) for name, shape in weight_shapes(arch).items()}
+        rows[f"{arch}, batch {batch}"] = network_memory(load_backbone(arch, zeros))
     for key, value in rows.items():
-        print(f"{key:16s} {value}")
+        print(f"{key:18s} {value}")
     for name in datasets.known_sets():
         try:
             print(f"  {name:14s} {len(datasets.open_set(name, args.root))} images")
@@ -444,22 +448,20 @@ def info(args: Namespace) -> int:
         path = checkpoint_path(
             Namespace(root=args.root, checkpoint=None, name="densenet", epochs=100), in_dataset
         )
-        memory = network_memory(path, batch=64) if path.is_file() else "missing"
-        print(f"  {in_dataset} densenet checkpoint {memory}")
+        try:
+            state = load_backbone(None, path).arch if path.is_file() else "missing"
+        except InputError as reason:
+            state = str(reason)
+        print(f"  {in_dataset} densenet checkpoint {state}")
     return 0
 
 
-def network_memory(path: Path, batch: int) -> str:
-    """What a network takes beside its images, in words."""
-    try:
-        net = load_backbone(None, path)
-    except InputError as reason:
-        return str(reason)
-    net.forward(np.zeros((batch, net.image_size, net.image_size, 3), np.uint8))
+def network_memory(net: Backbone) -> str:
+    """What a network takes beside its images, in words; the arena is the same for every batch."""
+    net.forward(np.zeros((1, net.image_size, net.image_size, 3), np.uint8))
     sizes = net.info()
     return (
-        f"there: {sizes['arena_bytes'] / 1e6:.1f} MB for activations at batch {batch}, "
-        f"{sizes['weight_bytes'] / 1e6:.1f} MB of packed weights"
+        f"{sizes['arena_bytes'] / 1e6:.1f} MB for activations, {sizes['weight_bytes'] / 1e6:.1f} MB of packed weights"
     )
 
 

@@ -11,16 +11,21 @@ import numpy as np
 
 from dice.errors import InputError
 
-__all__ = ["made_up_weights"]
+__all__ = ["made_up_weights", "weight_shapes"]
 
 _Shapes = Iterator[tuple[str, tuple[int, ...]]]
 
 
 def made_up_weights(arch: str) -> dict[str, np.ndarray]:
     """Name -> float32 array, for `load_backbone`; always the same. InputError for an arch that is not known here."""
+    return {name: _draw(name, shape) for name, shape in weight_shapes(arch).items()}
+
+
+def weight_shapes(arch: str) -> dict[str, tuple[int, ...]]:
+    """Name -> shape of the weights of `arch`. InputError for an arch that is not known here."""
     if arch not in _ARCHS:
         raise InputError(f"no made-up weights for {arch!r}; there are some for {', '.join(_ARCHS)}")
-    return {name: _draw(name, shape) for name, shape in _ARCHS[arch]()}
+    return dict(_ARCHS[arch]())
 
 
 def _draw(name: str, shape: tuple[int, ...]) -> np.ndarray:
@@ -31,11 +36,36 @@ def _draw(name: str, shape: tuple[int, ...]) -> np.ndarray:
     return np.full(shape, 0.2 if name.endswith("bn3.weight") else value, np.float32)
 
 
+def _batchnorm(name: str, channels: int) -> _Shapes:
+    for part in ("weight", "bias", "running_mean", "running_var"):
+        yield f"{name}.{part}", (channels,)
+
+
+def _densenet() -> _Shapes:
+    """DenseNet-BC-100, growth 12, 10 classes."""
+    growth, channels = 12, 24
+    yield "conv1.weight", (channels, 3, 3, 3)
+    for block in (1, 2, 3):
+        for j in range(16):
+            layer = f"block{block}.layer.{j}"
+            yield from _batchnorm(f"{layer}.bn1", channels)
+            yield f"{layer}.conv1.weight", (4 * growth, channels, 1, 1)
+            yield from _batchnorm(f"{layer}.bn2", 4 * growth)
+            yield f"{layer}.conv2.weight", (growth, 4 * growth, 3, 3)
+            channels += growth
+        if block < 3:
+            yield from _batchnorm(f"trans{block}.bn1", channels)
+            yield f"trans{block}.conv1.weight", (channels // 2, channels, 1, 1)
+            channels //= 2
+    yield from _batchnorm("bn1", channels)
+    yield "fc.weight", (10, channels)
+    yield "fc.bias", (10,)
+
+
 def _resnet50() -> _Shapes:
     def unit(conv: str, norm: str, channels: int, inputs: int, kernel: int) -> _Shapes:
         yield f"{conv}.weight", (channels, inputs, kernel, kernel)
-        for part in ("weight", "bias", "running_mean", "running_var"):
-            yield f"{norm}.{part}", (channels,)
+        yield from _batchnorm(norm, channels)
 
     yield from unit("conv1", "bn1", 64, 3, 7)
     inputs = 64
@@ -78,4 +108,8 @@ def _bit_r101x1() -> _Shapes:
     yield "head.conv.bias", (1000,)
 
 
-_ARCHS: dict[str, Callable[[], _Shapes]] = {"resnet50": _resnet50, "BiT-S-R101x1": _bit_r101x1}
+_ARCHS: dict[str, Callable[[], _Shapes]] = {
+    "densenet": _densenet,
+    "resnet50": _resnet50,
+    "BiT-S-R101x1": _bit_r101x1,
+}

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -205,6 +206,8 @@ def test_info_download_and_bench_say_what_is_there(data, tmp_path):
     assert done.returncode == 0, done.stderr
     for words in (dice.__version__, "instruction set", "threads", "cuda", f"DICE_ROOT={data}", "iSUN"):
         assert words in done.stdout
+    for network in ("densenet, batch 64", "resnet50, batch 8"):
+        assert re.search(rf"{network} .* MB for activations, .* MB of packed weights", done.stdout)
     listed = dice_run("download", cwd=tmp_path)
     assert listed.returncode == 0 and "CIFAR-10" in listed.stdout and "http" in listed.stdout
     done = dice_run("bench", "--checkpoint", data / "net.npz", "--seconds", 0, cwd=tmp_path)

@@ -56,6 +56,8 @@ def test_made_up_weights_follow_their_rule():
         sum(value.size for value in weights.values()) == 25_557_032 + 2 * 26_560
     )  # torchvision's count, and running statistics
     assert sum(value.size for value in made_up_weights("BiT-S-R101x1").values()) == 44_541_480
+    densenet = made_up_weights("densenet")  # 0.8 million as in its paper, table 2
+    assert sum(value.size for name, value in densenet.items() if "running" not in name) == 769_162
     with pytest.raises(InputError, match="vgg"):
         made_up_weights("vgg")
 
