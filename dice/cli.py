@@ -112,11 +112,9 @@ def _parser() -> argparse.ArgumentParser:
             part(sub)
         return sub
 
-    for name, words in (
-        ("eval", "score an ID set against OOD sets and print the table"),
-        ("demo-cifar", None),
-    ):  # see demo-cifar.sh
-        add(name, words, _id_sets, _network, _methods, _decoding, _evaluation)
+    evaluation = _id_sets, _network, _methods, _decoding, _evaluation
+    add("eval", "score an ID set against OOD sets and print the table", *evaluation)
+    add("demo-cifar", None, *evaluation).set_defaults(model_arch="densenet")  # see demo-cifar.sh
     sub = add("demo-imagenet", None, _network, _runs, _decoding, _evaluation)
     sub.add_argument("--random-weights", action="store_true", help="made-up weights: meaningless numbers")
     sub.set_defaults(model_arch="resnet50", name=None, method=[], p=[], clip_threshold=1e5)
@@ -208,7 +206,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     sub.add_argument("--score", choices=("energy", "msp", "maxlogit"), default="energy")
     sub.add_argument("--in-data", metavar="FOLDER|LIST", help="ID images of your own")
-    sub.add_argument("--out-datasets", nargs="+", metavar="NAME[=FOLDER|LIST|.npy]", help="default: the original's sets")
+    _out_datasets(sub)
     sub.add_argument("--mean", metavar="FILE.npy", help="mean feature for DICE")
     sub.add_argument(
         "--proxy", metavar="NAME[=FOLDER|LIST|.npy]", help="choose p on training images against this OOD set"
@@ -259,7 +257,7 @@ def _network(parser: argparse.ArgumentParser) -> None:
     _root(parser)
     _device(parser)
     parser.add_argument("--name", default="densenet", help="folder of the checkpoint, and of the results")
-    parser.add_argument("--model-arch", "--arch", default="densenet", metavar="ARCH")
+    parser.add_argument("--model-arch", "--arch", metavar="ARCH", help="default: recognised from the checkpoint")
     parser.add_argument("--layers", type=_count, metavar="DEPTH", help="refuse a network of another depth")
     parser.add_argument("--epochs", type=_count, default=100, metavar="N", help="use checkpoint_N.pth.tar")
     parser.add_argument(
@@ -349,6 +347,20 @@ def _saving(parser: argparse.ArgumentParser, *, json: bool = True) -> None:
         parser.add_argument("--json", metavar="FILE", help="also write the results there")
 
 
+def _out_datasets(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--out-datasets", nargs="+", default=[], metavar="NAME[=FOLDER|LIST|.npy]", help="default: the original's sets"
+    )
+    parser.add_argument(
+        "--list",
+        action="append",
+        default=[],
+        dest="lists",
+        metavar="[NAME=]FILE[@FOLDER]",
+        help="an OOD set by a list file, `relative/path label` a line; repeat it for more",
+    )
+
+
 def _convention(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--convention",
@@ -361,9 +373,7 @@ def _convention(parser: argparse.ArgumentParser) -> None:
 def _evaluation(parser: argparse.ArgumentParser) -> None:
     _saving(parser)
     parser.add_argument("--in-data", metavar="FOLDER|LIST", help="ID images of your own")
-    parser.add_argument(
-        "--out-datasets", nargs="+", metavar="NAME[=FOLDER|LIST|.npy]", help="default: the original's sets"
-    )
+    _out_datasets(parser)
     parser.add_argument("--mean", metavar="FILE.npy", help="mean feature for DICE")
     side = parser.add_mutually_exclusive_group()
     side.add_argument(

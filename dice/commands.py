@@ -59,16 +59,17 @@ def open_network(args: Namespace, in_dataset: str) -> Any:
         raise InputError(
             f"{path}: no checkpoint there; `dice download` lists what can be fetched, --checkpoint FILE names another"
         )
-    if args.layers and args.model_arch == "densenet":
+    net = load_network(args, args.model_arch, path)
+    if args.layers and net.arch == "densenet":
         depth = 1 + sum(
             array.ndim == 4 for array in read_state_dict(path).values()
         )  # convolutions and the last layer
         if args.layers != depth:
             raise InputError(f"{path}: a network of {depth} layers, --layers asks for {args.layers}")
-    return load_network(args, args.model_arch, path)
+    return net
 
 
-def load_network(args: Namespace, arch: str, source: Path | dict[str, np.ndarray]) -> Any:
+def load_network(args: Namespace, arch: str | None, source: Path | dict[str, np.ndarray]) -> Any:
     if args.threads:
         from dice import _core
 
@@ -99,7 +100,7 @@ def mean_feature(args: Namespace, in_dataset: str, net: Any, transform: Any, bas
     """--mean, else the root's cache, else computed from the training images and kept under `base`."""
     if args.mean:
         return statistics.load_mean(Path(args.mean), net)
-    for path in default_statistics(args, in_dataset):
+    for path in default_statistics(args.root, in_dataset, net.arch):
         if path.is_file():
             debug(f"mean feature {path}")
             return statistics.load_mean(path, net)
@@ -134,9 +135,9 @@ def statistics_files(base: Path, net: Any, name: str, part: Any) -> tuple[Path, 
     return stem.with_name(stem.name + ".npz"), stem.with_name(stem.name + ".partial.npz")
 
 
-def default_statistics(args: Namespace, in_dataset: str) -> list[Path]:
+def default_statistics(root: str, in_dataset: str, arch: str) -> list[Path]:
     """Where a root keeps them: ours, then the original's bare mean."""
-    stem = Path(args.root, "cache", f"{in_dataset}_{args.model_arch}_feat_stat")
+    stem = Path(root, "cache", f"{in_dataset}_{arch}_feat_stat")
     return [stem.with_name(stem.name + suffix) for suffix in (".npz", ".npy")]
 
 
@@ -210,13 +211,11 @@ def evaluate_one(
     with clock.measure("load"):
         id_set = own_or_known(args.in_data, in_dataset, args.root, "test")
         net = net or open_network(args, in_dataset)  # before the OOD sets: where it is refused, that is the one line
-        order, sets, skipped = open_sets(
-            args.out_datasets or datasets.default_ood(in_dataset), args.root, strict
-        )
+        order, sets, skipped = open_sets(ood_specs(args, in_dataset), args.root, strict)
         for name in args.near:
             if name not in order:
                 raise InputError(f"--near {name}: not among the OOD sets, {', '.join(order)}")
-        transform = preprocess.transform_for(args.model_arch)
+        transform = preprocess.transform_for(net.arch)
     if mean is None and any(method.p is not None for method in methods):
         mean = mean_feature(args, in_dataset, net, transform, base)
     entries = evaluate.evaluate(
@@ -228,7 +227,7 @@ def evaluate_one(
         transform=transform,
         mean=mean,
         skipped=skipped,
-        checkpoint=f"random weights of {args.model_arch}" if (remarks or {}).get("weights") else str(checkpoint_path(args, in_dataset)),
+        checkpoint=f"random weights of {net.arch}" if (remarks or {}).get("weights") else str(checkpoint_path(args, in_dataset)),
         name=args.name,
         base_dir=base,
         fresh=args.fresh,
@@ -240,6 +239,13 @@ def evaluate_one(
     )
     print_results(entries, [id_set, *sets], order, titles)
     return entries
+
+
+def ood_specs(args: Namespace, in_dataset: str) -> list[str]:
+    """What --out-datasets and --list name, else the original's sets. A list without a name is called as its file."""
+    names = [Path(text.partition("@")[0]).name.partition(".")[0] for text in args.lists]
+    lists = [text if "=" in text else f"{name}={text}" for name, text in zip(names, args.lists, strict=True)]
+    return [*args.out_datasets, *lists] or datasets.default_ood(in_dataset)
 
 
 def open_sets(specs: list[str], root: str, strict: bool) -> tuple[list[str], list[Any], dict[str, str]]:
@@ -295,16 +301,16 @@ def print_results(
 
 
 def precompute(args: Namespace) -> int:
-    out = Path(args.out) if args.out else default_statistics(args, args.in_dataset)[0]
+    net = open_network(args, args.in_dataset)
+    out = Path(args.out) if args.out else default_statistics(args.root, args.in_dataset, net.arch)[0]
     if args.shard and not args.out:
         out = out.with_suffix(f".{args.shard[0]}of{args.shard[1]}.npz")
     statistics.check_name(out, args.shard)
     results.check_target(out)
     train = own_or_known(args.in_data, args.in_dataset, args.root, "train")
     part = statistics.select(train, max_images=args.max_images, seed=args.seed, shard=args.shard)
-    net = open_network(args, args.in_dataset)
     state = statistics_files(Path(args.base_dir), net, args.name, part)[1]
-    transform = preprocess.transform_for(args.model_arch)
+    transform = preprocess.transform_for(net.arch)
     full = not args.mean_only and out.suffix == ".npz"
     found = statistics.compute(net, part, transform, state, full=full, fresh=args.fresh, **decoding(args))
     statistics.save(out, found, state)
@@ -364,7 +370,7 @@ def score(args: Namespace) -> int:
     if args.fail_on_ood:
         raise InputError("--fail-on-ood: wants the threshold of a --detector FILE")
     net = open_network(args, args.in_dataset)
-    transform = preprocess.transform_for(args.model_arch)
+    transform = preprocess.transform_for(net.arch)
     methods = choose(args, args.in_dataset, ["energy"])
     mean = (
         mean_feature(args, args.in_dataset, net, transform, None)

@@ -80,7 +80,7 @@ def fetch_missing(args: Namespace, in_dataset: str, *, reachable: bool) -> str:
     there = {
         f"checkpoint-{in_dataset}": checkpoint_path(args, in_dataset).is_file(),
         f"mean-{in_dataset}": bool(args.mean)
-        or any(path.is_file() for path in default_statistics(args, in_dataset))
+        or any(path.is_file() for path in default_statistics(args.root, in_dataset, args.model_arch))
         or is_there(in_dataset, args.root, "train"),
         in_dataset: bool(args.in_data) or is_there(in_dataset, args.root, "test"),
     }

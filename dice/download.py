@@ -6,6 +6,7 @@ iSUN, the ImageNet OOD sets) publish; the SHA-256 of the original's own files we
 nobody publishes one, the SHA-256 of the first download is kept beside the file and later ones are held against it.
 """
 
+import contextlib
 import hashlib
 import http.client
 import os
@@ -193,6 +194,7 @@ def _download_one(name: str, item: Item, root: Path, say: Callable[[str], object
     if target.is_file() or target.is_dir() and any(target.iterdir()):
         return Outcome(name, "present", f"is there: {target}")
     fetched = target.parent / item.url.rpartition("/")[2].partition("?")[0] if item.make else target
+    absent = [folder for folder in target.parents if not folder.exists()]
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         if fetched.exists():
@@ -203,6 +205,7 @@ def _download_one(name: str, item: Item, root: Path, say: Callable[[str], object
         if item.make:
             item.make(fetched, target)
     except (InputError, OSError) as error:
+        _remove_empty(absent)
         why = str(error).removeprefix(f"{item.url}: ")
         again = " and run this again" if item.make else ""
         return Outcome(
@@ -214,6 +217,13 @@ def _download_one(name: str, item: Item, root: Path, say: Callable[[str], object
         else " (nobody publishes its checksum: the SHA-256 of this first copy is kept beside it)"
     )
     return Outcome(name, "fetched", f"is now in {target}{unverified}")
+
+
+def _remove_empty(folders: Iterable[Path]) -> None:
+    """Removes folders, the innermost first, as far as nothing is in them."""
+    with contextlib.suppress(OSError):
+        for folder in folders:
+            folder.rmdir()
 
 
 # --- one file -----------------------------------------------------------------------------------------------------

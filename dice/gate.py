@@ -86,14 +86,14 @@ def fit(args: Namespace) -> int:
         if train is not None and train.identity == held_out.identity:
             raise InputError(f"--calibration {args.calibration}: these are the training images; give held-out ones")
     net = commands.open_network(args, args.in_dataset)
-    transform = preprocess.transform_for(args.model_arch)
+    transform = preprocess.transform_for(net.arch)
     if args.mean:
         parameters["mean"] = statistics.load_mean(Path(args.mean), net)
     detector = registry.make(args.method, net.weight, net.bias, dataset=args.in_dataset, **parameters)
     about: dict[str, Any] = {
         "method": args.method,
         "network": {"checkpoint": str(commands.checkpoint_path(args, args.in_dataset).absolute()),
-                    "sha256": net.fingerprint, "arch": args.model_arch, "precision": net.precision,
+                    "sha256": net.fingerprint, "arch": net.arch, "precision": net.precision,
                     "device": net.device, "isa": net.isa},
         "preprocessing": transform.name,
         "in_dataset": args.in_dataset,

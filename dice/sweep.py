@@ -94,7 +94,7 @@ def run(args: Namespace) -> int:
         results.check_target(Path(args.out))
     id_set = commands.own_or_known(args.in_data, args.in_dataset, args.root, "test")
     order, sets, left_out = commands.open_sets(
-        args.out_datasets or datasets.default_ood(args.in_dataset), args.root, strict=False
+        commands.ood_specs(args, args.in_dataset), args.root, strict=False
     )
     if not sets:
         raise InputError("--out-datasets: none of the sets is there")
@@ -109,7 +109,7 @@ def run(args: Namespace) -> int:
             raise InputError("--choose-data: these are the ID images of the table; give others")
         train = statistics.select(train, max_images=min(CHOICE_IMAGES, len(train)))
     net = commands.open_network(args, args.in_dataset)
-    transform = preprocess.transform_for(args.model_arch)
+    transform = preprocess.transform_for(net.arch)
     mean = commands.mean_feature(args, args.in_dataset, net, transform, base)
     ps = [p for part in args.p or [range_of("0:100:5")] for p in part]
     grid = Grid(net.weight, net.bias, mean, ps, args.clip or [None], score=args.score)

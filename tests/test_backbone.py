@@ -313,6 +313,8 @@ def test_load_backbone(tmp_path, small):
 def test_refuses_another_network(shared):
     with pytest.raises(InputError, match=r"atreides_resnet20\.pth: no known network has these weights: conv0\.weight"):
         load_backbone(None, shared / "realdata/checkpoints/other/atreides_resnet20.pth")
+    with pytest.raises(InputError, match=r"atreides_resnet20\.pth: .*not a depth of resnet20.*conv0\.weight \(16, 3, 3, 3\)"):
+        load_backbone("resnet20", shared / "realdata/checkpoints/other/atreides_resnet20.pth")
 
 
 # --- failed allocations ----------------------------------------------------------------------------------------

@@ -108,6 +108,28 @@ def test_eval_prints_the_originals_table_and_writes_the_same_as_json(args, data,
     assert "img/s" not in done.stderr and "%|" not in done.stderr  # no progress bar without a terminal
 
 
+def test_a_list_is_a_set_whether_named_or_not(args, data, tmp_path):
+    images = sorted(path.relative_to(data) for path in (data / "far").rglob("*.png"))
+    (data / "my list.txt").write_text("".join(f"{path} 3\n" for path in images[:7]))
+    (tmp_path / "other.txt").write_text(f"{images[8]} 0\nnot there.png 1\n")
+    del args[-1:]
+    done = dice_run(*args, "--list", data / "my list.txt", "--list", f"two={tmp_path / 'other.txt'}@{data}",
+                    "--json", "r.json", cwd=tmp_path)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    sets = json.loads((tmp_path / "r.json").read_text())[0]["sets"]
+    assert {name: found["n"] for name, found in sets.items()} == {"far": 40, "my list": 7, "two": 1}
+    assert "two: 1 of 2 images are not in" in done.stderr and "not there.png" in done.stderr
+    refused(dice_run(*args, "--list", tmp_path / "none.txt", cwd=tmp_path), "none.txt")
+
+
+def test_the_network_is_recognised_where_it_is_not_named(data, shared, tmp_path):
+    known = shared / "realdata/checkpoints/other/resnet20-12fca82f.th"
+    done = dice_run("score", "--checkpoint", known, data / "far", cwd=tmp_path)
+    assert done.returncode == 0 and len(done.stdout.splitlines()) == 41, done.stderr
+    other = known.with_name("atreides_resnet20.pth")
+    refused(dice_run("score", "--checkpoint", other, data / "far", cwd=tmp_path), other.name, "conv0.weight")
+
+
 def test_convention_groups_and_intervals_are_named_where_their_numbers_are(args, tmp_path):
     done = dice_run(*args, "--convention", "openood", "--near", "near", "--bootstrap", 20, "--json", "r.json", cwd=tmp_path)
     assert done.returncode == 0, done.stderr

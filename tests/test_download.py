@@ -350,6 +350,14 @@ def test_svhn_is_selected_after_the_download(server, monkeypatch, tmp_path):
     assert len(datasets.open_set("SVHN", tmp_path)) == 10
 
 
+def test_a_failed_download_leaves_no_empty_folder(server, monkeypatch, tmp_path):
+    (tmp_path / "own").mkdir()
+    monkeypatch.setitem(ITEMS, "gone", Item(f"{server.url}/gone", "own/of/it/gone", None))
+    for root in (tmp_path, tmp_path / "new"):
+        assert download.download(["gone"], root, say=str)[0].status == "failed"
+    assert list(tmp_path.rglob("*")) == [tmp_path / "own"]
+
+
 def test_root_that_cannot_be_written(server, monkeypatch, tmp_path):
     (tmp_path / "checkpoints").write_text("a file where a folder should be")
     items(server, monkeypatch, plain=Item(f"{server.url}/file", "checkpoints/x.pth", None))

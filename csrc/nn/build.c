@@ -187,8 +187,10 @@ dice_status dice_build_layout(dice_builder *builder, const dice_layout *layouts,
             return DICE_OK;
         }
     }
-    return dice_fail(DICE_E_INPUT, "stages of %d, %d, %d and %d blocks: not a depth of %s and its sisters", blocks[0],
-                     blocks[1], blocks[2], blocks[3], layouts->arch);
+    char held[320];
+    dice_weights_list(builder->weights, 0, held, sizeof held);
+    return dice_fail(DICE_E_INPUT, "stages of %d, %d, %d and %d blocks: not a depth of %s and its sisters. Found: %s",
+                     blocks[0], blocks[1], blocks[2], blocks[3], layouts->arch, held);
 }
 
 typedef struct family {
