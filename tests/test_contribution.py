@@ -5,6 +5,8 @@ import pytest
 
 from dice import InputError, _core
 
+ISAS = ["scalar", "avx2", "avx512", "amx"]
+ISAS = ISAS[: ISAS.index(_core.isa_native()) + 1]
 RNG = np.random.default_rng(0)
 W = RNG.standard_normal((23, 57)).astype(np.float32)
 MU = RNG.exponential(1, 57)
@@ -50,6 +52,36 @@ def test_any_number_of_threads(threads):
         agree(*MATRICES["random"], range(0, 101, 10))
     finally:
         _core.threads_set(0)
+
+
+def large(kind):
+    """Matrices that are large enough to be sampled first: 601 x 523."""
+    rng = np.random.default_rng(3)
+    weight, mean = rng.standard_normal((601, 523)).astype(np.float32), rng.exponential(1, 523)
+    if kind == "half zero":  # the sample ends in a tie for half of all p
+        weight[:, ::2] = 0
+    elif kind == "unlike rows":  # one stripe has all that is wanted
+        weight[300:] *= np.float32(1e-6)
+    elif kind == "unlike what is sampled":  # the golden ratio's places hold other values than the rest
+        places = (np.arange(8192, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15) >> np.uint64(11)).astype(float)
+        weight.reshape(-1)[(places * 2.0**-53 * weight.size).astype(np.int64)] += 100
+    elif kind == "wide range":
+        mean = 10.0 ** rng.uniform(-300, 260, 523)
+    return mean, weight
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("kind", ["even", "half zero", "unlike rows", "unlike what is sampled", "wide range"])
+def test_a_sample_never_changes_the_result(kind, isa, monkeypatch):
+    monkeypatch.setenv("DICE_ISA", isa)
+    mean, weight = large(kind)
+    for threads in (1, 3):
+        _core.threads_set(threads)
+        try:
+            agree(mean, weight, [0, 1e-3, 7, 25, 50, 50.2, 70, 90, 99.999, 100])
+            agree(mean, weight, [0, 50, 90, 100], absolute=True)
+        finally:
+            _core.threads_set(0)
 
 
 @pytest.mark.parametrize("ties", [False, True])

@@ -1,10 +1,11 @@
-/* What scores ask of an instruction set: reductions of one image's row, and products of rows with fixed weights, all
+/* What scores and ranking ask of an instruction set: reductions and selections of one row, and products of rows with fixed weights, all
  * in double and each row on its own, in a fixed order: its bits depend neither on its neighbours nor on the threads.
- * The reductions have the same bits on every set. */
+ * All but the products have the same bits on every set. */
 #ifndef DICE_CPU_ROW_KERNELS_H
 #define DICE_CPU_ROW_KERNELS_H
 
 #include <stddef.h>
+#include <stdint.h>
 
 #include "base/cpu.h"
 
@@ -18,6 +19,12 @@ typedef struct dice_row_kernels {
     double (*dot)(const double *x, const double *y, size_t n);
     /* Sum of |x - shift|, times y where it is not NULL. */
     double (*distance)(const double *x, size_t n, double shift, const double *y);
+    /* v (n) = x y, or its absolute value. */
+    void (*scaled)(const double *x, const float *y, size_t n, int absolute, double *v);
+    /* keep (n) = x > threshold, as 1 and 0. */
+    void (*over)(const double *x, size_t n, double threshold, uint8_t *keep);
+    /* inside (n) = the values of x in [low, end), in their order; returns their number. *below = values under low. */
+    size_t (*between)(const double *x, size_t n, double low, double end, double *inside, size_t *below);
     /* out (rows, DICE_ROW_PANEL of out_stride) += x (rows, depth of x_stride) times w (depth, DICE_ROW_PANEL). */
     void (*product)(const double *x, size_t x_stride, size_t rows, const double *w, size_t depth, double *out,
                     size_t out_stride);

@@ -1,29 +1,42 @@
 /* Percentile by selection. See contribution.h.
  *
- * The first pass counts the keys' first digit (sign, exponent, four bits of the fraction); the bin of the wanted
- * rank holds a few percent of V. The next pass collects that bin, and selection goes on inside it. Where a bin
- * holds more than a sixteenth of V (many ties), further digits are counted first, so memory stays bounded. */
+ * A sample says between which values the wanted rank nearly always lies (Floyd & Rivest 1975); one pass collects
+ * what lies there and counts what lies below, and selection goes on among the few collected.
+ *
+ * Where the sample does not help (a small V, many ties, bad luck), a pass counts the keys' first digit (sign,
+ * exponent, four bits of the fraction), and the next one collects the bin of the wanted rank. Where a bin holds more
+ * than a sixteenth of V, further digits are counted first, so memory stays bounded. */
 #include "ood/contribution.h"
 
 #include <math.h>
 
 #include "base/memory.h"
 #include "base/threads.h"
+#include "cpu/row_kernels.h"
 #include "ood/order.h"
 
-enum { BLOCK = 256, FEW = 1 << 16, FEW_SHARE = 16, STRIPE_LIMIT = 1 << 30 };
+enum { BLOCK = 256, FEW = 1 << 16, FEW_SHARE = 16, STRIPE_LIMIT = 1 << 30, SAMPLE = 8192 };
 
-/* A pass over V in stripes of rows. Only keys that agree with `prefix` in the bits of `mask` are wanted. */
+/* What a stripe found. */
+typedef struct share {
+    size_t first, room;  /* its part of `collected` */
+    size_t found;        /* wanted values; those without room are not collected */
+    size_t below;        /* values below the wanted ones */
+    double above;        /* smallest value beyond the wanted ones, where asked for */
+} share;
+
+/* A pass over V in stripes of rows. */
 typedef struct pass {
+    const dice_row_kernels *kernels;
     const dice_contribution *v;
     size_t stripes;
-    uint64_t mask, prefix;
+    uint64_t mask, prefix;  /* counted are keys that agree with `prefix` in the bits of `mask` */
     int shift;              /* of the digit below the mask; negative where the mask is whole */
     uint32_t *histograms;   /* (stripes, DICE_ORDER_BINS) */
-    size_t *place;          /* (stripes + 1): where each stripe's share of the wanted keys begins */
-    int ask_above;          /* the next rank lies beyond the wanted keys */
-    double *above;          /* (stripes): smallest value beyond the wanted keys, where asked for */
-    uint64_t *collected;    /* the wanted keys, or NULL */
+    double low, end;        /* wanted are the values in [low, end) */
+    share *shares;          /* (stripes) */
+    int ask_above;          /* the next rank lies beyond the wanted values */
+    uint64_t *collected;    /* the keys of the wanted values, or NULL */
     double threshold;
     uint8_t *keep;
 } pass;
@@ -40,12 +53,7 @@ static dice_status walk(const pass *job, size_t stripe, block_use use)
         for (size_t first = 0; first < v->features; first += BLOCK) {
             const size_t n = v->features - first < BLOCK ? v->features - first : BLOCK;
             const size_t at = row * v->features + first;
-            for (size_t d = 0; d < n; d++) {
-                values[d] = v->mean[first + d] * (double)v->weight[at + d];
-            }
-            for (size_t d = 0; v->absolute && d < n; d++) {
-                values[d] = fabs(values[d]);
-            }
+            job->kernels->scaled(v->mean + first, v->weight + at, n, v->absolute, values);
             use(job, stripe, values, n, at);
         }
     }
@@ -77,39 +85,35 @@ static dice_status count(void *context, size_t stripe, int thread)
 static void collect_block(const pass *job, size_t stripe, const double *values, size_t n, size_t at)
 {
     (void)at;
-    const double low = dice_order_value(job->prefix), end = dice_order_value((job->prefix | ~job->mask) + 1);
-    double wanted[BLOCK];
-    size_t found = 0;
+    share *mine = job->shares + stripe;
+    double inside[BLOCK];
+    size_t below;
+    const size_t found = job->kernels->between(values, n, job->low, job->end, inside, &below);
     for (size_t d = 0; job->ask_above && d < n; d++) {
-        if (values[d] >= end && values[d] < job->above[stripe]) {
-            job->above[stripe] = values[d];
+        if (values[d] >= job->end && values[d] < mine->above) {
+            mine->above = values[d];
         }
     }
-    for (size_t d = 0; d < n; d++) {
-        wanted[found] = values[d];
-        found += (values[d] >= low) & (values[d] < end);
+    for (size_t i = 0; i < found && mine->found + i < mine->room; i++) {
+        job->collected[mine->first + mine->found + i] = dice_order_key(inside[i]);
     }
-    for (size_t i = 0; job->collected != NULL && i < found; i++) {
-        job->collected[job->place[stripe]++] = dice_order_key(wanted[i]);
-    }
+    mine->found += found;
+    mine->below += below;
 }
 
 static dice_status collect(void *context, size_t stripe, int thread)
 {
     (void)thread;
     const pass *job = context;
-    job->above[stripe] = INFINITY;
+    share *mine = job->shares + stripe;
+    *mine = (share){.first = mine->first, .room = mine->room, .above = INFINITY};
     return walk(job, stripe, collect_block);
 }
 
 static void keep_block(const pass *job, size_t stripe, const double *values, size_t n, size_t at)
 {
     (void)stripe;
-    const double threshold = job->threshold;
-    uint8_t *keep = job->keep + at;
-    for (size_t d = 0; d < n; d++) {
-        keep[d] = values[d] > threshold;
-    }
+    job->kernels->over(values, n, job->threshold, job->keep + at);
 }
 
 static dice_status keep(void *context, size_t stripe, int thread)
@@ -118,17 +122,104 @@ static dice_status keep(void *context, size_t stripe, int thread)
     return walk(context, stripe, keep_block);
 }
 
+static dice_status start_pass(const dice_contribution *v, pass *job)
+{
+    dice_isa isa;
+    const dice_status status = dice_isa_select(NULL, &isa);
+    if (status != DICE_OK) {
+        return status;
+    }
+    const size_t n = v->classes * v->features;
+    size_t stripes = (size_t)dice_threads_count() + n / STRIPE_LIMIT;  /* the counters have 32 bits */
+    stripes = stripes < v->classes ? stripes : v->classes;
+    *job = (pass){.kernels = dice_row_kernels_for(isa), .v = v, .stripes = stripes, .shift = 64 - DICE_ORDER_DIGIT};
+    return DICE_OK;
+}
+
+/* job->low, end: values between which those of `rank` and rank + 1 nearly always lie; `keys` has room for 2 SAMPLE. */
+static void guess(pass *job, size_t rank, uint64_t *keys)
+{
+    const dice_contribution *v = job->v;
+    const size_t n = v->classes * v->features;
+    for (size_t i = 0; i < SAMPLE; i++) {  /* multiples of the golden ratio spread evenly */
+        const double place = (double)((i * 0x9e3779b97f4a7c15u) >> 11) * 0x1p-53;
+        const size_t at = (size_t)(place * (double)n);
+        double value;
+        job->kernels->scaled(v->mean + at % v->features, v->weight + at, 1, v->absolute, &value);
+        keys[i] = dice_order_key(value);
+    }
+    dice_order_sort(keys, keys + SAMPLE, SAMPLE);
+    const double q = (double)rank / (double)n, deviation = sqrt(SAMPLE * q * (1 - q));
+    const double first = floor(SAMPLE * q - 3.5 * deviation - 2), last = ceil(SAMPLE * q + 3.5 * deviation + 2);
+    job->low = first < 0 ? -INFINITY : dice_order_value(keys[(size_t)first]);
+    job->end = last >= SAMPLE ? INFINITY : dice_order_value(keys[(size_t)last]);
+}
+
+/* Brings together what the stripes collected; its number, or 0 where some found no room. */
+static size_t gather(const pass *job)
+{
+    size_t found = 0;
+    for (size_t i = 0; i < job->stripes; i++) {
+        const share *from = job->shares + i;
+        if (from->found > from->room) {
+            return 0;
+        }
+        memmove(job->collected + found, job->collected + from->first, from->found * sizeof *job->collected);
+        found += from->found;
+    }
+    return found;
+}
+
+/* The elements of `rank` and rank + 1 by a sample; *found = 0 where that did not work. */
+static dice_status select_by_sample(pass *job, size_t rank, double *at_rank, double *at_next, int *found)
+{
+    const size_t n = job->v->classes * job->v->features, room = n / FEW_SHARE / job->stripes;
+    void *collected = NULL;
+    *found = 0;
+    if (room * job->stripes < 2 * SAMPLE) {
+        return DICE_OK;
+    }
+    dice_status status = dice_alloc(room * job->stripes, sizeof *job->collected, &collected);
+    if (status != DICE_OK) {
+        return status;
+    }
+    job->collected = collected;
+    guess(job, rank, job->collected);
+    for (size_t i = 0; i < job->stripes; i++) {
+        job->shares[i] = (share){.first = i * room, .room = room};
+    }
+    status = job->low < job->end ? dice_parallel_for(job->stripes, collect, job) : DICE_OK;
+    size_t below = 0;
+    for (size_t i = 0; i < job->stripes; i++) {
+        below += job->shares[i].below;
+    }
+    const size_t held = status == DICE_OK ? gather(job) : 0;
+    if (below <= rank && rank < below + held && (rank + 1 < below + held || below + held == n)) {
+        uint64_t key, next;
+        dice_order_select(job->collected, held, rank - below, 64 - DICE_ORDER_DIGIT, dice_order_key(INFINITY),
+                          job->histograms, &key, &next);
+        *at_rank = dice_order_value(key);
+        *at_next = dice_order_value(next);
+        *found = 1;
+    }
+    job->collected = NULL;
+    dice_free(collected);
+    return status;
+}
+
 /* Counts one digit and narrows the prefix to the bin that holds *rank. */
-static dice_status narrow(pass *job, size_t *rank)
+static dice_status narrow(pass *job, size_t *rank, size_t *found)
 {
     const dice_status status = dice_parallel_for(job->stripes, count, job);
     if (status != DICE_OK) {
         return status;
     }
     const size_t bin = dice_order_find_bin(job->histograms, job->stripes, rank);
-    job->place[0] = 0;
+    *found = 0;
     for (size_t i = 0; i < job->stripes; i++) {
-        job->place[i + 1] = job->place[i] + job->histograms[i * DICE_ORDER_BINS + bin];
+        const size_t room = job->histograms[i * DICE_ORDER_BINS + bin];
+        job->shares[i] = (share){.first = *found, .room = room};
+        *found += room;
     }
     job->prefix |= (uint64_t)bin << job->shift;
     job->mask |= (uint64_t)(DICE_ORDER_BINS - 1) << job->shift;
@@ -136,69 +227,77 @@ static dice_status narrow(pass *job, size_t *rank)
     return DICE_OK;
 }
 
-static pass pass_of(const dice_contribution *v)
+/* The same by counting digits. */
+static dice_status select_by_digits(pass *job, size_t rank, double *at_rank, double *at_next)
 {
-    const size_t n = v->classes * v->features;
-    size_t stripes = (size_t)dice_threads_count() + n / STRIPE_LIMIT;  /* the counters have 32 bits */
-    stripes = stripes < v->classes ? stripes : v->classes;
-    return (pass){.v = v, .stripes = stripes, .shift = 64 - DICE_ORDER_DIGIT};
-}
-
-/* The elements of `rank` and of rank + 1; the latter is infinite where there is none. */
-static dice_status select_ranks(const dice_contribution *v, size_t rank, double *at_rank, double *at_next)
-{
-    const size_t n = v->classes * v->features;
-    pass job = pass_of(v);
-    void *histograms = NULL, *place = NULL, *above = NULL, *collected = NULL;
-    dice_status status = dice_alloc(job.stripes * DICE_ORDER_BINS, sizeof *job.histograms, &histograms);
-    if (status != DICE_OK || (status = dice_alloc(job.stripes + 1, sizeof *job.place, &place)) != DICE_OK
-        || (status = dice_alloc(job.stripes, sizeof *job.above, &above)) != DICE_OK) {
-        goto done;
-    }
-    job.histograms = histograms;
-    job.place = place;
-    job.above = above;
+    const size_t n = job->v->classes * job->v->features;
+    size_t found;
+    dice_status status;
+    void *collected = NULL;
     do {
-        status = narrow(&job, &rank);
+        status = narrow(job, &rank, &found);
         if (status != DICE_OK) {
-            goto done;
+            return status;
         }
-    } while (job.shift >= 0 && job.place[job.stripes] > FEW && job.place[job.stripes] > n / FEW_SHARE);
-    if (!isfinite(dice_order_value(job.prefix))) {
-        status = dice_fail(DICE_E_INPUT, "mean, W: their products leave the range of float64; scale the features");
-        goto done;
+    } while (job->shift >= 0 && found > FEW && found > n / FEW_SHARE);
+    job->low = dice_order_value(job->prefix);
+    job->end = dice_order_value((job->prefix | ~job->mask) + 1);
+    if (!isfinite(job->low)) {
+        return dice_fail(DICE_E_INPUT, "mean, W: their products leave the range of float64; scale the features");
     }
-
-    const size_t found = job.place[job.stripes];
-    if (job.shift >= 0) {  /* else the found ones are equal */
-        status = dice_alloc(found, sizeof *job.collected, &collected);
+    if (job->shift >= 0) {
+        status = dice_alloc(found, sizeof *job->collected, &collected);
         if (status != DICE_OK) {
-            goto done;
+            return status;
         }
-        job.collected = collected;
+        job->collected = collected;
+    } else {  /* the found ones are equal */
+        for (size_t i = 0; i < job->stripes; i++) {
+            job->shares[i].room = 0;
+        }
     }
-    job.ask_above = rank + 1 == found;
-    status = dice_parallel_for(job.stripes, collect, &job);
-    if (status != DICE_OK) {
-        goto done;
-    }
+    job->ask_above = rank + 1 == found;
+    status = dice_parallel_for(job->stripes, collect, job);
     double beyond = INFINITY;
-    for (size_t i = 0; i < job.stripes; i++) {
-        beyond = fmin(beyond, job.above[i]);
+    for (size_t i = 0; i < job->stripes; i++) {
+        beyond = fmin(beyond, job->shares[i].above);
     }
-    uint64_t key = job.prefix, next = dice_order_key(beyond);
-    if (job.collected != NULL) {
-        dice_order_select(job.collected, found, rank, job.shift, next, job.histograms, &key, &next);
+    uint64_t key = job->prefix, next = dice_order_key(beyond);
+    if (status == DICE_OK && collected != NULL) {
+        dice_order_select(job->collected, found, rank, job->shift, next, job->histograms, &key, &next);
     } else if (rank + 1 < found) {
         next = key;
     }
     *at_rank = dice_order_value(key);
     *at_next = dice_order_value(next);
-done:
-    dice_free(histograms);
-    dice_free(place);
-    dice_free(above);
     dice_free(collected);
+    return status;
+}
+
+/* The elements of `rank` and of rank + 1; the latter is infinite where there is none. */
+static dice_status select_ranks(const dice_contribution *v, size_t rank, double *at_rank, double *at_next)
+{
+    pass job;
+    void *histograms = NULL, *shares = NULL;
+    int found = 0;
+    dice_status status = start_pass(v, &job);
+    if (status != DICE_OK) {
+        return status;
+    }
+    status = dice_alloc(job.stripes * DICE_ORDER_BINS, sizeof *job.histograms, &histograms);
+    if (status == DICE_OK) {
+        status = dice_alloc(job.stripes, sizeof *job.shares, &shares);
+    }
+    if (status == DICE_OK) {
+        job.histograms = histograms;
+        job.shares = shares;
+        status = select_by_sample(&job, rank, at_rank, at_next, &found);
+    }
+    if (status == DICE_OK && !found) {
+        status = select_by_digits(&job, rank, at_rank, at_next);
+    }
+    dice_free(histograms);
+    dice_free(shares);
     return status;
 }
 
@@ -225,7 +324,11 @@ dice_status dice_contribution_percentile(const dice_contribution *v, double p, d
 
 dice_status dice_contribution_keep(const dice_contribution *v, double threshold, uint8_t *out)
 {
-    pass job = pass_of(v);
+    pass job;
+    const dice_status status = start_pass(v, &job);
+    if (status != DICE_OK) {
+        return status;
+    }
     job.threshold = threshold;
     job.keep = out;
     return dice_parallel_for(job.stripes, keep, &job);

@@ -204,11 +204,58 @@ static void rows_product(const double *x, size_t x_stride, size_t rows, const do
     }
 }
 
+static void rows_scaled(const double *x, const float *y, size_t n, int absolute, double *v)
+{
+    for (size_t i = 0; i < n; i++) {
+        v[i] = x[i] * (double)y[i];
+    }
+    for (size_t i = 0; absolute && i < n; i++) {
+        v[i] = fabs(v[i]);
+    }
+}
+
+static void rows_over(const double *x, size_t n, double threshold, uint8_t *keep)
+{
+    for (size_t i = 0; i < n; i++) {
+        keep[i] = x[i] > threshold;
+    }
+}
+
+static size_t rows_between(const double *x, size_t n, double low, double end, double *inside, size_t *below)
+{
+    enum { CHUNK = 64 };
+    size_t found = 0;
+    *below = 0;
+    for (size_t first = 0; first < n; first += CHUNK) {
+        const size_t count = n - first < CHUNK ? n - first : CHUNK;
+        uint8_t in[CHUNK] = {0};
+        uint64_t under = 0, any;
+        for (size_t i = 0; i < count; i++) {
+            under += x[first + i] < low;
+        }
+        for (size_t i = 0; i < count; i++) {
+            in[i] = (x[first + i] >= low) & (x[first + i] < end);
+        }
+        for (size_t i = 0; i < count; i += sizeof any) {
+            memcpy(&any, in + i, sizeof any);
+            for (size_t l = i; any != 0 && l < count && l < i + sizeof any; l++) {
+                inside[found] = x[first + l];
+                found += in[l];
+            }
+        }
+        *below += under;
+    }
+    return found;
+}
+
 #define ROW_KERNELS(isa)                              \
     const dice_row_kernels dice_row_kernels_##isa = { \
         .max = rows_max,                              \
         .exp = rows_exp,                              \
         .dot = rows_dot,                              \
         .distance = rows_distance,                    \
+        .scaled = rows_scaled,                        \
+        .over = rows_over,                            \
+        .between = rows_between,                      \
         .product = rows_product,                      \
     }
