@@ -70,7 +70,8 @@ def compile_and_link(target, sources, command, link):
     """`command` each source that changed, side by side, then `link` them to `target`."""
     folder = target.parent
     folder.mkdir(parents=True, exist_ok=True)
-    newest = max(path.stat().st_mtime_ns for path in Path("csrc").rglob("*.*"))
+    seen = [path for layer in ("base", "nn", "backend", "cuda") for path in Path("csrc", layer).rglob("*.*")]
+    newest = max(path.stat().st_mtime_ns for path in seen)
     stamp = folder / f"{target.name}.cmd"
     key = "\n".join([*command, *link, *map(str, sources)])
     if target.exists() and stamp.exists() and stamp.read_text() == key and target.stat().st_mtime_ns > newest:

@@ -9,6 +9,7 @@ from dice.errors import InputError
 
 __all__ = ["as_array", "blocks", "on_gpu"]
 
+_DLPACK_GPUS = (2, 13)  # kDLCUDA, kDLCUDAManaged
 BLOCK_BYTES = 8 << 20  # of a converted copy; bounds what a pass over features adds to memory
 
 
@@ -20,6 +21,8 @@ def as_array(value: Any, name: str, ndim: int) -> np.ndarray:
     """
     if hasattr(value, "toarray"):
         raise InputError(f"{name}: is a sparse matrix, which is not supported; give {name}.toarray()")
+    if not hasattr(value, "__array__") and on_gpu(value):
+        raise InputError(f"{name}: lives on a GPU; copy it to the host")
     try:
         offers_dlpack_only = hasattr(value, "__dlpack__") and not hasattr(value, "__array__")
         array = np.from_dlpack(value) if offers_dlpack_only else np.asarray(value)
@@ -51,8 +54,14 @@ def _unpacked(array: np.ndarray, name: str) -> np.ndarray:
 
 
 def on_gpu(value: Any) -> bool:
-    """Whether `value` says that it lives on a GPU (`__cuda_array_interface__`: cupy's, torch's, numba's arrays)."""
-    return not isinstance(value, np.ndarray) and hasattr(value, "__cuda_array_interface__")
+    """Whether `value` says that it lives on a GPU, by DLPack or `__cuda_array_interface__`: cupy's, torch's, JAX's, numba's
+    arrays."""
+    if isinstance(value, np.ndarray):
+        return False
+    if hasattr(value, "__cuda_array_interface__"):
+        return True
+    device = getattr(value, "__dlpack_device__", None)
+    return callable(device) and device()[0] in _DLPACK_GPUS
 
 
 def blocks(array: np.ndarray, dtype: type, size: int | None = None) -> Iterator[np.ndarray]:

@@ -56,6 +56,7 @@ class Method:
             clip=self.clip,
             mean=mean if self.p is not None else None,
             score=self.score,
+            device=net.device,
         )
 
     @property

@@ -1,11 +1,16 @@
 """What all tests share."""
 
+import ctypes
 import os
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 import dice
+from dice import _core
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -25,3 +30,36 @@ def shared() -> Path:
         refuse = pytest.fail if os.environ.get("CI") in ("1", "true") else pytest.skip
         refuse(f"needs the shared test material; {path} is not a folder (DICE_TEST_SHARED says where it is)")
     return path
+
+
+@pytest.fixture(scope="session")
+def emulated_plugin() -> Path:
+    """The CUDA plug-in for the host, from the very sources that nvcc compiles."""
+    compiler = os.environ.get("CXX") or shutil.which("c++") or shutil.which("g++")
+    if compiler is None:
+        pytest.skip("no C++ compiler to build the emulated plug-in with")
+    target = ROOT / "build" / "emulated" / "_cuda.so"
+    code = "import pathlib, sys, build_cuda; build_cuda.build_emulated(pathlib.Path(sys.argv[1]), sys.argv[2])"
+    done = subprocess.run([sys.executable, "-c", code, str(target), compiler], cwd=ROOT, check=False,
+                          capture_output=True, text=True)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return target
+
+
+@pytest.fixture
+def emulated(emulated_plugin, monkeypatch) -> ctypes.CDLL:
+    """Devices "cuda" are emulated; the plug-in as a library, for what only the emulation has."""
+    monkeypatch.setenv("DICE_CUDA_PLUGIN", str(emulated_plugin))
+    return ctypes.CDLL(str(emulated_plugin))
+
+
+@pytest.fixture(params=["emulated", pytest.param("gpu", marks=pytest.mark.gpu)])
+def cuda(request) -> str:
+    """The emulated GPU, then a real one: skipped with the reason where there is none."""
+    if request.param == "emulated":
+        request.getfixturevalue("emulated")
+    else:
+        reason, file = _core.cuda_status()
+        if reason is not None:
+            pytest.skip(f"no GPU to test with: {reason} ({file})")
+    return request.param

@@ -15,7 +15,7 @@
 #include "base/cpu.h"
 #include "nn/graph.h"
 
-enum { DICE_BACKEND_ABI = 1 };
+enum { DICE_BACKEND_ABI = 2 };
 
 /* How a convolution's products are formed: each factor is the sum of so many bfloat16 parts (base/bf16.h). */
 typedef enum dice_precision { DICE_FLOAT32 = 0, DICE_BF16X3, DICE_BF16 } dice_precision;
@@ -28,10 +28,13 @@ static inline int dice_precision_parts(dice_precision precision)
 typedef struct dice_net dice_net;    /* a network made ready by one back end */
 typedef struct dice_head dice_head;  /* a last layer, whole or masked, made ready by one back end */
 
+typedef struct dice_distance dice_distance;  /* means in a whitened space, made ready by one back end */
+
 typedef struct dice_options {
     dice_precision precision;
     dice_isa isa;   /* CPU: the set to use at most */
     int device;     /* CUDA: index */
+    int plain_products;  /* of a head: it may be a library's product, whose last bits depend on how many rows there are */
 } dice_options;
 
 typedef struct dice_images {
@@ -86,7 +89,7 @@ typedef struct dice_backend {
     void (*head_free)(dice_head *head);
 
     /* Of the columns of h (N, D), N >= 1: mean (D) and sum of the squares about it (D), in double; *negative = whether a
-     * value is below 0. Values on the device are not looked at: NaN shows in the mean. */
+     * value is below 0. */
     dice_status (*moments)(const float *h, size_t n, size_t features, const dice_options *options, double *mean,
                            double *squares, int *negative);
 
@@ -95,9 +98,19 @@ typedef struct dice_backend {
     dice_status (*rank)(const double *mean, const float *weight, size_t classes, size_t features, int absolute, double p,
                         const dice_options *options, double *threshold, uint8_t *keep);
 
-    /* Waits for what `stream` of the caller's has under way. Offered where images, features and outputs may also be
-     * memory of the device. */
-    dice_status (*wait)(const dice_options *options, uintptr_t stream);
+    /* *distance = centre (D), root (R, D) and means (K, R), in double. */
+    dice_status (*distance_create)(const double *centre, const double *root, const double *means, size_t features,
+                                   size_t rank, size_t classes, const dice_options *options, dice_distance **distance);
+
+    /* out (N) = the least |root (h - centre) - mean|^2, in double; h (N, D) is float, or double where is_double. The last
+     * bits may depend on N, not on the run. Safe from several threads. */
+    dice_status (*distance_forward)(dice_distance *distance, const void *h, int is_double, size_t n, double *out);
+    void (*distance_free)(dice_distance *distance);
+
+    /* Waits for what `stream` of the caller's (0: nothing) has under way, then *finite = whether x (count), memory of the
+     * device, holds neither NaN nor infinity; NULL is not looked at. Offered where images, features, weights and outputs
+     * may also be memory of the device. */
+    dice_status (*arrived)(const dice_options *options, uintptr_t stream, const float *x, size_t count, int *finite);
 } dice_backend;
 
 extern const dice_backend dice_backend_reference;  /* plain C, double sums: the truth */

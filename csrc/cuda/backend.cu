@@ -3,46 +3,56 @@
 
 const dice_plugin_core *dice_core;
 
-/* The runtime is linked in; the driver comes with the machine. */
-static const char *unavailable()
+/* *count = the devices here, or the reason why there are none. The runtime is linked in; the driver comes with the
+ * machine. */
+static const char *count_devices(int *count)
 {
-    int version = 0, count = 0;
+    int version = 0;
+    *count = 0;
     if (cudaDriverGetVersion(&version) != cudaSuccess || version == 0) {
         cudaGetLastError();
         return "no driver";
     }
-    const cudaError_t error = cudaGetDeviceCount(&count);
+    const cudaError_t error = cudaGetDeviceCount(count);
     cudaGetLastError();
     if (error == cudaErrorInsufficientDriver) {
         return "the driver is too old";
     }
-    if (error == cudaErrorNoDevice || (error == cudaSuccess && count == 0)) {
+    if (error == cudaErrorNoDevice || (error == cudaSuccess && *count == 0)) {
         return "no device";
     }
     return error == cudaSuccess ? nullptr : cudaGetErrorString(error);
 }
 
+static const char *unavailable()
+{
+    int count;
+    return count_devices(&count);
+}
+
 dice_status backend_check_device(int index)
 {
-    const char *reason = unavailable();
-    int count = 0;
+    int count;
+    const char *reason = count_devices(&count);
     if (reason != nullptr) {
-        return dice_core->fail(DICE_E_DEVICE, "device cuda: %s", reason);
+        return dice_core->fail(DICE_E_DEVICE, "device cuda:%d: %s", index, reason);
     }
-    cudaGetDeviceCount(&count);
     if (index < 0 || index >= count) {
         return dice_core->fail(DICE_E_DEVICE, "device cuda:%d: this machine has %d (cuda:0 is the first)", index, count);
     }
     return DICE_OK;
 }
 
-static dice_status wait(const dice_options *options, uintptr_t stream)
+static dice_status arrived(const dice_options *options, uintptr_t stream, const float *x, size_t count, int *finite)
 {
     TRY(backend_check_device(options->device));
     const on_device here(options->device);
     CUDA_TRY(here.error, "device");
-    CUDA_TRY(cudaStreamSynchronize(reinterpret_cast<cudaStream_t>(stream)), "the stream of an array");
-    return DICE_OK;
+    if (stream != 0) {
+        CUDA_TRY(cudaStreamSynchronize(reinterpret_cast<cudaStream_t>(stream)), "the stream of an array");
+    }
+    *finite = 1;
+    return x == nullptr || count == 0 ? DICE_OK : statistics_finite(x, count, options->device, finite);
 }
 
 extern "C" __attribute__((visibility("default"))) const dice_backend *dice_plugin(const dice_plugin_core *core)
@@ -65,6 +75,9 @@ extern "C" __attribute__((visibility("default"))) const dice_backend *dice_plugi
     backend.head_free = head_free;
     backend.moments = statistics_moments;
     backend.rank = statistics_rank;
-    backend.wait = wait;
+    backend.distance_create = distance_create;
+    backend.distance_forward = distance_forward;
+    backend.distance_free = distance_free;
+    backend.arrived = arrived;
     return &backend;
 }

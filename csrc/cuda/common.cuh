@@ -102,6 +102,26 @@ struct carver {
     }
 };
 
+/* Runs `run`(first, rows) over n rows, at most `most` at a time, each after `reserve`(rows); half as many where memory for
+ * them is missing. */
+template <typename Reserve, typename Run>
+static dice_status in_parts(size_t n, size_t most, Reserve reserve, Run run)
+{
+    for (size_t first = 0; first < n;) {
+        const size_t rows = n - first < most ? n - first : most;
+        const cudaError_t error = reserve(rows);
+        if (error == cudaErrorMemoryAllocation && rows > 1) {
+            cudaGetLastError();
+            most = rows / 2;
+            continue;
+        }
+        CUDA_TRY(error, "working memory");
+        TRY(run(first, rows));
+        first += rows;
+    }
+    return DICE_OK;
+}
+
 /* The device that `memory` is on; -1 for the host's. */
 static inline int device_of(const void *memory, int device)
 {

@@ -3,32 +3,73 @@
 #include "gemm.cuh"
 
 #include <dlfcn.h>
+#include <link.h>
 
+#include <climits>
 #include <cstdio>
 #include <cstdlib>
+#include <mutex>
+#include <vector>
 
-enum { OP_N = 0, OP_T = 1, REAL_32F = 0, COMPUTE_32F = 68, COMPUTE_32F_FAST_16BF = 75, ALGORITHM_DEFAULT = -1 };
+enum { OP_N = 0, OP_T = 1, REAL_32F = 0, REAL_64F = 1, COMPUTE_32F = 68, COMPUTE_64F = 70, COMPUTE_32F_FAST_16BF = 75,
+       ALGORITHM_DEFAULT = -1 };
 static const size_t WORKSPACE = size_t(32) << 20;
+
+/* ---- the library ---- */
 
 struct cublas {
     int (*create)(void **handle);
-    int (*destroy)(void *handle);
     int (*set_stream)(void *handle, cudaStream_t stream);
     int (*set_workspace)(void *handle, void *workspace, size_t bytes);
     int (*gemm)(void *handle, int trans_a, int trans_b, int m, int n, int k, const void *alpha, const void *a, int a_type,
                 int lda, const void *b, int b_type, int ldb, const void *beta, void *c, int c_type, int ldc, int compute,
                 int algorithm);
+    char file[PATH_MAX];
 };
 
-static bool take(void *library, cublas *out)
+static bool take(void *library, const char *file, cublas *out)
 {
     const auto find = [library](const char *name, auto *function) {
         *reinterpret_cast<void **>(function) = dlsym(library, name);
         return *function != nullptr;
     };
-    return find("cublasCreate_v2", &out->create) && find("cublasDestroy_v2", &out->destroy)
-        && find("cublasSetStream_v2", &out->set_stream) && find("cublasSetWorkspace_v2", &out->set_workspace)
+    snprintf(out->file, sizeof out->file, "%s", file);
+    return find("cublasCreate_v2", &out->create) && find("cublasSetStream_v2", &out->set_stream) && find("cublasSetWorkspace_v2", &out->set_workspace)
         && find("cublasGemmEx", &out->gemm);
+}
+
+static bool load(const char *file, cublas *out)
+{
+    void *library = dlopen(file, RTLD_NOW);
+    return library != nullptr && take(library, file, out);
+}
+
+/* 1 where `folder`, a site-packages, has the library. */
+static int load_from_packages(const char *folder, size_t length, cublas *out)
+{
+    static const char *const places[] = {"nvidia/cu13/lib/libcublas.so.13", "nvidia/cublas/lib/libcublas.so.12",
+                                         "torch/lib/libcublas.so.13", "torch/lib/libcublas.so.12"};
+    for (const char *place : places) {
+        char file[PATH_MAX];
+        snprintf(file, sizeof file, "%.*s/%s", int(length), folder, place);
+        if (load(file, out)) {
+            return 1;
+        }
+    }
+    return 0;
+}
+
+/* Of a library that is loaded: numpy's lie in the site-packages even where dice is built in place. */
+static int look_beside(dl_phdr_info *info, size_t, void *out)
+{
+    for (const char *name : {"/site-packages/", "/dist-packages/"}) {
+        const char *at = strstr(info->dlpi_name, name);
+        if (at != nullptr && load_from_packages(info->dlpi_name, size_t(at - info->dlpi_name) + strlen(name) - 1,
+                                                static_cast<cublas *>(out))) {
+            return 1;
+        }
+    }
+    return 0;
 }
 
 /* The library, opened once and never closed; null where there is none. */
@@ -37,77 +78,135 @@ static const cublas *find_cublas()
     static cublas found;
     static const bool there = [] {
         const char *choice = getenv("DICE_CUBLAS");
-        if (strcmp(choice, "1") != 0) {
-            void *library = dlopen(choice, RTLD_NOW);
-            return library != nullptr && take(library, &found);
+        if (choice != nullptr && choice[0] != '\0' && strcmp(choice, "1") != 0) {
+            return load(choice, &found);
         }
-        if (take(RTLD_DEFAULT, &found)) {
+        if (take(RTLD_DEFAULT, "already loaded", &found) || load("libcublas.so.13", &found)
+            || load("libcublas.so.12", &found)) {
             return true;
         }
-        /* the package's neighbours in site-packages: this library is site-packages/dice/_cuda.so */
-        Dl_info self;
-        char folder[1024] = "";
-        if (dladdr(reinterpret_cast<void *>(&find_cublas), &self) != 0) {
-            snprintf(folder, sizeof folder, "%s", self.dli_fname);
-            char *slash = strrchr(folder, '/');
-            *(slash != nullptr ? slash : folder) = '\0';
-        }
-        static const char *const names[] = {"libcublas.so.13", "libcublas.so.12",
-                                            "%s/../nvidia/cu13/lib/libcublas.so.13",
-                                            "%s/../nvidia/cublas/lib/libcublas.so.12",
-                                            "%s/../torch/lib/libcublas.so.13", "%s/../torch/lib/libcublas.so.12"};
-        for (const char *name : names) {
-            char path[1200];
-            snprintf(path, sizeof path, name, folder);
-            void *library = dlopen(path, RTLD_NOW);
-            if (library != nullptr && take(library, &found)) {
-                return true;
-            }
-        }
-        return false;
+        return dl_iterate_phdr(look_beside, &found) != 0;
     }();
     return there ? &found : nullptr;
 }
 
-bool gemm_wanted()
+static bool chosen(const char *value)
 {
     const char *choice = getenv("DICE_CUBLAS");
-    return choice != nullptr && choice[0] != '\0' && strcmp(choice, "0") != 0;
+    return strcmp(choice == nullptr ? "" : choice, value) == 0;
 }
+
+bool gemm_forced() { return !chosen("") && !chosen("0"); }
 
 static dice_status check(int status, const char *what)
 {
-    return status == 0 ? DICE_OK : dice_core->fail(DICE_E_DEVICE, "cuBLAS: %s: status %d", what, status);
+    return status == 0 ? DICE_OK
+                       : dice_core->fail(DICE_E_DEVICE, "cuBLAS (%s): %s: status %d", find_cublas()->file, what, status);
 }
 
-dice_status gemm_open(gemm_handle *gemm, cudaStream_t stream)
+static std::mutex lock;
+static std::vector<gemm_handle> closed;
+
+/* A closed handle of this device, or a new one. */
+static dice_status take_handle(const cublas *library, gemm_handle *gemm)
 {
+    {
+        const std::lock_guard<std::mutex> hold(lock);
+        for (gemm_handle &one : closed) {
+            if (one.device == gemm->device) {
+                gemm->library = one.library;
+                gemm->workspace = one.workspace;
+                one = closed.back();
+                closed.pop_back();
+                return DICE_OK;
+            }
+        }
+    }
+    CUDA_TRY(gemm->workspace.reserve(WORKSPACE), "cuBLAS workspace");
+    return check(library->create(&gemm->library), "create");
+}
+
+dice_status gemm_open(gemm_handle *gemm, cudaStream_t stream, bool scores)
+{
+    gemm->stream = stream;
+    if (!gemm_forced() && (!scores || chosen("0"))) {
+        return DICE_OK;
+    }
     const cublas *library = find_cublas();
+    if (library == nullptr && !gemm_forced()) {
+        return DICE_OK;
+    }
     if (library == nullptr) {
         return dice_core->fail(DICE_E_DEVICE, "DICE_CUBLAS=%s: no cuBLAS found; pip install nvidia-cublas, or unset it",
                                getenv("DICE_CUBLAS"));
     }
-    CUDA_TRY(gemm->workspace.reserve(WORKSPACE), "cuBLAS workspace");
-    TRY(check(library->create(&gemm->library), "create"));
-    TRY(check(library->set_stream(gemm->library, stream), "stream"));
+    CUDA_TRY(cudaGetDevice(&gemm->device), "device");
+    TRY(take_handle(library, gemm));
+    TRY(check(library->set_stream(gemm->library, stream), "stream"));  /* which gives it a workspace of its own */
     return check(library->set_workspace(gemm->library, gemm->workspace.data, WORKSPACE), "workspace");
 }
 
 void gemm_close(gemm_handle *gemm)
 {
     if (gemm->library != nullptr) {
-        find_cublas()->destroy(gemm->library);
+        const std::lock_guard<std::mutex> hold(lock);
+        closed.push_back(*gemm);
+    } else {
+        gemm->workspace.release();
     }
-    gemm->library = nullptr;
-    gemm->workspace.release();
+    *gemm = gemm_handle();
 }
 
-dice_status gemm_start(const gemm_handle *gemm, bool bf16, map x, const float *weight, map y, int n)
+/* Columns first, as BLAS has it: y' (M, n) = (w')' x'. */
+static dice_status multiply(const gemm_handle *gemm, const void *one, const void *zero, int type, int compute, const void *x,
+                            int x_ld, const void *w, void *y, int y_ld, int n, int outputs, int inputs)
+{
+    return check(find_cublas()->gemm(gemm->library, OP_T, OP_N, outputs, n, inputs, one, w, type, inputs, x, type, x_ld, zero,
+                                     y, type, y_ld, compute, ALGORITHM_DEFAULT), "product");
+}
+
+dice_status gemm_floats(const gemm_handle *gemm, bool bf16, map x, const float *w, map y, int n)
 {
     const float one = 1, zero = 0;
-    const int pixels = n * x.height * x.width;
-    /* columns first, as BLAS has it: y' (O, pixels) = (weight')' * x' */
-    return check(find_cublas()->gemm(gemm->library, OP_T, OP_N, y.channels, pixels, x.channels, &one, weight, REAL_32F,
-                                     x.channels, x.data, REAL_32F, x.ld, &zero, y.data, REAL_32F, y.ld,
-                                     bf16 ? COMPUTE_32F_FAST_16BF : COMPUTE_32F, ALGORITHM_DEFAULT), "product");
+    return multiply(gemm, &one, &zero, REAL_32F, bf16 ? COMPUTE_32F_FAST_16BF : COMPUTE_32F, x.data, x.ld, w, y.data, y.ld,
+                    n * x.height * x.width, y.channels, x.channels);
+}
+
+/* ---- ours, in double ---- */
+
+enum { TILE = 16 };
+
+/* A block gives TILE rows x TILE outputs; a sum is one chain in the order of the inputs, whatever the rows beside it. */
+static __global__ void product(const double *x, const double *w, double *y, int n, int outputs, int inputs)
+{
+    __shared__ double x_tile[TILE][TILE + 1], w_tile[TILE][TILE + 1];
+    const int tx = int(threadIdx.x), ty = int(threadIdx.y);
+    const int row = int(blockIdx.x) * TILE + ty, output = int(blockIdx.y) * TILE + tx;
+    const int w_row = int(blockIdx.y) * TILE + ty;
+    double sum = 0;
+    for (int k = 0; k < inputs; k += TILE) {
+        const bool inside = k + tx < inputs;
+        x_tile[ty][tx] = inside && row < n ? x[size_t(row) * size_t(inputs) + size_t(k + tx)] : 0;
+        w_tile[ty][tx] = inside && w_row < outputs ? w[size_t(w_row) * size_t(inputs) + size_t(k + tx)] : 0;
+        __syncthreads();
+        for (int i = 0; i < TILE; i++) {
+            sum = fma(x_tile[ty][i], w_tile[tx][i], sum);
+        }
+        __syncthreads();
+    }
+    if (row < n && output < outputs) {
+        y[size_t(row) * size_t(outputs) + size_t(output)] = sum;
+    }
+}
+
+dice_status gemm_doubles(const gemm_handle *gemm, const double *x, const double *w, double *y, int n, int outputs, int inputs)
+{
+    if (gemm->library != nullptr) {
+        const double one = 1, zero = 0;
+        return multiply(gemm, &one, &zero, REAL_64F, COMPUTE_64F, x, inputs, w, y, outputs, n, outputs, inputs);
+    }
+    const dim3 blocks(unsigned(n + TILE - 1) / TILE, unsigned(outputs + TILE - 1) / TILE);
+    launch(product, blocks, dim3(TILE, TILE), gemm->stream, x, w, y, n, outputs, inputs);
+    CUDA_TRY(cudaGetLastError(), "product");
+    return DICE_OK;
 }

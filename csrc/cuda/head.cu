@@ -1,9 +1,10 @@
 /* The last layer with its scores: logits with the bias, then all reductions of a row in one kernel.
  *
- * Dense (most weights stay): one convolution of 1 x 1, six products. Sparse: a warp takes a class and 32 images, and
+ * Dense (most weights stay): one convolution of 1 x 1, six products; or a product of cuBLAS, see gemm.cuh. Sparse: a warp takes a class and 32 images, and
  * walks the weights that stay. Scores are computed in double from the float32 logits. */
 #include <mutex>
 
+#include "gemm.cuh"
 #include "kernels.cuh"
 #include "slots.cuh"
 
@@ -15,7 +16,8 @@ struct dice_head {
     int device, processors, classes, features;
     bool sparse;
     cudaStream_t stream;
-    device_buffer weights;    /* packed weights, or starts (M + 1), columns and values; then the bias */
+    gemm_handle gemm;
+    device_buffer weights;    /* packed or plain weights, or starts (M + 1), columns and values; then the bias */
     size_t columns, values, bias;  /* bytes from its start */
     device_buffer work;
 };
@@ -46,6 +48,14 @@ static __global__ void sparse_logits(const float *transposed, const uint32_t *st
         sum = fmaf(values[i], fminf(transposed[columns[i] * padded + size_t(image)], clip), sum);
     }
     logits[size_t(image) * size_t(classes) + size_t(m)] = sum + bias[m];
+}
+
+static __global__ void clip_to(const float *h, float clip, float *out, size_t count)
+{
+    const size_t i = size_t(blockIdx.x) * blockDim.x + threadIdx.x;
+    if (i < count) {
+        out[i] = fminf(h[i], clip);
+    }
 }
 
 struct score_args {
@@ -108,16 +118,24 @@ static __global__ void scores(score_args p)
 
 static dice_status put_dense(dice_head *head, const float *weight, const uint8_t *keep)
 {
-    const size_t bytes = conv_weight_bytes(3, head->classes, head->features, 1);
+    const size_t count = size_t(head->classes) * size_t(head->features);
+    const bool plain = head->gemm.library != nullptr;
+    const size_t bytes = plain ? count * sizeof(float) : conv_weight_bytes(3, head->classes, head->features, 1);
     carver c;
     c.take(bytes);
     head->bias = c.take(size_t(head->classes) * sizeof(float));
     CUDA_TRY(head->weights.reserve(c.used), "head");
-    void *packed;
-    TRY(dice_core->alloc(bytes, 1, &packed));
-    conv_pack(3, weight, keep, head->classes, head->features, 1, static_cast<uint16_t *>(packed));
-    const cudaError_t error = cudaMemcpy(head->weights.data, packed, bytes, cudaMemcpyHostToDevice);
-    dice_core->free(packed);
+    void *made;
+    TRY(dice_core->alloc(bytes, 1, &made));
+    if (plain) {
+        for (size_t i = 0; i < count; i++) {
+            static_cast<float *>(made)[i] = keep == nullptr || keep[i] ? weight[i] : 0.0f;
+        }
+    } else {
+        conv_pack(3, weight, keep, head->classes, head->features, 1, static_cast<uint16_t *>(made));
+    }
+    const cudaError_t error = cudaMemcpy(head->weights.data, made, bytes, cudaMemcpyHostToDevice);
+    dice_core->free(made);
     CUDA_TRY(error, "head");
     return DICE_OK;
 }
@@ -155,7 +173,7 @@ static dice_status put_sparse(dice_head *head, const float *weight, const uint8_
     return DICE_OK;
 }
 
-static dice_status fill(dice_head *head, const float *weight, const float *bias, const uint8_t *keep)
+static dice_status fill(dice_head *head, const float *weight, const float *bias, const uint8_t *keep, bool scores)
 {
     const size_t count = size_t(head->classes) * size_t(head->features);
     size_t kept = keep == nullptr ? count : 0;
@@ -165,9 +183,24 @@ static dice_status fill(dice_head *head, const float *weight, const float *bias,
     head->sparse = kept * SPARSE_SHARE <= count;
     CUDA_TRY(cudaStreamCreate(&head->stream), "stream");
     CUDA_TRY(cudaDeviceGetAttribute(&head->processors, cudaDevAttrMultiProcessorCount, head->device), "device");
-    TRY(head->sparse ? put_sparse(head, weight, keep, kept) : put_dense(head, weight, keep));
-    CUDA_TRY(cudaMemcpy(head->weights.data + head->bias, bias, size_t(head->classes) * sizeof(float),
-                        cudaMemcpyHostToDevice), "head");
+    if (!head->sparse) {
+        TRY(gemm_open(&head->gemm, head->stream, scores));
+    }
+    void *copy = nullptr;
+    if (device_of(weight, head->device) >= 0) {  /* it is packed on the host */
+        TRY(dice_core->alloc(count, sizeof(float), &copy));
+        const cudaError_t error = cudaMemcpy(copy, weight, count * sizeof(float), cudaMemcpyDefault);
+        if (error != cudaSuccess) {
+            dice_core->free(copy);
+            return cuda_fail(error, "W");
+        }
+        weight = static_cast<const float *>(copy);
+    }
+    const dice_status status = head->sparse ? put_sparse(head, weight, keep, kept) : put_dense(head, weight, keep);
+    dice_core->free(copy);
+    TRY(status);
+    CUDA_TRY(cudaMemcpy(head->weights.data + head->bias, bias, size_t(head->classes) * sizeof(float), cudaMemcpyDefault),
+             "head");
     return DICE_OK;
 }
 
@@ -187,7 +220,7 @@ dice_status head_create(const float *weight, const float *bias, const uint8_t *k
     head->device = options->device;
     head->classes = int(classes);
     head->features = int(features);
-    const dice_status status = fill(head, weight, bias, keep);
+    const dice_status status = fill(head, weight, bias, keep, options->plain_products);
     if (status != DICE_OK) {
         head_free(head);
         return status;
@@ -200,6 +233,7 @@ void head_free(dice_head *head)
 {
     if (head != nullptr) {
         const on_device here(head->device);
+        gemm_close(&head->gemm);
         if (head->stream != nullptr) {
             cudaStreamDestroy(head->stream);
         }
@@ -215,69 +249,93 @@ const char *head_info(const dice_head *head, size_t *bytes)
     return head->sparse ? "sparse" : "dense";
 }
 
-static void start_logits(const dice_head *head, const float *h, float *transposed, int rows, float clip, float *logits)
+static dice_status start_logits(const dice_head *head, const float *h, float *room, int rows, float clip, float *logits)
 {
     const float *bias = reinterpret_cast<const float *>(head->weights.data + head->bias);
     if (head->sparse) {
         const unsigned tiles = unsigned(rows + IMAGES - 1) / IMAGES;
         const size_t count = size_t(tiles) * IMAGES * size_t(head->features);
-        launch(transpose, dim3(unsigned((count + 255) / 256)), dim3(256), head->stream, h, transposed, rows,
-               head->features);
+        launch(transpose, dim3(unsigned((count + 255) / 256)), dim3(256), head->stream, h, room, rows, head->features);
         launch(sparse_logits, dim3(tiles, unsigned(head->classes + WARPS - 1) / WARPS), dim3(IMAGES, WARPS), head->stream,
-               const_cast<const float *>(transposed), reinterpret_cast<const uint32_t *>(head->weights.data),
+               const_cast<const float *>(room), reinterpret_cast<const uint32_t *>(head->weights.data),
                reinterpret_cast<const uint32_t *>(head->weights.data + head->columns),
                reinterpret_cast<const float *>(head->weights.data + head->values), bias, clip, rows, head->classes,
                logits);
-        return;
+    } else if (head->gemm.library != nullptr) {
+        const map to = {logits, head->classes, head->classes, 1, 1};
+        if (clip < INFINITY) {
+            const size_t count = size_t(rows) * size_t(head->features);
+            launch(clip_to, dim3(unsigned((count + 255) / 256)), dim3(256), head->stream, h, clip, room, count);
+            h = room;
+        }
+        TRY(gemm_floats(&head->gemm, false, {const_cast<float *>(h), head->features, head->features, 1, 1},
+                        reinterpret_cast<const float *>(head->weights.data), to, rows));
+        epilogue_start(to, bias, nullptr, 0, 0, rows, head->stream);
+    } else {
+        conv_args p = {};
+        p.x = h, p.x_ld = p.channels = head->features;
+        p.y = logits, p.y_ld = p.out_channels = head->classes;
+        p.height = p.width = p.out_height = p.out_width = p.kernel = p.stride = 1;
+        p.weight = reinterpret_cast<const uint16_t *>(head->weights.data);
+        p.bias = bias;
+        p.pixels = rows;
+        p.clip = clip;
+        conv_start(3, head->processors, p, head->stream);
     }
-    conv_args p = {};
-    p.x = h, p.x_ld = p.channels = head->features;
-    p.y = logits, p.y_ld = p.out_channels = head->classes;
-    p.height = p.width = p.out_height = p.out_width = p.kernel = p.stride = 1;
-    p.weight = reinterpret_cast<const uint16_t *>(head->weights.data);
-    p.bias = bias;
-    p.pixels = rows;
-    p.clip = clip;
-    conv_start(3, head->processors, p, head->stream);
+    return DICE_OK;
 }
 
+/* Where the pieces of the working memory for `rows` images begin, and its size. */
+struct pieces {
+    size_t h, room, logits, energy, msp, maxlogit, label, bytes;
+    pieces(const dice_head *head, size_t rows, bool direct)
+    {
+        const size_t padded = (rows + IMAGES - 1) / IMAGES * IMAGES, features = size_t(head->features);
+        const bool copies = head->sparse || head->gemm.library != nullptr;
+        carver c;
+        h = c.take(direct ? 0 : rows * features * sizeof(float));
+        room = c.take(copies ? padded * features * sizeof(float) : 0);
+        logits = c.take(rows * size_t(head->classes) * sizeof(float));
+        energy = c.take(rows * sizeof(double));
+        msp = c.take(rows * sizeof(double));
+        maxlogit = c.take(rows * sizeof(double));
+        label = c.take(rows * sizeof(int32_t));
+        bytes = c.used;
+    }
+};
+
 /* Scores of `rows` images from h on; outputs begin at the first of them. */
-static dice_status run_rows(dice_head *head, const float *h, int rows, float clip, const dice_head_outputs *out,
-                            size_t first)
+static dice_status run_rows(dice_head *head, const float *h, size_t n, float clip, const dice_head_outputs *out, size_t first)
 {
-    const size_t n = size_t(rows), classes = size_t(head->classes), features = size_t(head->features);
-    const size_t padded = (n + IMAGES - 1) / IMAGES * IMAGES;
+    const size_t classes = size_t(head->classes), features = size_t(head->features);
+    const int rows = int(n);
     const bool direct = lives_on(h, head->device);
-    carver c;
-    const size_t h_at = c.take(direct ? 0 : n * features * sizeof(float));
-    const size_t transposed_at = c.take(head->sparse ? padded * features * sizeof(float) : 0);
-    const size_t logits_at = c.take(n * classes * sizeof(float));
-    const size_t energy_at = c.take(n * sizeof(double)), msp_at = c.take(n * sizeof(double));
-    const size_t max_at = c.take(n * sizeof(double)), label_at = c.take(n * sizeof(int32_t));
-    CUDA_TRY(head->work.reserve(c.used), "head");
+    const pieces at(head, n, direct);
     unsigned char *work = head->work.data;
     if (!direct) {
-        CUDA_TRY(cudaMemcpyAsync(work + h_at, h, n * features * sizeof(float), cudaMemcpyDefault, head->stream),
+        CUDA_TRY(cudaMemcpyAsync(work + at.h, h, n * features * sizeof(float), cudaMemcpyDefault, head->stream),
                  "features");
-        h = reinterpret_cast<const float *>(work + h_at);
+        h = reinterpret_cast<const float *>(work + at.h);
     }
-    float *logits = reinterpret_cast<float *>(work + logits_at);
-    start_logits(head, h, reinterpret_cast<float *>(work + transposed_at), rows, clip, logits);
-    const score_args p = {logits, head->classes, reinterpret_cast<double *>(work + energy_at),
-                          reinterpret_cast<double *>(work + msp_at), reinterpret_cast<double *>(work + max_at),
-                          reinterpret_cast<int32_t *>(work + label_at)};
-    launch(scores, dim3(unsigned(rows)), dim3(SCORE_THREADS), head->stream, p);
+    float *logits = reinterpret_cast<float *>(work + at.logits);
+    TRY(start_logits(head, h, reinterpret_cast<float *>(work + at.room), rows, clip, logits));
+    if (out->energy != nullptr || out->msp != nullptr || out->maxlogit != nullptr || out->label != nullptr) {
+        const score_args p = {logits, head->classes, reinterpret_cast<double *>(work + at.energy),
+                              reinterpret_cast<double *>(work + at.msp), reinterpret_cast<double *>(work + at.maxlogit),
+                              reinterpret_cast<int32_t *>(work + at.label)};
+        launch(scores, dim3(unsigned(rows)), dim3(SCORE_THREADS), head->stream, p);
+    }
     CUDA_TRY(cudaGetLastError(), "head");
-    const auto give = [&](void *to, size_t at, size_t item) {
+    const auto give = [&](void *to, size_t from, size_t item) {
         return to == nullptr ? cudaSuccess
-                             : cudaMemcpyAsync(static_cast<unsigned char *>(to) + first * item, work + at, n * item,
+                             : cudaMemcpyAsync(static_cast<unsigned char *>(to) + first * item, work + from, n * item,
                                                cudaMemcpyDefault, head->stream);
     };
-    CUDA_TRY(give(out->energy, energy_at, sizeof(double)), "scores");
-    CUDA_TRY(give(out->msp, msp_at, sizeof(double)), "scores");
-    CUDA_TRY(give(out->maxlogit, max_at, sizeof(double)), "scores");
-    CUDA_TRY(give(out->label, label_at, sizeof(int32_t)), "scores");
-    CUDA_TRY(give(out->logits, logits_at, classes * sizeof(float)), "scores");
+    CUDA_TRY(give(out->energy, at.energy, sizeof(double)), "scores");
+    CUDA_TRY(give(out->msp, at.msp, sizeof(double)), "scores");
+    CUDA_TRY(give(out->maxlogit, at.maxlogit, sizeof(double)), "scores");
+    CUDA_TRY(give(out->label, at.label, sizeof(int32_t)), "scores");
+    CUDA_TRY(give(out->logits, at.logits, classes * sizeof(float)), "scores");
     CUDA_TRY(cudaStreamSynchronize(head->stream), "scores");
     return DICE_OK;
 }
@@ -287,9 +345,14 @@ dice_status head_forward(dice_head *head, const float *h, size_t n, float clip, 
     const std::lock_guard<std::mutex> hold(head->lock);
     const on_device here(head->device);
     CUDA_TRY(here.error, "device");
-    for (size_t first = 0; first < n; first += MOST_ROWS) {
-        const size_t rows = n - first < MOST_ROWS ? n - first : size_t(MOST_ROWS);
-        TRY(run_rows(head, h + first * size_t(head->features), int(rows), clip, outputs, first));
-    }
-    return DICE_OK;
+    const bool direct = lives_on(h, head->device);
+    return in_parts(
+        n, MOST_ROWS, [&](size_t rows) { return head->work.reserve(pieces(head, rows, direct).bytes); },
+        [&](size_t first, size_t rows) {
+            const dice_status status = run_rows(head, h + first * size_t(head->features), rows, clip, outputs, first);
+            if (status != DICE_OK) {
+                cudaStreamSynchronize(head->stream);  /* the caller's arrays are his again */
+            }
+            return status;
+        });
 }

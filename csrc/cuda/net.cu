@@ -149,11 +149,11 @@ static dice_status fill(dice_net *net, const dice_graph *graph)
 
     CUDA_TRY(cudaDeviceGetAttribute(&net->processors, cudaDevAttrMultiProcessorCount, net->device), "device");
     CUDA_TRY(cudaStreamCreateWithFlags(&net->recorder, cudaStreamNonBlocking), "stream");
-    net->library = net->parts != 2 && gemm_wanted();
+    net->library = net->parts != 2 && gemm_forced();
     for (lane &l : net->lanes) {
         CUDA_TRY(cudaStreamCreate(&l.stream), "stream");  /* ordered after what the default stream made before */
         if (net->library) {
-            TRY(gemm_open(&l.gemm, net->recorder));
+            TRY(gemm_open(&l.gemm, net->recorder, false));
         }
     }
     size_t bytes = 0, largest = 0;
@@ -278,7 +278,7 @@ static dice_status start_op(const dice_net *net, const lane *l, const shape *s, 
     case DICE_OP_CONV: {
         const map residual = op->residual == DICE_NONE ? map() : map_of(net, l, s, op->residual);
         if (w->plain != ABSENT) {
-            TRY(gemm_start(&l->gemm, net->parts == 1, x, floats_at(net, w->plain), y, s->n));
+            TRY(gemm_floats(&l->gemm, net->parts == 1, x, floats_at(net, w->plain), y, s->n));
             epilogue_start(y, bias, residual.data, residual.ld, op->relu, s->n, stream);
             break;
         }

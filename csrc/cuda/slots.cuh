@@ -26,5 +26,13 @@ dice_status statistics_moments(const float *h, size_t n, size_t features, const 
                                double *squares, int *negative);
 dice_status statistics_rank(const double *mean, const float *weight, size_t classes, size_t features, int absolute,
                             double p, const dice_options *options, double *threshold, uint8_t *keep);
+/* *finite = whether x (count), on the device, holds neither NaN nor infinity. */
+dice_status statistics_finite(const float *x, size_t count, int device, int *finite);
+
+/* distance.cu */
+dice_status distance_create(const double *centre, const double *root, const double *means, size_t features, size_t rank,
+                            size_t classes, const dice_options *options, dice_distance **out);
+dice_status distance_forward(dice_distance *distance, const void *h, int is_double, size_t n, double *out);
+void distance_free(dice_distance *distance);
 
 #endif

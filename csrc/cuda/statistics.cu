@@ -3,10 +3,13 @@
  * V = mean * W is computed in double wherever it is read and never stored. Its order statistics come from radix
  * selection on 64-bit keys, eight bits a pass: exact, so that threshold and mask equal the CPU's bit by bit (the build
  * contracts nothing into fused multiply-adds). */
+#include <mutex>
+
 #include "kernels.cuh"
 #include "slots.cuh"
 
-enum { THREADS = 256, BINS = 256, DIGIT = 8, BLOCKS = 512 };
+enum { THREADS = 256, BINS = 256, DIGIT = 8, BLOCKS = 512, MOST_DEVICES = 64 };
+static const size_t MOST_FLOATS = size_t(64) << 20;  /* that are copied to the device at once */
 
 /* ---- ranking ---- */
 
@@ -145,6 +148,15 @@ static __global__ void column_moments(const float *h, size_t rows, int features,
     }
 }
 
+static __global__ void find_nonfinite(const float *x, size_t count, int *found)
+{
+    for (size_t i = size_t(blockIdx.x) * THREADS + threadIdx.x; i < count; i += size_t(gridDim.x) * THREADS) {
+        if ((__float_as_uint(x[i]) & 0x7f800000u) == 0x7f800000u) {
+            *found = 1;  /* all who write, write the same */
+        }
+    }
+}
+
 /* ---- the slots ---- */
 
 namespace {
@@ -161,7 +173,9 @@ struct session {  /* what one call holds on the device */
     }
     dice_status open(size_t bytes)
     {
-        CUDA_TRY(cudaStreamCreate(&stream), "stream");
+        if (stream == nullptr) {
+            CUDA_TRY(cudaStreamCreate(&stream), "stream");
+        }
         CUDA_TRY(memory.reserve(bytes), "memory");
         return DICE_OK;
     }
@@ -169,7 +183,7 @@ struct session {  /* what one call holds on the device */
     T *at(size_t offset) const { return reinterpret_cast<T *>(memory.data + offset); }
     /* `from` where kernels can read it, else its copy at `offset`. */
     template <typename T>
-    dice_status bring(const T *from, size_t count, size_t offset, const T **there, int device)
+    dice_status bring(const T *from, size_t count, size_t offset, const T **there, int device) const
     {
         *there = from;
         if (!lives_on(from, device)) {
@@ -181,30 +195,105 @@ struct session {  /* what one call holds on the device */
 };
 }  // namespace
 
+static dice_status run_finite(const session &s, const float *x, size_t count, int *finite)
+{
+    int found = 0;
+    const size_t needed = (count + THREADS - 1) / THREADS;
+    CUDA_TRY(cudaMemsetAsync(s.at<int>(0), 0, sizeof(int), s.stream), "finite");
+    launch(find_nonfinite, dim3(unsigned(needed < BLOCKS ? needed : size_t(BLOCKS))), dim3(THREADS), s.stream, x, count,
+           s.at<int>(0));
+    CUDA_TRY(cudaGetLastError(), "finite");
+    CUDA_TRY(cudaMemcpyAsync(&found, s.at<int>(0), sizeof found, cudaMemcpyDefault, s.stream), "finite");
+    CUDA_TRY(cudaStreamSynchronize(s.stream), "finite");
+    *finite = !found;
+    return DICE_OK;
+}
+
+/* Every array passes here before it is used, so the session stays open, one a device. */
+dice_status statistics_finite(const float *x, size_t count, int device, int *finite)
+{
+    static std::mutex lock;
+    static session *const open = new session[MOST_DEVICES];  /* never closed: the driver may be gone before us */
+    const std::lock_guard<std::mutex> hold(lock);
+    if (device >= MOST_DEVICES) {
+        return dice_core->fail(DICE_E_DEVICE, "cuda:%d: one of the first %d devices is wanted", device, MOST_DEVICES);
+    }
+    session *s = &open[device];
+    TRY(s->open(sizeof(int)));
+    const dice_status status = run_finite(*s, x, count, finite);
+    if (status != DICE_OK) {
+        cudaStreamSynchronize(s->stream);  /* it may still write to what was ours */
+    }
+    return status;
+}
+
+/* Where the pieces of the memory for the moments of `rows` begin, and its size. */
+struct moments_pieces {
+    size_t mean, squares, negative, h, bytes;
+    moments_pieces(size_t features, size_t rows, bool direct)
+    {
+        carver c;
+        mean = c.take(features * sizeof(double));
+        squares = c.take(features * sizeof(double));
+        negative = c.take(sizeof(int));
+        h = c.take(direct ? 0 : rows * features * sizeof(float));
+        bytes = c.used;
+    }
+};
+
+/* Adds the moments of `rows` to those of the `before` rows in mean and squares, by way of part (2, D). */
+static dice_status add_moments(const session &s, const float *h, size_t before, size_t rows, size_t features, int device,
+                               double *part, double *mean, double *squares, int *negative)
+{
+    const moments_pieces at(features, rows, lives_on(h, device));
+    int below = 0;
+    TRY(s.bring(h, rows * features, at.h, &h, device));
+    CUDA_TRY(cudaMemsetAsync(s.at<int>(at.negative), 0, sizeof(int), s.stream), "moments");
+    launch(column_moments, dim3(unsigned(features + 31) / 32), dim3(32, THREADS / 32), s.stream, h, rows, int(features),
+           s.at<double>(at.mean), s.at<double>(at.squares), s.at<int>(at.negative));
+    CUDA_TRY(cudaGetLastError(), "moments");
+    CUDA_TRY(cudaMemcpyAsync(part, s.at<double>(at.mean), features * sizeof(double), cudaMemcpyDefault, s.stream), "moments");
+    CUDA_TRY(cudaMemcpyAsync(part + features, s.at<double>(at.squares), features * sizeof(double), cudaMemcpyDefault, s.stream),
+             "moments");
+    CUDA_TRY(cudaMemcpyAsync(&below, s.at<int>(at.negative), sizeof(int), cudaMemcpyDefault, s.stream), "moments");
+    CUDA_TRY(cudaStreamSynchronize(s.stream), "moments");
+    const double m = double(before), k = double(rows);
+    for (size_t d = 0; d < features; d++) {  /* Chan, Golub & LeVeque 1979 */
+        const double apart = part[d] - mean[d];
+        mean[d] += apart * (k / (m + k));
+        squares[d] += part[features + d] + apart * apart * (m * k / (m + k));
+    }
+    *negative |= below;
+    return DICE_OK;
+}
+
 dice_status statistics_moments(const float *h, size_t n, size_t features, const dice_options *options, double *mean,
                                double *squares, int *negative)
 {
     TRY(backend_check_device(options->device));
     const on_device here(options->device);
     CUDA_TRY(here.error, "device");
-    carver c;
-    const size_t h_at = c.take(n * features * sizeof(float));
-    const size_t mean_at = c.take(features * sizeof(double)), squares_at = c.take(features * sizeof(double));
-    const size_t negative_at = c.take(sizeof(int));
     session s;
-    TRY(s.open(c.used));
-    TRY(s.bring(h, n * features, h_at, &h, options->device));
-    CUDA_TRY(cudaMemsetAsync(s.at<int>(negative_at), 0, sizeof(int), s.stream), "moments");
-    launch(column_moments, dim3(unsigned(features + 31) / 32), dim3(32, THREADS / 32), s.stream, h, n, int(features),
-           s.at<double>(mean_at), s.at<double>(squares_at), s.at<int>(negative_at));
-    CUDA_TRY(cudaGetLastError(), "moments");
-    CUDA_TRY(cudaMemcpyAsync(mean, s.at<double>(mean_at), features * sizeof(double), cudaMemcpyDefault, s.stream),
-             "moments");
-    CUDA_TRY(cudaMemcpyAsync(squares, s.at<double>(squares_at), features * sizeof(double), cudaMemcpyDefault, s.stream),
-             "moments");
-    CUDA_TRY(cudaMemcpyAsync(negative, s.at<int>(negative_at), sizeof(int), cudaMemcpyDefault, s.stream), "moments");
-    CUDA_TRY(cudaStreamSynchronize(s.stream), "moments");
-    return DICE_OK;
+    TRY(s.open(0));
+    void *part;
+    TRY(dice_core->alloc(features, 2 * sizeof(double), &part));
+    memset(mean, 0, features * sizeof *mean);
+    memset(squares, 0, features * sizeof *squares);
+    *negative = 0;
+    const bool direct = lives_on(h, options->device);
+    const size_t most = direct ? n : MOST_FLOATS / features + 1;
+    const dice_status status = in_parts(
+        n, most, [&](size_t rows) { return s.memory.reserve(moments_pieces(features, rows, direct).bytes); },
+        [&](size_t first, size_t rows) {
+            const dice_status added = add_moments(s, h + first * features, first, rows, features, options->device,
+                                                  static_cast<double *>(part), mean, squares, negative);
+            if (added != DICE_OK) {
+                cudaStreamSynchronize(s.stream);  /* it may still write to what was ours */
+            }
+            return added;
+        });
+    dice_core->free(part);
+    return status;
 }
 
 /* *found: the elements of `rank` (from 0) and, as next, of rank + 1 where it is another key. */

@@ -302,11 +302,11 @@ static dice_status run(pass *job, dice_task take, dice_task finish)
 {
     const size_t features = job->bank->features, n = job->n, tasks = (n + IMAGES - 1) / IMAGES;
     const size_t products = n * ROWS * (job->row_p != NULL ? 2 : 1);
-    dice_options options = {0};
+    dice_options options = {.plain_products = 1};
     const dice_backend *backend;
     void *floats = NULL, *doubles = NULL, *candidates = NULL, *counts = NULL;
     dice_status status = choose_kernels(&job->kernels, &options);
-    if (status != DICE_OK || (status = dice_backend_find("cpu", &options, &backend)) != DICE_OK
+    if (status != DICE_OK || (status = dice_backend_find(job->bank->device, &options, &backend)) != DICE_OK
         || (status = dice_alloc(n * (features + 1) + products + ROWS * (features + 2), sizeof(float), &floats)) != DICE_OK
         || (status = dice_alloc((size_t)dice_threads_count() * (2 * features + job->room), sizeof(double), &doubles))
             != DICE_OK

@@ -2,7 +2,7 @@
  *
  * The bank passes by in blocks of rows, packed as a last layer; the products of a block with the images feed running
  * reductions, so that no more than images x block products exist, and the bank may be a memory-mapped file. Products
- * are float sums; where a decision hangs on them it is taken again in double. The same bits for every N. */
+ * are float sums; where a decision hangs on them it is taken again in double. On the CPU the same bits for every N. */
 #ifndef DICE_OOD_BANK_H
 #define DICE_OOD_BANK_H
 
@@ -14,6 +14,7 @@ typedef struct dice_bank {
     const float *rows;     /* (M, D) */
     const double *scale;   /* (M): what a row is multiplied by, 1 / its norm or more */
     size_t n, features;    /* M, D */
+    const char *device;    /* that computes the products, see dice_backend_find */
 } dice_bank;
 
 /* scale (M) = 1 / norm of each row, 0 for a row of zeros. */

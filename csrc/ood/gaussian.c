@@ -18,11 +18,16 @@ struct dice_gaussian {
     dice_product whiten, means;  /* D to rank, rank to K */
     double *centre;              /* (D) */
     double *norms;               /* (K) squares of the whitened means' norms */
+    const dice_backend *backend;
+    dice_distance *elsewhere;    /* the same made ready by the back end; NULL: the products here */
 };
 
 void dice_gaussian_free(dice_gaussian *gaussian)
 {
     if (gaussian != NULL) {
+        if (gaussian->elsewhere != NULL) {
+            gaussian->backend->distance_free(gaussian->elsewhere);
+        }
         dice_product_free(&gaussian->whiten);
         dice_product_free(&gaussian->means);
         dice_free(gaussian->centre);
@@ -69,8 +74,8 @@ static dice_status root_of_singular(double *a, size_t n, size_t *rank)
     return status;
 }
 
-/* gaussian->means and norms, from means (K, D). */
-static dice_status set_means(dice_gaussian *g, const double *means)
+/* gaussian->means and norms, from means (K, D); and the back end's, from root (rank, D) too. */
+static dice_status set_means(dice_gaussian *g, const double *means, const double *root, const dice_options *options)
 {
     void *away_memory = NULL, *memory = NULL;
     const size_t width = g->whiten.width;
@@ -88,6 +93,9 @@ static dice_status set_means(dice_gaussian *g, const double *means)
         g->norms[c] = g->kernels->dot(white + c * g->rank, white + c * g->rank, g->rank);
     }
     status = dice_product_init(&g->means, white, g->classes, g->rank, 0, g->kernels);
+    if (status == DICE_OK && g->backend->distance_create != NULL) {
+        status = g->backend->distance_create(g->centre, root, white, g->features, g->rank, g->classes, options, &g->elsewhere);
+    }
 done:
     dice_free(away_memory);
     dice_free(memory);
@@ -95,7 +103,8 @@ done:
 }
 
 dice_status dice_gaussian_create(double *covariance, const double *centre, const double *means, size_t classes,
-                                 size_t features, dice_gaussian **out)
+                                 size_t features, const dice_backend *backend, const dice_options *options,
+                                 dice_gaussian **out)
 {
     dice_isa isa;
     void *memory = NULL, *copy = NULL;
@@ -108,6 +117,7 @@ dice_status dice_gaussian_create(double *covariance, const double *centre, const
     g->kernels = dice_row_kernels_for(isa);
     g->features = g->rank = features;
     g->classes = classes;
+    g->backend = backend;
     if ((status = dice_alloc(features, sizeof *g->centre, &memory)) != DICE_OK) {
         goto done;
     }
@@ -126,11 +136,15 @@ dice_status dice_gaussian_create(double *covariance, const double *centre, const
     if (status == DICE_OK && !definite) {
         status = root_of_singular(copy, features, &g->rank);
     }
+    for (size_t i = 0; i < features && definite; i++) {
+        memset(covariance + i * features + i + 1, 0, (features - i - 1) * sizeof *covariance);
+    }
+    const double *root = definite ? covariance : copy;
     if (status == DICE_OK) {
-        status = dice_product_init(&g->whiten, definite ? covariance : copy, g->rank, features, definite, g->kernels);
+        status = dice_product_init(&g->whiten, root, g->rank, features, definite, g->kernels);
     }
     if (status == DICE_OK) {
-        status = set_means(g, means);
+        status = set_means(g, means, root, options);
     }
 done:
     dice_free(copy);
@@ -184,6 +198,9 @@ static dice_status distance_task(void *context, size_t index, int thread)
 
 dice_status dice_gaussian_distance(const dice_gaussian *gaussian, const dice_rows *h, double *out)
 {
+    if (gaussian->elsewhere != NULL) {
+        return gaussian->backend->distance_forward(gaussian->elsewhere, h->data, h->is_double, h->n, out);
+    }
     const size_t threads = (size_t)dice_threads_count(), share = (h->n + threads - 1) / threads;
     distance_job job = {.g = gaussian, .h = h, .images = share < IMAGES ? share : IMAGES, .out = out};
     if (h->n == 0) {

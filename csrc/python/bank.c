@@ -39,8 +39,8 @@ static PyObject *bank_norms(PyObject *Py_UNUSED(self), PyObject *object)
 }
 
 /* The bank is not searched for NaN again: it was when it was filled. */
-static int bank_of(PyObject *rows_object, PyObject *scale_object, PyArrayObject **rows, PyArrayObject **scale,
-                   dice_bank *bank)
+static int bank_of(PyObject *rows_object, PyObject *scale_object, const char *device, PyArrayObject **rows,
+                   PyArrayObject **scale, dice_bank *bank)
 {
     *scale = NULL;
     *rows = dice_py_array_any(rows_object, NPY_FLOAT32, 2, "bank");
@@ -48,7 +48,7 @@ static int bank_of(PyObject *rows_object, PyObject *scale_object, PyArrayObject 
         return 0;
     }
     *bank = (dice_bank){.rows = PyArray_DATA(*rows), .scale = PyArray_DATA(*scale),
-                        .n = (size_t)PyArray_DIM(*rows, 0), .features = (size_t)PyArray_DIM(*rows, 1)};
+                        .n = (size_t)PyArray_DIM(*rows, 0), .features = (size_t)PyArray_DIM(*rows, 1), .device = device};
     if (PyArray_DIM(*scale, 0) != PyArray_DIM(*rows, 0) || bank->n == 0 || bank->n > UINT32_MAX || bank->features == 0) {
         dice_py_raise(dice_fail(DICE_E_INPUT, "bank: got %zu rows of %zu features with %zd scales, want 1 to 2^32 - 1 rows",
                                 bank->n, bank->features, (Py_ssize_t)PyArray_DIM(*scale, 0)));
@@ -57,15 +57,16 @@ static int bank_of(PyObject *rows_object, PyObject *scale_object, PyArrayObject 
     return 1;
 }
 
-/* bank_knn(bank, scale, h, k) or bank_guide(...) */
+/* bank_knn(bank, scale, h, k, device) or bank_guide(...) */
 static PyObject *nearest(PyObject *args, int guide)
 {
     PyObject *rows_object, *scale_object, *h_object, *result = NULL;
+    const char *device = "cpu";
     Py_ssize_t k;
     PyArrayObject *rows = NULL, *scale = NULL, *h = NULL;
     dice_bank bank;
-    if (!PyArg_ParseTuple(args, "OOOn", &rows_object, &scale_object, &h_object, &k)
-        || !bank_of(rows_object, scale_object, &rows, &scale, &bank)
+    if (!PyArg_ParseTuple(args, "OOOn|s", &rows_object, &scale_object, &h_object, &k, &device)
+        || !bank_of(rows_object, scale_object, device, &rows, &scale, &bank)
         || (h = matrix(h_object, -1, (Py_ssize_t)bank.features, "h")) == NULL) {
         goto done;
     }
@@ -100,16 +101,17 @@ static PyObject *bank_guide(PyObject *Py_UNUSED(self), PyObject *args)
     return nearest(args, 1);
 }
 
-/* bank_relation(bank, scale, bank_p, h, p, least, power) */
+/* bank_relation(bank, scale, bank_p, h, p, least, power, device) */
 static PyObject *bank_relation(PyObject *Py_UNUSED(self), PyObject *args)
 {
     PyObject *rows_object, *scale_object, *row_p_object, *h_object, *p_object, *result = NULL;
     PyArrayObject *rows = NULL, *scale = NULL, *row_p = NULL, *h = NULL, *p = NULL;
     double least, power;
+    const char *device = "cpu";
     dice_bank bank;
-    if (!PyArg_ParseTuple(args, "OOOOOdd", &rows_object, &scale_object, &row_p_object, &h_object, &p_object, &least,
-                          &power)
-        || !bank_of(rows_object, scale_object, &rows, &scale, &bank)
+    if (!PyArg_ParseTuple(args, "OOOOOdd|s", &rows_object, &scale_object, &row_p_object, &h_object, &p_object, &least,
+                          &power, &device)
+        || !bank_of(rows_object, scale_object, device, &rows, &scale, &bank)
         || (row_p = matrix(row_p_object, (Py_ssize_t)bank.n, -1, "bank")) == NULL
         || (h = matrix(h_object, -1, (Py_ssize_t)bank.features, "h")) == NULL
         || (p = matrix(p_object, PyArray_DIM(h, 0), PyArray_DIM(row_p, 1), "p")) == NULL) {
@@ -173,11 +175,11 @@ static PyObject *activate(PyObject *Py_UNUSED(self), PyObject *args)
 static PyMethodDef methods[] = {
     {"bank_norms", bank_norms, METH_O, "bank_norms(h) -> float64 (M,): 1 / norm of each row, 0 for zeros."},
     {"bank_knn", bank_knn, METH_VARARGS,
-     "bank_knn(bank, scale, h, k) -> float64 (N,): k-th smallest squared distance of the unit vectors."},
+     "bank_knn(bank, scale, h, k, device=\"cpu\") -> float64 (N,): k-th smallest squared distance of the unit vectors."},
     {"bank_guide", bank_guide, METH_VARARGS,
-     "bank_guide(bank, scale, h, k) -> float64 (N,): mean of the k largest products of h / norm(h) with scaled rows."},
+     "bank_guide(bank, scale, h, k, device=\"cpu\") -> float64 (N,): mean of the k largest products of h / norm(h) with scaled rows."},
     {"bank_relation", bank_relation, METH_VARARGS,
-     "bank_relation(bank, scale, bank_p, h, p, least, power) -> float64 (N,)"},
+     "bank_relation(bank, scale, bank_p, h, p, least, power, device=\"cpu\") -> float64 (N,)"},
     {"activate", activate, METH_VARARGS,
      "activate(rule, h, a, b) -> float32 (N, D): ash-p, ash-b, ash-s, scale at percentile a; vra, vra-clip from a to b."},
     {NULL, NULL, 0, NULL},

@@ -40,18 +40,26 @@ PyArrayObject *dice_py_array(PyObject *object, int typenum, int ndim, const char
 /* The same, NaN and infinity let through. */
 PyArrayObject *dice_py_array_any(PyObject *object, int typenum, int ndim, const char *argument);
 
-/* An array on a GPU, as __cuda_array_interface__ describes it. */
+/* An array on a GPU, as DLPack or __cuda_array_interface__ describes it. */
 typedef struct dice_py_cuda_array {
     void *data;
     uintptr_t stream;  /* that makes it; waited for by dice_py_cuda */
     int typenum, ndim; /* NPY_UINT8, NPY_FLOAT32 or NPY_NOTYPE */
     npy_intp shape[4];
+    PyObject *owner;   /* of the memory, for dice_py_release when the caller is done; NULL = the object itself */
 } dice_py_cuda_array;
 
-/* 1 with *array filled where `object` lives on a GPU (cupy's, torch's, ...; the memory stays the object's, values are
- * not looked at); 0 where it does not; -1 with dice.InputError where the back end cannot take it as it is. */
+void dice_py_release(PyObject *owner);  /* whether or not an exception is set; NULL is allowed */
+
+/* 1 with *array filled where `object` lives on a GPU (cupy's, torch's, ...; nothing is copied); 0 where it does not; -1
+ * with dice.InputError where the back end cannot take it as it is, or it holds NaN or infinity. */
 int dice_py_cuda(PyObject *object, const char *argument, const dice_backend *backend, const dice_options *options,
                  dice_py_cuda_array *array);
+
+/* *array = a float32 matrix on a GPU, as dice_py_cuda takes it, or on the host, as dice_py_array does. 0 with
+ * dice.InputError naming `argument`. */
+int dice_py_matrix(PyObject *object, const char *argument, const dice_backend *backend, const dice_options *options,
+                   dice_py_cuda_array *array);
 
 /* *out = a float32 or float64 matrix with at least one column; the caller releases *array. 0 with dice.InputError
  * naming `argument`. */

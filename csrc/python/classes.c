@@ -187,6 +187,8 @@ done:
 
 typedef struct gaussian_object {
     PyObject_HEAD
+    const dice_backend *backend;
+    dice_options options;
     dice_gaussian *gaussian;
 } gaussian_object;
 
@@ -199,7 +201,7 @@ static void gaussian_dealloc(PyObject *self)
 }
 
 /* The covariance about the class means, or about the one mean of all; its means in the former's own rows. */
-static dice_status make_gaussian(const dice_classes *classes, int total, dice_gaussian **out)
+static dice_status make_gaussian(const dice_classes *classes, int total, gaussian_object *made)
 {
     const size_t features = classes->features;
     void *memory = NULL, *kept = NULL;
@@ -220,7 +222,8 @@ static dice_status make_gaussian(const dice_classes *classes, int total, dice_ga
         covariance[i] /= images;
     }
     if (status == DICE_OK) {
-        status = dice_gaussian_create(covariance, centre, total ? centre : means, total ? 1 : seen, features, out);
+        status = dice_gaussian_create(covariance, centre, total ? centre : means, total ? 1 : seen, features,
+                                      made->backend, &made->options, &made->gaussian);
     }
 done:
     dice_free(memory);
@@ -230,11 +233,12 @@ done:
 
 static PyObject *gaussian_new(PyTypeObject *type, PyObject *args, PyObject *keywords)
 {
-    static char *names[] = {"state", "total", NULL};
+    static char *names[] = {"state", "total", "device", NULL};
+    const char *device = "cpu";
     PyObject *state;
     int total;
     dice_classes classes;
-    if (!PyArg_ParseTupleAndKeywords(args, keywords, "O!p", names, &PyTuple_Type, &state, &total)
+    if (!PyArg_ParseTupleAndKeywords(args, keywords, "O!p|s", names, &PyTuple_Type, &state, &total, &device)
         || !classes_of(state, "state", &classes)) {
         return NULL;
     }
@@ -247,9 +251,11 @@ static PyObject *gaussian_new(PyTypeObject *type, PyObject *args, PyObject *keyw
     }
     gaussian_object *made = (gaussian_object *)type->tp_alloc(type, 0);
     if (made != NULL) {
-        dice_status status;
+        dice_status status = dice_backend_find(device, &made->options, &made->backend);
         Py_BEGIN_ALLOW_THREADS
-        status = make_gaussian(&classes, total, &made->gaussian);
+        if (status == DICE_OK) {
+            status = make_gaussian(&classes, total, made);
+        }
         Py_END_ALLOW_THREADS
         if (status != DICE_OK) {
             Py_CLEAR(made);
@@ -259,18 +265,35 @@ static PyObject *gaussian_new(PyTypeObject *type, PyObject *args, PyObject *keyw
     return (PyObject *)made;
 }
 
+/* *rows = h on a GPU or on the host; the caller releases *owner. 0 with an exception set. */
+static int gaussian_rows(const gaussian_object *self, PyObject *object, dice_rows *rows, PyObject **owner)
+{
+    dice_py_cuda_array there = {0};
+    const int on_gpu = dice_py_cuda(object, "h", self->backend, &self->options, &there);
+    if (on_gpu == 1 && (there.typenum != NPY_FLOAT32 || there.ndim != 2)) {
+        dice_py_release(there.owner);
+        dice_py_raise(dice_fail(DICE_E_INPUT, "h: on the GPU, want float32 with 2 dimensions"));
+        return 0;
+    }
+    if (on_gpu == 1) {
+        *rows = (dice_rows){.data = there.data, .n = (size_t)there.shape[0], .width = (size_t)there.shape[1]};
+        *owner = there.owner;
+    }
+    return on_gpu == 1 || (on_gpu == 0 && dice_py_rows(object, "h", (PyArrayObject **)owner, rows));
+}
+
 static PyObject *gaussian_distance(PyObject *self, PyObject *object)
 {
     const dice_gaussian *gaussian = ((gaussian_object *)self)->gaussian;
-    PyArrayObject *array;
+    PyObject *owner = NULL, *result = NULL;
     dice_rows h;
-    if (!dice_py_rows(object, "h", &array, &h)) {
+    if (!gaussian_rows((gaussian_object *)self, object, &h, &owner)) {
         return NULL;
     }
-    PyObject *result = NULL;
+    const npy_intp shape[1] = {(npy_intp)h.n};
     if (h.width != dice_gaussian_features(gaussian)) {
         dice_py_raise(dice_fail(DICE_E_INPUT, "h: got %zu features, want %zu", h.width, dice_gaussian_features(gaussian)));
-    } else if ((result = PyArray_SimpleNew(1, PyArray_DIMS(array), NPY_FLOAT64)) != NULL) {
+    } else if ((result = PyArray_SimpleNew(1, shape, NPY_FLOAT64)) != NULL) {
         dice_status status;
         Py_BEGIN_ALLOW_THREADS
         status = dice_gaussian_distance(gaussian, &h, PyArray_DATA((PyArrayObject *)result));
@@ -280,7 +303,7 @@ static PyObject *gaussian_distance(PyObject *self, PyObject *object)
             dice_py_raise(status);
         }
     }
-    Py_DECREF(array);
+    dice_py_release(owner);
     return result;
 }
 
@@ -291,8 +314,8 @@ static PyObject *gaussian_rank(PyObject *self, void *Py_UNUSED(closure))
 
 static PyMethodDef gaussian_methods[] = {
     {"distance", gaussian_distance, METH_O,
-     "distance(h) -> float64 (N,): least squared Mahalanobis distance of h (N, D), float32 or float64, to a mean. The "
-     "same bits for every N and number of threads."},
+     "distance(h) -> float64 (N,): least squared Mahalanobis distance of h (N, D), float32 or float64, to a mean. On the "
+     "CPU the same bits for every N and number of threads."},
     {NULL, NULL, 0, NULL},
 };
 
@@ -302,7 +325,7 @@ static PyGetSetDef gaussian_getset[] = {
 };
 
 static PyType_Slot gaussian_slots[] = {
-    {Py_tp_doc, "Gaussian(state, total): the covariance of a ClassMoments' state about its classes' means or, with "
+    {Py_tp_doc, "Gaussian(state, total, device=\"cpu\"): the covariance of a ClassMoments' state about its classes' means or, with "
                 "total, about the mean of all."},
     {Py_tp_new, gaussian_new},
     {Py_tp_dealloc, gaussian_dealloc},

@@ -23,32 +23,57 @@ static void head_dealloc(PyObject *self)
     Py_DECREF(type);
 }
 
-/* (M), or (M, D) like W; a new reference or NULL with InputError. */
-static PyArrayObject *like_weight(PyObject *object, int typenum, PyArrayObject *weight, int ndim, const char *argument)
+/* b (M), on the host or a GPU, for W (M, D). 0 with InputError. */
+static int read_bias(PyObject *object, npy_intp classes, const dice_backend *backend, const dice_options *options,
+                     dice_py_cuda_array *bias)
 {
-    PyArrayObject *array = dice_py_array(object, typenum, ndim, argument);
-    for (int axis = 0; array != NULL && axis < ndim; axis++) {
-        const Py_ssize_t got = PyArray_DIM(array, axis), want = PyArray_DIM(weight, axis);
-        if (got != want) {
-            Py_CLEAR(array);
-            dice_py_raise(dice_fail(DICE_E_INPUT, "%s: got %zd along axis %d, W wants %zd", argument, got, axis, want));
+    const int on_gpu = dice_py_cuda(object, "b", backend, options, bias);
+    PyArrayObject *host = on_gpu == 0 ? dice_py_array(object, NPY_FLOAT32, 1, "b") : NULL;
+    if (host != NULL) {
+        *bias = (dice_py_cuda_array){.data = PyArray_DATA(host), .typenum = NPY_FLOAT32, .ndim = 1,
+                                     .shape = {PyArray_DIM(host, 0)}, .owner = (PyObject *)host};
+    } else if (on_gpu < 1) {
+        return 0;
+    }
+    if (bias->typenum != NPY_FLOAT32 || bias->ndim != 1) {
+        dice_py_raise(dice_fail(DICE_E_INPUT, "b: on the GPU, want float32 with 1 dimension"));
+        return 0;
+    }
+    if (bias->shape[0] != classes) {
+        dice_py_raise(dice_fail(DICE_E_INPUT, "b: got %zd values, W wants %zd", bias->shape[0], classes));
+        return 0;
+    }
+    return 1;
+}
+
+/* keep (M, D), 1 where a weight stays. NULL with InputError. */
+static PyArrayObject *read_keep(PyObject *object, const npy_intp *shape)
+{
+    PyArrayObject *keep = dice_py_array(object, NPY_UINT8, 2, "keep");
+    for (int axis = 0; keep != NULL && axis < 2; axis++) {
+        const Py_ssize_t got = PyArray_DIM(keep, axis);
+        if (got != shape[axis]) {
+            Py_CLEAR(keep);
+            dice_py_raise(dice_fail(DICE_E_INPUT, "keep: got %zd along axis %d, W wants %zd", got, axis, shape[axis]));
         }
     }
-    return array;
+    return keep;
 }
 
 static PyObject *head_new(PyTypeObject *type, PyObject *args, PyObject *keywords)
 {
-    static char *names[] = {"W", "b", "keep", "device", "isa", NULL};
+    static char *names[] = {"W", "b", "keep", "device", "isa", "plain_products", NULL};
     PyObject *weight_object, *bias_object, *keep_object = Py_None;
     const char *device = "cpu", *isa = NULL;
-    if (!PyArg_ParseTupleAndKeywords(args, keywords, "OO|Osz", names, &weight_object, &bias_object, &keep_object,
-                                     &device, &isa)) {
+    int plain_products = 0;
+    if (!PyArg_ParseTupleAndKeywords(args, keywords, "OO|Oszp", names, &weight_object, &bias_object, &keep_object,
+                                     &device, &isa, &plain_products)) {
         return NULL;
     }
     dice_options options = {0};
     const dice_backend *backend = NULL;
     dice_status status = dice_py_options(isa, "float32", &options);
+    options.plain_products = plain_products;
     if (status == DICE_OK) {
         status = dice_backend_find(device, &options, &backend);
     }
@@ -56,14 +81,16 @@ static PyObject *head_new(PyTypeObject *type, PyObject *args, PyObject *keywords
         return dice_py_raise(status);
     }
     head_object *made = NULL;
-    PyArrayObject *bias = NULL, *keep = NULL, *weight = dice_py_array(weight_object, NPY_FLOAT32, 2, "W");
-    if (weight == NULL || (bias = like_weight(bias_object, NPY_FLOAT32, weight, 1, "b")) == NULL
-        || (keep_object != Py_None && (keep = like_weight(keep_object, NPY_UINT8, weight, 2, "keep")) == NULL)) {
+    PyArrayObject *keep = NULL;
+    dice_py_cuda_array weight = {0}, bias = {0};
+    if (!dice_py_matrix(weight_object, "W", backend, &options, &weight)
+        || !read_bias(bias_object, weight.shape[0], backend, &options, &bias)
+        || (keep_object != Py_None && (keep = read_keep(keep_object, weight.shape)) == NULL)) {
         goto done;
     }
-    if (PyArray_SIZE(weight) == 0 || PyArray_DIM(weight, 0) > INT32_MAX) {
+    if (weight.shape[0] == 0 || weight.shape[1] == 0 || weight.shape[0] > INT32_MAX) {
         dice_py_raise(dice_fail(DICE_E_INPUT, "W: got shape (%zd, %zd), want 1 to 2^31 - 1 classes and some features",
-                                (Py_ssize_t)PyArray_DIM(weight, 0), (Py_ssize_t)PyArray_DIM(weight, 1)));
+                                weight.shape[0], weight.shape[1]));
         goto done;
     }
     made = (head_object *)type->tp_alloc(type, 0);
@@ -72,19 +99,19 @@ static PyObject *head_new(PyTypeObject *type, PyObject *args, PyObject *keywords
     }
     made->backend = backend;
     made->options = options;
-    made->classes = PyArray_DIM(weight, 0);
-    made->features = PyArray_DIM(weight, 1);
+    made->classes = weight.shape[0];
+    made->features = weight.shape[1];
     Py_BEGIN_ALLOW_THREADS
-    status = backend->head_create(PyArray_DATA(weight), PyArray_DATA(bias), keep == NULL ? NULL : PyArray_DATA(keep),
-                                  (size_t)made->classes, (size_t)made->features, &options, &made->head);
+    status = backend->head_create(weight.data, bias.data, keep == NULL ? NULL : PyArray_DATA(keep), (size_t)made->classes,
+                                  (size_t)made->features, &options, &made->head);
     Py_END_ALLOW_THREADS
     if (status != DICE_OK) {
         Py_CLEAR(made);
         dice_py_raise(status);
     }
 done:
-    Py_XDECREF(weight);
-    Py_XDECREF(bias);
+    dice_py_release(weight.owner);
+    dice_py_release(bias.owner);
     Py_XDECREF(keep);
     return (PyObject *)made;
 }
@@ -121,17 +148,11 @@ static PyObject *head_forward(PyObject *self, PyObject *args)
     if (isnan(clip) || clip == -INFINITY) {
         return dice_py_raise(dice_fail(DICE_E_INPUT, "clip: got %g, want a number above minus infinity", clip));
     }
-    dice_py_cuda_array there = {0};
-    const int on_gpu = dice_py_cuda(PyTuple_GET_ITEM(args, 0), "h", object->backend, &object->options, &there);
-    PyArrayObject *h = on_gpu == 0 ? dice_py_array(PyTuple_GET_ITEM(args, 0), NPY_FLOAT32, 2, "h") : NULL;
-    if (on_gpu < 0 || (on_gpu == 0 && h == NULL)) {
+    dice_py_cuda_array h = {0};
+    if (!dice_py_matrix(PyTuple_GET_ITEM(args, 0), "h", object->backend, &object->options, &h)) {
         return NULL;
     }
-    if (on_gpu && (there.typenum != NPY_FLOAT32 || there.ndim != 2)) {
-        return dice_py_raise(dice_fail(DICE_E_INPUT, "h: on the GPU, want float32 (N, D)"));
-    }
-    const float *values = on_gpu ? there.data : PyArray_DATA(h);
-    const npy_intp *dims = on_gpu ? there.shape : PyArray_DIMS(h);
+    const npy_intp *dims = h.shape;
     void *data[OUTPUTS] = {NULL};
     PyObject *result = PyTuple_New(count);
     if (result == NULL) {
@@ -159,16 +180,16 @@ static PyObject *head_forward(PyObject *self, PyObject *args)
                                        .label = data[LABEL], .logits = data[LOGITS]};
     dice_status status;
     Py_BEGIN_ALLOW_THREADS
-    status = object->backend->head_forward(object->head, values, (size_t)shape[0], (float)clip, &outputs);
+    status = object->backend->head_forward(object->head, h.data, (size_t)shape[0], (float)clip, &outputs);
     Py_END_ALLOW_THREADS
     if (status != DICE_OK) {
         dice_py_raise(status);
         goto failed;
     }
-    Py_XDECREF(h);
+    dice_py_release(h.owner);
     return result;
 failed:
-    Py_XDECREF(h);
+    dice_py_release(h.owner);
     Py_XDECREF(result);
     return NULL;
 }
@@ -190,8 +211,9 @@ static PyMethodDef head_methods[] = {
 };
 
 static PyType_Slot head_slots[] = {
-    {Py_tp_doc, "Head(W, b, keep=None, device=\"cpu\", isa=None): the last layer W (M, D), b (M,), or what the uint8 "
-                "mask keep (M, D) leaves of it."},
+    {Py_tp_doc, "Head(W, b, keep=None, device=\"cpu\", isa=None, plain_products=False): the last layer W (M, D), b (M,), "
+                "or what the uint8 mask keep (M, D) leaves of it. plain_products: a GPU may take cuBLAS's, whose last bits "
+                "depend on N."},
     {Py_tp_new, head_new},
     {Py_tp_dealloc, head_dealloc},
     {Py_tp_methods, head_methods},

@@ -228,10 +228,10 @@ static PyObject *py_make_network(PyObject *Py_UNUSED(module), PyObject *args)
     return status == DICE_OK ? make_network(graph, backend, &options) : dice_py_raise(status);
 }
 
-/* *view = images that live on a GPU: 1, 0 where they do not, -1 with an exception set. */
-static int read_cuda_images(const network *self, PyObject *object, dice_images *view)
+/* *view = images that live on a GPU: 1, 0 where they do not, -1 with an exception set. The caller releases *owner. */
+static int read_cuda_images(const network *self, PyObject *object, dice_images *view, PyObject **owner)
 {
-    dice_py_cuda_array array;
+    dice_py_cuda_array array = {0};
     const int found = dice_py_cuda(object, "images", self->backend, &self->options, &array);
     if (found < 1) {
         return found;
@@ -239,12 +239,14 @@ static int read_cuda_images(const network *self, PyObject *object, dice_images *
     const int bytes = array.typenum == NPY_UINT8;
     if (array.typenum == NPY_NOTYPE || array.ndim != 4 || array.shape[bytes ? 3 : 1] != 3
         || array.shape[bytes ? 1 : 2] > INT32_MAX || array.shape[bytes ? 2 : 3] > INT32_MAX) {
+        dice_py_release(array.owner);
         dice_py_raise(dice_fail(DICE_E_INPUT, "images: on the GPU, want uint8 (N, H, W, 3) or float32 (N, 3, H, W)"));
         return -1;
     }
     *view = (dice_images){.bytes = bytes ? array.data : NULL, .floats = bytes ? NULL : array.data,
                           .n = (size_t)array.shape[0], .height = (int32_t)array.shape[bytes ? 1 : 2],
                           .width = (int32_t)array.shape[bytes ? 2 : 3]};
+    *owner = array.owner;
     return 1;
 }
 
@@ -295,9 +297,9 @@ static PyObject *forward(PyObject *object, PyObject *argument)
 {
     network *self = (network *)object;
     dice_images images;
-    const int on_gpu = read_cuda_images(self, argument, &images);
-    PyArrayObject *array = on_gpu == 0 ? read_images(argument, &images) : NULL;
-    if (on_gpu < 0 || (on_gpu == 0 && array == NULL)) {
+    PyObject *owner = NULL;
+    const int on_gpu = read_cuda_images(self, argument, &images, &owner);
+    if (on_gpu < 0 || (on_gpu == 0 && (owner = (PyObject *)read_images(argument, &images)) == NULL)) {
         return NULL;
     }
     PyObject *result = NULL;
@@ -315,7 +317,7 @@ static PyObject *forward(PyObject *object, PyObject *argument)
 done:
     Py_XDECREF(h);
     Py_XDECREF(z);
-    Py_XDECREF(array);
+    dice_py_release(owner);
     return result;
 }
 

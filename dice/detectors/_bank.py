@@ -59,10 +59,14 @@ class KNN(Detector):
 
     The bank is float32; an array that is float32 and C-contiguous is kept as it is, not copied, and may be memory-mapped.
     The distance is taken in double between the neighbours that float products leave in doubt.
+
+    device="cuda" ("cuda:1") has the products with the bank computed there, by cuBLAS where it is found; all else, and so
+    the score but for what float leaves open, is as on the CPU.
     """
 
-    def __init__(self, k: int = 50) -> None:
+    def __init__(self, k: int = 50, device: str = "cpu") -> None:
         self.k = k
+        self.device = device
 
     def partial_fit(self, h: Any, y: Any = None) -> "KNN":
         """Adds training features `h` (N, D) to the bank."""
@@ -98,7 +102,7 @@ class KNN(Detector):
     def _score(self, h: np.ndarray) -> np.ndarray:
         k = min(whole(self.k, "k"), len(self._bank))
         rows, scale = self._bank.columns()
-        return -_core.bank_knn(rows, scale, h, k)
+        return -_core.bank_knn(rows, scale, h, k, self.device)
 
 
 class NNGuide(HeadScore):
@@ -107,17 +111,18 @@ class NNGuide(HeadScore):
 
     The bank is a random `fraction` of the training images (the paper: 1 % for ImageNet), each drawn by itself from
     `seed` and its place in the stream, the first always; K at most the bank. OpenOOD takes the first batches instead,
-    pytorch-ood all images.
+    pytorch-ood all images. `device` as for KNN.
     """
 
     _LEARNT = ("_bank",)
 
-    def __init__(self, W: Any, b: Any, K: int = 100, fraction: float = 0.01, seed: int = 0) -> None:
+    def __init__(self, W: Any, b: Any, K: int = 100, fraction: float = 0.01, seed: int = 0, device: str = "cpu") -> None:
         self.W = W
         self.b = b
         self.K = K
         self.fraction = fraction
         self.seed = seed
+        self.device = device
 
     def _learn(self, h: np.ndarray, z: np.ndarray, y: np.ndarray) -> None:
         if not 0 < real(self.fraction, "fraction") <= 1:
@@ -132,7 +137,7 @@ class NNGuide(HeadScore):
     def _score(self, h: np.ndarray, z: np.ndarray) -> np.ndarray:
         bank = self._learnt("_bank")
         rows, scale = bank.columns()
-        nearness = _core.bank_guide(rows, scale, h, min(whole(self.K, "K"), len(bank)))
+        nearness = _core.bank_guide(rows, scale, h, min(whole(self.K, "K"), len(bank)), self.device)
         return _core.score("energy", z, None, (), (1.0,)) * nearness
 
 
@@ -141,15 +146,17 @@ class Relation(HeadScore):
     arXiv 2301.12321, eq. 3 and its sum).
 
     The bank is all training images: M D + M C float32. power is the kernel's exponent (1 as in OpenOOD's default).
+    `device` as for KNN.
     """
 
     _LEARNT = ("_bank",)
 
-    def __init__(self, W: Any, b: Any, threshold: float = 0.03, power: float = 1.0) -> None:
+    def __init__(self, W: Any, b: Any, threshold: float = 0.03, power: float = 1.0, device: str = "cpu") -> None:
         self.W = W
         self.b = b
         self.threshold = threshold
         self.power = power
+        self.device = device
 
     def _learn(self, h: np.ndarray, z: np.ndarray, y: np.ndarray) -> None:
         if "_bank" not in self.__dict__:
@@ -164,4 +171,4 @@ class Relation(HeadScore):
     def _score(self, h: np.ndarray, z: np.ndarray) -> np.ndarray:
         rows, scale, p = self._learnt("_bank").columns()
         return _core.bank_relation(rows, scale, p, h, self._probabilities(z), real(self.threshold, "threshold"),
-                                   positive(self.power, "power"))  # fmt: skip
+                                   positive(self.power, "power"), self.device)  # fmt: skip

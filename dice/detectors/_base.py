@@ -47,6 +47,7 @@ class Detector:
     takes = "h"  #: what is fitted and scored: "z" logits, "h" features
     needs_fit = True  #: whether there is anything to learn before scoring
     needs_labels = False  #: whether fit wants the training images' classes
+    device = "cpu"  #: that computes the products; a parameter of those that can use a GPU
     about_: dict[str, Any]  #: of a loaded detector: what it was fitted on
 
     def __setattr__(self, name: str, value: Any) -> None:

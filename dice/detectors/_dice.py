@@ -37,8 +37,8 @@ class DICE(Detector):
         Rank V, or abs(V) for features that can be negative.
     score : "energy" (logsumexp, arXiv 2010.03759), "msp" (largest softmax probability) or "maxlogit"
     device : "cpu", or "cuda", "cuda:1"
-        Where mean, ranking and scores are computed. A GPU reads features that live on it where they are; the mask has the
-        same bits as the CPU's.
+        Where mean, ranking and scores are computed. A GPU reads features, W and b that live on it (torch's, cupy's, ...) where
+        they are; the mask has the same bits as the CPU's.
 
     Every parameter can be changed at any time and takes effect at once; the fitted mean is kept.
     """
@@ -72,7 +72,11 @@ class DICE(Detector):
     @property
     def features(self) -> int:
         """D."""
-        return as_array(self.W, "W", 2).shape[1]
+        return (self.W if on_gpu(self.W) else as_array(self.W, "W", 2)).shape[1]
+
+    def _layer(self) -> tuple[Any, Any]:
+        """W and b where they live."""
+        return (self.W, self.b) if on_gpu(self.W) and self.device != "cpu" else last_layer(self.W, self.b)
 
     def merge(self, other: "DICE") -> "DICE":
         """Adds the training features that `other` has seen, as if they had been fitted here."""
@@ -108,9 +112,9 @@ class DICE(Detector):
     @property
     def keep_(self) -> np.ndarray:
         """bool (C, D): which weights stay."""
-        weight, _ = last_layer(self.W, self.b)
+        weight, _ = self._layer()
         if self.p is None:
-            return np.ones(weight.shape, bool)
+            return np.ones(tuple(weight.shape), bool)
         percentile, keep = self._get("percentile", self._percentile)
         if keep is None:
             keep = _core.contribution_keep(self.mean_, weight, percentile, self._absolute())
@@ -148,11 +152,11 @@ class DICE(Detector):
             self._warned = True
             warnings.warn("features below 0 were seen: V = mean * W then does not rank contributions, and DICE is known to "
                           'do badly; contribution="abs" ranks by abs(V)', UserWarning, stacklevel=5)  # fmt: skip
-        weight, p = last_layer(self.W, self.b)[0], real(self.p, "p")
+        weight, p = self._layer()[0], real(self.p, "p")
         if self.device != "cpu":
             return _core.device_rank(mean, weight, p, absolute, self.device)
         return _core.contribution_percentile(mean, weight, p, absolute), None
 
     def _head(self) -> Any:
-        weight, bias = last_layer(self.W, self.b)
+        weight, bias = self._layer()
         return _core.Head(weight, bias, None if self.p is None else self.keep_.view(np.uint8), self.device)

@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 
 from dice import _core
+from dice.arrays import on_gpu
 from dice.detectors._base import Detector, check_features, scored
 from dice.errors import InputError
 from dice.moments import ClassMoments
@@ -22,11 +23,17 @@ class Mahalanobis(Detector):
     left out, so what lies outside the span of the training images costs nothing. Classes without an image do not count.
     Peers: OpenOOD's MDS is the same; pytorch-ood sums where S is a mean (a score 2 N times smaller) and adds 1e-6 to its
     diagonal. The paper's weighting of several layers and its input perturbation are left out, as there.
+
+    device="cuda" ("cuda:1") has the distances computed there, in double, by cuBLAS where it is found; features that live
+    there are scored where they are.
     """
 
     needs_labels = True
     classes_: np.ndarray
     _moments: ClassMoments
+
+    def __init__(self, device: str = "cpu") -> None:
+        self.device = device
 
     def partial_fit(self, h: Any, y: Any = None) -> "Mahalanobis":
         """Adds training features `h` (N, D) with labels `y` (N,) of any kind; None = all one class."""
@@ -72,14 +79,15 @@ class Mahalanobis(Detector):
             raise InputError(f"{type(self).__name__}: not fitted; call fit(h, y) with training features first")
         return self._moments
 
-    def _distance(self, block: np.ndarray, total: bool) -> np.ndarray:
-        return self._get(f"gaussian {total}", lambda: _core.Gaussian(self._seen().state, total)).distance(block)
+    def _distance(self, block: Any, total: bool) -> np.ndarray:
+        return self._get(f"gaussian {total}", lambda: _core.Gaussian(self._seen().state, total, self.device)).distance(block)
 
     def score_samples(self, h: Any) -> np.ndarray:
         """Scores float64 (N,) of features `h` (N, D); higher means in-distribution."""
-        return scored(self._score, check_features(self, h, self._seen()))
+        seen = self._seen()
+        return self._score(h) if on_gpu(h) else scored(self._score, check_features(self, h, seen))
 
-    def _score(self, h: np.ndarray) -> np.ndarray:
+    def _score(self, h: Any) -> np.ndarray:
         return -self._distance(h, False)
 
 
@@ -90,5 +98,5 @@ class RMDS(Mahalanobis):
     `Mahalanobis` is: the covariance of all images follows from the classes' by adding what lies between them.
     """
 
-    def _score(self, h: np.ndarray) -> np.ndarray:
+    def _score(self, h: Any) -> np.ndarray:
         return self._distance(h, True) - self._distance(h, False)

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from dice import _core
-from dice.arrays import blocks
+from dice.arrays import blocks, on_gpu
 from dice.detectors._base import (
     Detector,
     check_features,
@@ -45,12 +45,14 @@ class HeadScore(Detector):
         """float32 (N, C) of features `h` (N, D)."""
         return scored(self._logits, check_features(self, h, self), np.float32)
 
-    def _logits(self, block: np.ndarray) -> np.ndarray:
-        head = self._get("head", lambda: _core.Head(*self._layer()))
-        return head.forward(block.astype(np.float32, copy=False), np.inf, "logits")[0]
+    def _logits(self, block: Any) -> np.ndarray:
+        head = self._get("head", lambda: _core.Head(*self._layer(), device=self.device))
+        return head.forward(block if on_gpu(block) else block.astype(np.float32, copy=False), np.inf, "logits")[0]
 
     def score_samples(self, h: Any) -> np.ndarray:
         """Scores float64 (N,) of features `h` (N, D); higher means in-distribution."""
+        if on_gpu(h):
+            return self._score(h, self._logits(h))
         return scored(lambda block: self._score(block, self._logits(block)), check_features(self, h, self))
 
     def partial_fit(self, h: Any, y: Any = None) -> "HeadScore":

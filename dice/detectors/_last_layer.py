@@ -41,7 +41,6 @@ class LastLayer(DICE):
         self.score: Any = score
 
     clip = None  # the activation's business
-    device = "cpu"
 
     def partial_fit(self, h: Any, y: Any = None) -> "LastLayer":
         """Adds training features `h` (N, D)."""

@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 
 from dice import _core
+from dice.arrays import on_gpu
 from dice.detectors._base import Detector, check_features, last_layer, scored, whole
 from dice.detectors._head import HeadScore
 from dice.detectors._sample import Thinned
@@ -23,7 +24,7 @@ def _subspace_size(dim: int | None, features: int) -> int:
     return min(dim, features - 1)
 
 
-def _rest(moments: ClassMoments, origin: np.ndarray, dim: int | None) -> Any:
+def _rest(moments: ClassMoments, origin: np.ndarray, dim: int | None, device: str) -> Any:
     """A layer that maps h to its coordinates, about `origin`, along the eigenvectors past the `dim` largest of the
     training features' second moment about it."""
     scatter, mean = moments.scatter()
@@ -31,12 +32,13 @@ def _rest(moments: ClassMoments, origin: np.ndarray, dim: int | None) -> Any:
     second = scatter + moments.count.sum() * np.outer(away, away)  # sum of (h - u)(h - u)', nothing subtracted
     _, vectors = _core.eigen(second)
     rest = vectors[: moments.features - _subspace_size(dim, moments.features)]
-    return _core.Head(rest.astype(np.float32), (-(rest @ origin)).astype(np.float32))
+    return _core.Head(rest.astype(np.float32), (-(rest @ origin)).astype(np.float32), device=device, plain_products=True)
 
 
-def _residual(layer: Any, h: np.ndarray) -> np.ndarray:
+def _residual(layer: Any, h: Any) -> np.ndarray:
     """-norm of the coordinates, float64 (N,)."""
-    return _core.score("residual", layer.forward(h.astype(np.float32, copy=False), np.inf, "logits")[0], None, (), ())
+    h = h if on_gpu(h) else h.astype(np.float32, copy=False)
+    return _core.score("residual", layer.forward(h, np.inf, "logits")[0], None, (), ())
 
 
 class Residual(Detector):
@@ -45,12 +47,16 @@ class Residual(Detector):
     The subspace is spanned by the `dim` leading eigenvectors of the training features' uncentred second moment about u.
     dim=None: 1000 where D >= 2048, 512 where D >= 768, else D / 2 (OpenOOD's Residual: 512). The origin u is
     -pinv(W) b where the last layer is given, else 0. One pass, mergeable; D D doubles.
+
+    device="cuda" ("cuda:1") has the coordinates computed there, by cuBLAS where it is found; features that live there
+    are scored where they are.
     """
 
-    def __init__(self, dim: int | None = None, W: Any = None, b: Any = None) -> None:
+    def __init__(self, dim: int | None = None, W: Any = None, b: Any = None, device: str = "cpu") -> None:
         self.dim = dim
         self.W = W
         self.b = b
+        self.device = device
 
     def partial_fit(self, h: Any, y: Any = None) -> "Residual":
         """Adds training features `h` (N, D)."""
@@ -88,10 +94,12 @@ class Residual(Detector):
         """Scores float64 (N,) of features `h` (N, D); higher means in-distribution."""
         if "_moments" not in self.__dict__:
             raise InputError("Residual: not fitted; call fit(h) with training features first")
+        if on_gpu(h):
+            return self._score(h)
         return scored(self._score, check_features(self, h, self._moments), np.float32)
 
-    def _score(self, h: np.ndarray) -> np.ndarray:
-        return _residual(self._get("rest", lambda: _rest(self._moments, self._origin(), self.dim)), h)
+    def _score(self, h: Any) -> np.ndarray:
+        return _residual(self._get("rest", lambda: _rest(self._moments, self._origin(), self.dim, self.device)), h)
 
 
 class ViM(HeadScore):
@@ -100,16 +108,17 @@ class ViM(HeadScore):
 
     alpha = mean of max z over mean of the norm, both over training images. That takes a second look at them once the
     subspace is known: `fit` and `partial_fit` keep an evenly spread sample for it, all images up to 2^25 numbers
-    (128 MB), so that one pass does. Memory beside it: D D doubles.
+    (128 MB), so that one pass does. Memory beside it: D D doubles. `device` as for Residual.
     """
 
     _LEARNT = ("_moments", "_sample")
     KEPT = 1 << 25
 
-    def __init__(self, W: Any, b: Any, dim: int | None = None) -> None:
+    def __init__(self, W: Any, b: Any, dim: int | None = None, device: str = "cpu") -> None:
         self.W = W
         self.b = b
         self.dim = dim
+        self.device = device
 
     def _learn(self, h: np.ndarray, z: np.ndarray, y: np.ndarray) -> None:
         if "_moments" not in self.__dict__:
@@ -120,7 +129,7 @@ class ViM(HeadScore):
 
     def _layer_of_rest(self) -> Any:
         origin = -_core.least_norm(*self._layer())
-        return _rest(self._learnt("_moments"), origin, self.dim)
+        return _rest(self._learnt("_moments"), origin, self.dim, self.device)
 
     @property
     def alpha_(self) -> float:

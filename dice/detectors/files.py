@@ -190,7 +190,7 @@ def _unpack(tree: Any, arrays: list[np.ndarray]) -> Any:
     cls = _classes()[kind]
     state = {name: _unpack(part, arrays) for name, part in content.items()}
     if issubclass(cls, Detector):
-        parameters = {name: state.pop(name) for name in cls._param_names()}
+        parameters = {name: state.pop(name) for name in cls._param_names() if name in state}
         value: Any = cls(**parameters)
     else:
         value = cls.__new__(cls)

@@ -2,10 +2,10 @@
  *
  * A block's threads are fibers of one host thread that switch at barriers, shuffles and tile products; blocks run one
  * after another. Streams are queues that run when somebody waits for them, so that a buffer reused too early or read
- * too soon shows in the results. Memory is the host's, ends against a guard page and is filled with 8e37.
+ * too soon shows in the results; an error of the machine empties them. Memory is the host's, ends against a guard page and is filled with 8e37.
  *
  * DICE_EMULATED_DEVICES (1) and DICE_EMULATED_BYTES (no limit) describe the machine; devices 0 means no device, -1 no
- * driver. */
+ * driver, -2 one that is too old. */
 #ifndef DICE_CUDA_EMULATION_RUNTIME_H
 #define DICE_CUDA_EMULATION_RUNTIME_H
 
@@ -74,7 +74,7 @@ inline double __longlong_as_double(long long u) { double x; std::memcpy(&x, &u, 
 /* The runtime library */
 enum cudaError_t {
     cudaSuccess = 0, cudaErrorInvalidValue = 1, cudaErrorMemoryAllocation = 2, cudaErrorInsufficientDriver = 35,
-    cudaErrorNoDevice = 100, cudaErrorInvalidDevice = 101
+    cudaErrorNoDevice = 100, cudaErrorInvalidDevice = 101, cudaErrorIllegalAddress = 700
 };
 enum cudaMemcpyKind { cudaMemcpyHostToDevice = 1, cudaMemcpyDeviceToHost = 2, cudaMemcpyDefault = 4 };
 enum cudaMemoryType { cudaMemoryTypeUnregistered, cudaMemoryTypeHost, cudaMemoryTypeDevice, cudaMemoryTypeManaged };
@@ -93,7 +93,13 @@ cudaError_t cudaGetDeviceCount(int *);
 cudaError_t cudaGetDevice(int *);
 cudaError_t cudaSetDevice(int);
 cudaError_t cudaDeviceGetAttribute(int *, cudaDeviceAttr, int);
-extern "C" __attribute__((visibility("default"))) cudaError_t emulated_malloc(void **, size_t);  /* tests call it too */
+extern "C" {  /* the tests call them too */
+__attribute__((visibility("default"))) cudaError_t emulated_malloc(void **, size_t);
+/* The n-th call from now on that can fails with `error`, and where it `stays` all after it; error 0: none. Returns
+ * whether what was asked for before has come. */
+__attribute__((visibility("default"))) int emulated_fail_at(long n, int error, int stays);
+__attribute__((visibility("default"))) size_t emulated_used(int device);  /* bytes allocated */
+}
 cudaError_t cudaFree(void *);
 cudaError_t emulated_malloc_host(void **, size_t);
 template <typename T> cudaError_t cudaMalloc(T **p, size_t n) { return emulated_malloc(reinterpret_cast<void **>(p), n); }

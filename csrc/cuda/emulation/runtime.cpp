@@ -282,6 +282,30 @@ cudaError_t report(cudaError_t error)
     return error;
 }
 
+std::mutex fault_lock;
+cudaError_t fault = cudaSuccess;
+long calls_before_fault;
+bool fault_stays, fault_came;
+
+/* What this call fails with, as emulated_fail_at asked. */
+cudaError_t failing()
+{
+    const std::lock_guard<std::mutex> hold(fault_lock);
+    if (fault == cudaSuccess || (fault_came && !fault_stays) || (!fault_came && --calls_before_fault > 0)) {
+        return cudaSuccess;
+    }
+    fault_came = true;
+    return report(fault);
+}
+
+#define MAY_FAIL()                                   \
+    do {                                             \
+        const cudaError_t failing_ = failing();      \
+        if (failing_ != cudaSuccess) {               \
+            return failing_;                         \
+        }                                            \
+    } while (0)
+
 long setting(const char *name, long otherwise)
 {
     const char *text = std::getenv(name);
@@ -291,6 +315,7 @@ long setting(const char *name, long otherwise)
 /* Ends against a page that nobody may touch. */
 cudaError_t allocate(void **out, size_t size, cudaMemoryType type)
 {
+    MAY_FAIL();
     const std::lock_guard<std::mutex> hold(memory_lock);
     const long limit = setting("DICE_EMULATED_BYTES", -1);
     if (type == cudaMemoryTypeDevice && limit >= 0 && used[current_device] + size > size_t(limit)) {
@@ -328,6 +353,24 @@ cudaError_t release(void *memory)
 
 }  // namespace
 
+int emulated_fail_at(long n, int error, int stays)
+{
+    const std::lock_guard<std::mutex> hold(fault_lock);
+    const bool came = fault_came;
+    fault = cudaError_t(error);
+    calls_before_fault = n;
+    fault_stays = stays != 0;
+    fault_came = false;
+    last_error = cudaSuccess;
+    return came;
+}
+
+size_t emulated_used(int device)
+{
+    const std::lock_guard<std::mutex> hold(memory_lock);
+    return used[device];
+}
+
 void emulation::enqueue(cudaStream_t stream, std::function<void()> work)
 {
     if (stream == nullptr) {
@@ -345,12 +388,14 @@ const char *cudaGetErrorString(cudaError_t error)
     case cudaErrorInsufficientDriver: return "CUDA driver version is insufficient for CUDA runtime version";
     case cudaErrorNoDevice: return "no CUDA-capable device is detected";
     case cudaErrorInvalidDevice: return "invalid device ordinal";
+    case cudaErrorIllegalAddress: return "an illegal memory access was encountered";
     }
     return "unknown error";
 }
 
 cudaError_t cudaGetLastError()
 {
+    MAY_FAIL();
     const cudaError_t error = last_error;
     last_error = cudaSuccess;
     return error;
@@ -358,12 +403,13 @@ cudaError_t cudaGetLastError()
 
 cudaError_t cudaDriverGetVersion(int *version)
 {
-    *version = setting("DICE_EMULATED_DEVICES", 1) < 0 ? 0 : 13000;
+    *version = setting("DICE_EMULATED_DEVICES", 1) == -1 ? 0 : 13000;
     return cudaSuccess;
 }
 
 cudaError_t cudaGetDeviceCount(int *count)
 {
+    MAY_FAIL();
     *count = int(setting("DICE_EMULATED_DEVICES", 1));
     return *count > 0 ? cudaSuccess : report(*count < 0 ? cudaErrorInsufficientDriver : cudaErrorNoDevice);
 }
@@ -376,6 +422,7 @@ cudaError_t cudaGetDevice(int *device)
 
 cudaError_t cudaSetDevice(int device)
 {
+    MAY_FAIL();
     if (device < 0 || device >= setting("DICE_EMULATED_DEVICES", 1)) {
         return report(cudaErrorInvalidDevice);
     }
@@ -385,6 +432,7 @@ cudaError_t cudaSetDevice(int device)
 
 cudaError_t cudaDeviceGetAttribute(int *value, cudaDeviceAttr, int)
 {
+    MAY_FAIL();
     *value = 2;
     return cudaSuccess;
 }
@@ -396,6 +444,7 @@ cudaError_t cudaFreeHost(void *memory) { return release(memory); }
 
 cudaError_t cudaPointerGetAttributes(cudaPointerAttributes *out, const void *pointer)
 {
+    MAY_FAIL();
     const std::lock_guard<std::mutex> hold(memory_lock);
     const auto *byte = static_cast<const unsigned char *>(pointer);
     auto after = allocations.upper_bound(byte);
@@ -412,24 +461,28 @@ cudaError_t cudaPointerGetAttributes(cudaPointerAttributes *out, const void *poi
 
 cudaError_t cudaMemcpy(void *to, const void *from, size_t size, cudaMemcpyKind)
 {
+    MAY_FAIL();
     std::memcpy(to, from, size);
     return cudaSuccess;
 }
 
 cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t size, cudaMemcpyKind, cudaStream_t stream)
 {
+    MAY_FAIL();
     emulation::enqueue(stream, [=] { std::memcpy(to, from, size); });
     return cudaSuccess;
 }
 
 cudaError_t cudaMemsetAsync(void *to, int value, size_t size, cudaStream_t stream)
 {
+    MAY_FAIL();
     emulation::enqueue(stream, [=] { std::memset(to, value, size); });
     return cudaSuccess;
 }
 
 cudaError_t cudaStreamCreate(cudaStream_t *stream)
 {
+    MAY_FAIL();
     *stream = new emulated_stream;
     return cudaSuccess;
 }
@@ -445,6 +498,14 @@ cudaError_t cudaStreamDestroy(cudaStream_t stream)
 
 cudaError_t cudaStreamSynchronize(cudaStream_t stream)
 {
+    if (reinterpret_cast<uintptr_t>(stream) <= 2) {
+        return failing();  /* the default streams: nothing is ever under way there */
+    }
+    const cudaError_t error = failing();
+    if (error != cudaSuccess) {
+        stream->queue.clear();
+        return error;
+    }
     for (const auto &work : stream->queue) {
         work();
     }
@@ -454,6 +515,7 @@ cudaError_t cudaStreamSynchronize(cudaStream_t stream)
 
 cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode)
 {
+    MAY_FAIL();
     stream->captured = new emulated_graph;
     return cudaSuccess;
 }
@@ -462,17 +524,19 @@ cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t *graph)
 {
     *graph = stream->captured;
     stream->captured = nullptr;
-    return cudaSuccess;
+    return failing();
 }
 
 cudaError_t cudaGraphInstantiate(cudaGraphExec_t *out, cudaGraph_t graph, unsigned long long)
 {
+    MAY_FAIL();
     *out = new emulated_graph(*graph);
     return cudaSuccess;
 }
 
 cudaError_t cudaGraphLaunch(cudaGraphExec_t graph, cudaStream_t stream)
 {
+    MAY_FAIL();
     emulation::enqueue(stream, [graph] {
         for (const auto &work : graph->work) {
             work();
