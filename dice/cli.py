@@ -19,8 +19,9 @@ from dice.errors import DeviceError, InputError
 __all__ = ["main"]
 
 _METHOD_HELP = (
-    "energy msp maxlogit dice react dice+react, default energy. One of the first three takes --p and --clip_threshold "
-    "itself (energy with --p is DICE); with several methods --p goes to dice*, --clip_threshold to *react"
+    "default energy; `all`, or any of the table of methods: energy msp maxlogit dice react dice+react knn mds vim ... (a "
+    "wrong name lists them). One of the first three takes --p and --clip_threshold itself (energy with --p is DICE); with "
+    "several methods --p goes to dice*, --clip_threshold to *react"
 )
 
 
@@ -115,9 +116,9 @@ def _parser() -> argparse.ArgumentParser:
     evaluation = _id_sets, _network, _methods, _decoding, _evaluation
     add("eval", "score an ID set against OOD sets and print the table", *evaluation)
     add("demo-cifar", None, *evaluation).set_defaults(model_arch="densenet")  # see demo-cifar.sh
-    sub = add("demo-imagenet", None, _network, _runs, _decoding, _evaluation)
+    sub = add("demo-imagenet", None, _network, _methods, _decoding, _evaluation)
     sub.add_argument("--random-weights", action="store_true", help="made-up weights: meaningless numbers")
-    sub.set_defaults(model_arch="resnet50", name=None, method=[], p=[], clip_threshold=1e5)
+    sub.set_defaults(model_arch="resnet50", name=None)
     sub = add(
         "demo",
         "check that everything works here: real images and a network that ship with dice",
@@ -373,6 +374,11 @@ def _convention(parser: argparse.ArgumentParser) -> None:
 def _evaluation(parser: argparse.ArgumentParser) -> None:
     _saving(parser)
     parser.add_argument("--in-data", metavar="FOLDER|LIST", help="ID images of your own")
+    parser.add_argument(
+        "--train-data",
+        metavar="FOLDER|LIST",
+        help="training images of your own, by class, for methods that learn; default: the ID set's under --root",
+    )
     _out_datasets(parser)
     parser.add_argument("--mean", metavar="FILE.npy", help="mean feature for DICE")
     side = parser.add_mutually_exclusive_group()

@@ -13,7 +13,9 @@ import numpy as np
 from dice import datasets, evaluate, preprocess, report_html, results, statistics, tables
 from dice import download as fetching
 from dice.backbone import Backbone, load_backbone
-from dice.console import debug, error, note
+from dice.console import debug, error, note, warn
+from dice.detectors import run
+from dice.detectors.registry import METHODS
 from dice.errors import InputError
 from dice.imagesets import FileSet
 from dice.io import read_state_dict
@@ -37,8 +39,6 @@ IMAGENET_WEIGHTS = {
     "BiT-S-R101x1": ["BiT-S-R101x1.npz"],
 }
 NO_CLIP = 1e5  # the original's default threshold, far above any feature
-_DEFAULT_P = {"imagenet": 70.0}
-_DEFAULT_CLIP = {"imagenet": 1.0}
 
 
 # -- shared by several commands
@@ -86,8 +86,8 @@ def load_network(args: Namespace, arch: str | None, source: Path | dict[str, np.
 def choose(args: Namespace, in_dataset: str, default: list[str]) -> list[evaluate.Method]:
     """The methods of --method, --p and --clip_threshold, then those of --run; `default` without any."""
     usual: dict[str, Any] = {
-        "default_p": _DEFAULT_P.get(in_dataset, 90.0),
-        "default_clip": _DEFAULT_CLIP.get(in_dataset),
+        "default_p": METHODS["dice"].published(in_dataset)["p"],
+        "default_clip": METHODS["react"].published(in_dataset)["activation"],
     }
     clip = None if args.clip_threshold == NO_CLIP else args.clip_threshold
     runs = [evaluate.parse_run(text, **usual) for text in args.runs]
@@ -97,22 +97,31 @@ def choose(args: Namespace, in_dataset: str, default: list[str]) -> list[evaluat
 
 
 def mean_feature(args: Namespace, in_dataset: str, net: Any, transform: Any, base: Path | None) -> np.ndarray:
-    """--mean, else the root's cache, else computed from the training images and kept under `base`."""
+    """`known_mean`, else computed from the training images and kept under `base`."""
+    known = known_mean(args, in_dataset, net)
+    if known is not None:
+        return known
+    path = default_statistics(args.root, in_dataset, net.arch)[-1]
+    refusal = f"{path}: no mean feature there, which DICE needs; put it there, name one by --mean FILE, or make it by `dice precompute`"
+    if base is None or getattr(args, "in_data", None):
+        raise datasets.MissingSet(refusal)
+    try:
+        train = datasets.open_set(in_dataset, args.root, split="train")
+    except datasets.MissingSet as reason:
+        raise datasets.MissingSet(f"{refusal} ({reason})") from None
+    debug(f"{path}: no mean feature there; taking {len(train)} training images")
+    return stored_mean(base, args.name, net, train, transform, args)
+
+
+def known_mean(args: Namespace, in_dataset: str, net: Any) -> np.ndarray | None:
+    """--mean, else the root's cache, else None."""
     if args.mean:
         return statistics.load_mean(Path(args.mean), net)
     for path in default_statistics(args.root, in_dataset, net.arch):
         if path.is_file():
             debug(f"mean feature {path}")
             return statistics.load_mean(path, net)
-    refusal = f"{path}: no mean feature there, which DICE needs; put it there, name one by --mean FILE, or make it by `dice precompute`"
-    if base is None or getattr(args, "in_data", None):
-        raise InputError(refusal)
-    try:
-        train = datasets.open_set(in_dataset, args.root, split="train")
-    except datasets.MissingSet as reason:
-        raise InputError(f"{refusal} ({reason})") from None
-    debug(f"{path}: no mean feature there; taking {len(train)} training images")
-    return stored_mean(base, args.name, net, train, transform, args)
+    return None
 
 
 def stored_mean(base: Path, name: str, net: Any, train: Any, transform: Any, args: Namespace) -> np.ndarray:
@@ -186,7 +195,8 @@ def each(args: Namespace, in_datasets: Sequence[str], one: Callable[[str], list[
             continue
         entries += outcome
         broken = broken or any(
-            reason.startswith(evaluate.BROKEN) for reason in outcome[0]["skipped"].values()
+            reason.startswith(evaluate.BROKEN)
+            for reason in (*outcome[0]["skipped"].values(), *outcome[0].get("left_out", {}).values())
         )
         if args.json:
             results.write_json(Path(args.json), entries)
@@ -216,8 +226,19 @@ def evaluate_one(
             if name not in order:
                 raise InputError(f"--near {name}: not among the OOD sets, {', '.join(order)}")
         transform = preprocess.transform_for(net.arch)
-    if mean is None and any(method.p is not None for method in methods):
-        mean = mean_feature(args, in_dataset, net, transform, base)
+        train, left_out = training_images(args, in_dataset, id_set, methods, strict)
+    masked = [method.label for method in methods if method.p is not None]
+    if mean is None and masked:
+        mean = known_mean(args, in_dataset, net)
+    if mean is None and masked and train is None:  # else the pass over `train` gives it
+        try:
+            mean = mean_feature(args, in_dataset, net, transform, base)
+        except results.WriteError:
+            raise
+        except InputError as reason:
+            if strict or len(masked) + len(left_out) == len(methods):
+                raise
+            left_out |= dict.fromkeys(masked, why(reason))
     entries = evaluate.evaluate(
         net,
         id_set,
@@ -226,7 +247,9 @@ def evaluate_one(
         in_dataset=in_dataset,
         transform=transform,
         mean=mean,
+        train=train,
         skipped=skipped,
+        left_out=left_out,
         checkpoint=f"random weights of {net.arch}" if (remarks or {}).get("weights") else str(checkpoint_path(args, in_dataset)),
         name=args.name,
         base_dir=base,
@@ -248,6 +271,35 @@ def ood_specs(args: Namespace, in_dataset: str) -> list[str]:
     return [*args.out_datasets, *lists] or datasets.default_ood(in_dataset)
 
 
+def training_images(
+    args: Namespace, in_dataset: str, id_set: Any, methods: list[evaluate.Method], strict: bool
+) -> tuple[Any, dict[str, str]]:
+    """What `methods` learn from, None where they do not or it is not there; and those left out then, with the reason."""
+    learners = [method.label for method in methods if method.learns]
+    if not learners:
+        return None, {}
+    try:
+        if args.train_data:
+            train = datasets.open_set(f"{in_dataset}={args.train_data}", args.root)
+        elif args.in_data:
+            raise datasets.MissingSet("--train-data FOLDER|LIST: not given; it names training images in class folders")
+        else:
+            train = datasets.open_set(in_dataset, args.root, split="train")
+        if train.identity == id_set.identity:
+            raise InputError(f"--train-data: these are the {len(id_set)} ID images that are tested on; give others")
+    except InputError as reason:
+        if strict or args.train_data or len(learners) == len(methods):
+            instead = "; --clip_threshold C does without" if "react" in learners else ""
+            raise InputError(f"--method {' '.join(learners)}: learnt from training images. {reason}{instead}") from None
+        return None, dict.fromkeys(learners, why(reason, "training images: "))
+    return train, {}
+
+
+def why(reason: InputError, what: str = "") -> str:
+    """Why a set or a method is left out, as results have it."""
+    return f"{'missing' if isinstance(reason, datasets.MissingSet) else evaluate.BROKEN}: {what}{reason}"
+
+
 def open_sets(specs: list[str], root: str, strict: bool) -> tuple[list[str], list[Any], dict[str, str]]:
     """Names in the order asked for, the sets that are there, and the others with the reason.
 
@@ -265,12 +317,12 @@ def open_sets(specs: list[str], root: str, strict: bool) -> tuple[list[str], lis
         except datasets.MissingSet as reason:
             if strict:
                 raise
-            left_out[name] = f"missing: {reason}"
+            left_out[name] = why(reason)
             note(f"{name} is skipped: {reason}")
         except InputError as reason:
             if not (Path(source).exists() if source else name in datasets.known_sets()):
                 raise
-            left_out[name] = f"{evaluate.BROKEN}: {reason}"
+            left_out[name] = why(reason)
             error(str(reason))
     return order, sets, left_out
 
@@ -282,6 +334,13 @@ def print_results(
         if titles:
             print("No Sparsity" if entry["p"] is None else f"With Sparsity p={entry['p']}")
         print(tables.format_table(entry, order), flush=True)
+    if len(entries) > 2:
+        print(tables.format_summary(entries), flush=True)
+    for line in tables.remarks(entries):
+        print(line, flush=True)
+    for entry in entries:
+        if entry.get("fit", {}).get("short_of"):
+            warn(f"{tables.title(entry)}: {entry['fit']['short_of']}")
     for image_set in sets:
         for words in (*image_set.notes, *image_set.bad):
             note(words)
@@ -294,6 +353,14 @@ def print_results(
         f"{first['in_dataset']}: {first['n_id']} ID images{accuracy}, {first['precision']} on {first['device']} ({first['isa']}), "
         f"{first['convention']} convention, {first['seconds']['total']:.1f} s{speed}"
     )
+    seconds = first["seconds"]
+    share = f", {100 * seconds['head'] / seconds['backbone']:.1f} % of it" if seconds["backbone"] else ""
+    note(
+        f"backbone {seconds['backbone']:.2f} s; fits, scores and metrics of {len(entries)} methods {seconds['head']:.2f} s{share}"
+    )
+    for reason in dict.fromkeys(first.get("left_out", {}).values()):
+        labels = [label for label, its in first["left_out"].items() if its == reason]
+        note(f"{', '.join(labels)}: left out, {reason}")
     if first["skipped"]:
         note(
             f"{first['in_dataset']}: {len(first['skipped'])} of {len(order)} OOD sets left out: {', '.join(first['skipped'])}"
@@ -377,7 +444,10 @@ def score(args: Namespace) -> int:
         if any(m.p is not None for m in methods)
         else None
     )
-    heads = [method.detector(net, mean) for method in methods]
+    learners = [method.name for method in methods if method.learns]
+    if learners:
+        raise InputError(f"--method {' '.join(learners)}: learnt from training images; `dice fit` makes a file for --detector")
+    heads = [method.detector(net, mean, args.in_dataset) for method in methods]
     columns = ["file", "class", *(method.label for method in methods)]
     write = tables.row_writer(args.format, columns)
     files = datasets.image_files(args.files)
@@ -385,7 +455,7 @@ def score(args: Namespace) -> int:
     scored = 0
     for indices, pixels in images.batches(transform, skip_bad=True, batch_size=args.batch_size):
         h, z = net.forward(pixels)
-        scores = [head.score_samples(h).tolist() for head in heads]
+        scores = [run.score(head, h, z).tolist() for head in heads]
         for i, *row in zip(indices, z.argmax(axis=1).tolist(), *scores, strict=True):
             write([images.files[i], *row])
         scored += len(indices)

@@ -71,6 +71,8 @@ def demo_cifar(args: Namespace) -> int:
 
 def four_tables(args: Namespace, in_dataset: str) -> list[dict[str, Any]]:
     print(f"ID: {in_dataset}")
+    if args.method:
+        return evaluate_one(args, in_dataset, choose(args, in_dataset, []))
     sparse = choose(args, in_dataset, ["energy"]) if args.p or args.runs else [evaluate.Method("energy", 90)]
     return evaluate_one(args, in_dataset, [evaluate.Method("energy"), *sparse], titles=True)
 
@@ -119,8 +121,9 @@ def demo(args: Namespace) -> int:
         clock = evaluate.Clock()
         with clock.measure("load"):
             net = load_network(args, "densenet", benchmark.checkpoint)
-        mean = stored_mean(base, "demo", net, embedded(in_dataset, *benchmark.train), transform, args)
         methods = choose(args, in_dataset, ["energy", "msp", "dice"])
+        train = embedded(in_dataset, *benchmark.train)
+        learns = any(method.learns for method in methods)
         entries = evaluate.evaluate(
             net,
             id_set,
@@ -128,7 +131,8 @@ def demo(args: Namespace) -> int:
             methods,
             in_dataset=in_dataset,
             transform=transform,
-            mean=mean,
+            mean=None if learns else stored_mean(base, "demo", net, train, transform, args),
+            train=train if learns else None,
             name="demo",
             checkpoint=benchmark.checkpoint.name,
             base_dir=base,
@@ -168,7 +172,7 @@ def demo_imagenet(args: Namespace) -> int:
         raise InputError(_where_to_get_weights(args))
 
     def one(in_dataset: str) -> list[dict[str, Any]]:
-        methods = choose(args, in_dataset, []) if args.runs else _IMAGENET[arch]
+        methods = choose(args, in_dataset, ["energy"]) if args.method or args.runs or args.p else _IMAGENET[arch]
         mean, remarks = None, {}
         if args.random_weights:
             remarks = {"weights": "random"}

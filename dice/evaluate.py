@@ -13,14 +13,14 @@ from typing import Any
 
 import numpy as np
 
-from dice import __version__, metrics, results
+from dice import __version__, _core, fitting, metrics, results
 from dice.console import debug, error, progress
-from dice.detectors import DICE
+from dice.detectors import DICE, Detector, run
 from dice.errors import InputError
+from dice.methods import Method, choose_methods, parse_run
 
 __all__ = [
     "BROKEN",
-    "METHODS",
     "Clock",
     "Measure",
     "Method",
@@ -30,48 +30,9 @@ __all__ = [
     "parse_run",
 ]
 
-METHODS = ("energy", "msp", "maxlogit", "dice", "react", "dice+react")
 BROKEN = "broken"  # how the reason begins in `skipped` where a set is there and cannot be used
 CHUNK_IMAGES = 1024
 CHUNK_SECONDS = 15.0  # a slow network keeps what it has at least this often
-
-
-@dataclass(frozen=True)
-class Method:
-    """A score of the masked head: `name` as asked for, `p` None for the plain head, `clip` None for no ReAct."""
-
-    name: str
-    p: float | None = None
-    clip: float | None = None
-
-    @property
-    def score(self) -> str:
-        return self.name if self.name in ("msp", "maxlogit") else "energy"
-
-    def detector(self, net: Any, mean: np.ndarray | None) -> DICE:
-        return DICE(
-            net.weight,
-            net.bias,
-            p=self.p,
-            clip=self.clip,
-            mean=mean if self.p is not None else None,
-            score=self.score,
-            device=net.device,
-        )
-
-    @property
-    def label(self) -> str:
-        """The name of the method's folder, apart for every p and clip."""
-        return "-".join(
-            [
-                self.name,
-                *(
-                    f"{key}{value:g}"
-                    for key, value in (("p", self.p), ("clip", self.clip))
-                    if value is not None
-                ),
-            ]
-        )
 
 
 @dataclass(frozen=True)
@@ -89,6 +50,8 @@ class Measure:
     def row(self, scores_id: np.ndarray, scores_ood: np.ndarray) -> dict[str, Any]:
         measured = metrics.evaluate(scores_id, scores_ood, self.convention)
         row: dict[str, Any] = {key: 100 * value for key, value in measured.items()}
+        if np.isfinite(scores_id).all() and np.isfinite(scores_ood).all():
+            row["autc"] = 100 * metrics.autc(scores_id, scores_ood, self.convention)
         if self.replicates:
             ends = metrics.bootstrap(scores_id, scores_ood, self.convention, replicates=self.replicates)
             row["interval95"] = {key: [100 * end for end in ends[key]] for key in metrics.METRICS}
@@ -127,66 +90,6 @@ class Clock:
         total = time.perf_counter() - self.started
         stages = {"load": self.load, "backbone": self.backbone, "head": self.head, "total": total}
         return {stage: round(value, 3) for stage, value in stages.items()}
-
-
-def choose_methods(
-    names: Sequence[str],
-    ps: Sequence[float],
-    clip: float | None,
-    *,
-    default_p: float,
-    default_clip: float | None = None,
-) -> list[Method]:
-    """What `--method`, `--p` and `--clip_threshold` ask for.
-
-    One plain method takes p and clip as the original does (energy with p is DICE, with clip DICE+ReAct).
-    With several, p applies to dice* and clip to *react alone.
-    """
-    for name in names:
-        if name not in METHODS:
-            raise InputError(f"--method {name}: unknown; choose from {', '.join(METHODS)}")
-    for p in ps:
-        if not 0 <= p <= 100:  # NaN fails too
-            raise InputError(f"--p {p:g}: the sparsity level is a percentage from 0 to 100")
-    if clip is not None and not 0 < clip < float("inf"):
-        raise InputError(f"--clip_threshold {clip:g}: must be a positive, finite number")
-    chosen = []
-    as_original = len(names) == 1
-    for name in names:
-        masked, clipped = "dice" in name, "react" in name
-        level = clip if as_original or clipped else None
-        if clipped and level is None:
-            level = default_clip
-            if level is None:
-                raise InputError(
-                    f"--method {name} needs --clip_threshold, the value above which features are cut"
-                )
-            debug(f"{name}: clip {level:g}, the default of this network")
-        if masked and not ps:
-            debug(f"{name}: p={default_p:g}, the default of this network")
-        levels: Sequence[float | None] = (
-            ps if ps and (masked or as_original) else [default_p if masked else None]
-        )
-        chosen += [Method(name, int(p) if p is not None and p == int(p) else p, level) for p in levels]
-    return list(dict.fromkeys(chosen))
-
-
-def parse_run(text: str, *, default_p: float, default_clip: float | None = None) -> Method:
-    """One method with its own parameters, `METHOD[:p=P,clip=C]`: "dice+react:p=10,clip=1"."""
-    name, _, given = text.partition(":")
-    values: dict[str, float] = {}
-    try:
-        for part in given.split(",") if given else ():
-            key, value = part.split("=")
-            if key not in ("p", "clip") or key in values:
-                raise ValueError(key)
-            values[key] = float(value)
-    except ValueError:
-        raise InputError(
-            f"--run {text}: write METHOD, METHOD:p=P, METHOD:clip=C or METHOD:p=P,clip=C"
-        ) from None
-    ps = [values["p"]] if "p" in values else []
-    return choose_methods([name], ps, values.get("clip"), default_p=default_p, default_clip=default_clip)[0]
 
 
 def features(
@@ -255,16 +158,15 @@ def features(
 class _Head:
     """One method on its way through the sets: a detector, its results so far and its folder."""
 
-    def __init__(self, method: Method, net: Any, mean: np.ndarray | None, folder: Path, measure: Measure):
-        self.method, self.folder, self.measure = method, folder, measure
-        self.detector = method.detector(net, mean)
+    def __init__(self, method: Method, detector: Detector, folder: Path, measure: Measure):
+        self.method, self.detector, self.folder, self.measure = method, detector, folder, measure
         self.id_scores: np.ndarray | None = None
         self.accuracy: float | None = None
         self.sets: dict[str, dict[str, Any]] = {}
 
-    def classify(self, h: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Predicted class and its softmax probability under this head, (n,) each."""
-        logits = self.detector.logits(h)
+    def classify(self, h: np.ndarray, z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Predicted class and its softmax probability, (n,) each, under this head: the network's where it has none."""
+        logits = self.detector.logits(h) if isinstance(self.detector, DICE) else z
         share = np.exp(logits - logits.max(axis=1, keepdims=True))
         return logits.argmax(axis=1), share.max(axis=1) / share.sum(axis=1)
 
@@ -292,40 +194,40 @@ class _Head:
 
 @dataclass
 class _Pass:
-    """The way of each image set through cache, backbone and all heads."""
+    """The way of each image set through the cache and the backbone."""
 
     net: Any
-    heads: list[_Head]
     transform: Any
     clock: Clock
     base_dir: Path
     name: str
+    fresh: bool
     decode: dict[str, Any]
 
-    def run(self, image_set: Any, *, stored_only: bool, fresh: bool, classify: bool = False) -> Any:
+    def cache(self, image_set: Any, *, keep: bool = False) -> results.FeatureCache:
+        """Of the features of `image_set`; `keep` those there even if the pass is a fresh one."""
+        fresh = self.fresh and not keep
+        return results.FeatureCache(self.base_dir, self.net, self.name, image_set, self.transform.name, fresh=fresh)
+
+    def chunks(self, image_set: Any, cache: results.FeatureCache) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        return features(self.net, image_set, self.transform, cache, self.clock, **self.decode)
+
+    def score(self, heads: Sequence[_Head], image_set: Any, *, stored_only: bool, classify: bool = False) -> Any:
         """Indices (n,), and for each head its scores (n,) and, if asked, predictions and confidences.
 
         None where `stored_only` and the features are not all there.
         """
-        cache = results.FeatureCache(
-            self.base_dir,
-            self.net,
-            self.name,
-            image_set,
-            self.transform.name,
-            fresh=fresh and not stored_only,
-        )
+        cache = self.cache(image_set, keep=stored_only)
         if stored_only and cache.stored() < len(image_set):
             return None
+        layer = _core.Head(self.net.weight, self.net.bias)
         indices, rows = [], []
-        for part, h in features(self.net, image_set, self.transform, cache, self.clock, **self.decode):
+        for part, h in self.chunks(image_set, cache):
             with self.clock.measure("head"):
+                (z,) = layer.forward(h, np.inf, "logits")
                 indices.append(part)
                 rows.append(
-                    [
-                        (head.detector.score_samples(h), *(head.classify(h) if classify else ()))
-                        for head in self.heads
-                    ]
+                    [(run.score(head.detector, h, z), *(head.classify(h, z) if classify else ())) for head in heads]
                 )
         if not sum(map(len, indices)):
             raise InputError(f"{image_set.name}: no image of it could be used")
@@ -344,7 +246,9 @@ def evaluate(
     in_dataset: str,
     transform: Any,
     mean: np.ndarray | None = None,
+    train: Any = None,
     skipped: Mapping[str, str] | None = None,
+    left_out: Mapping[str, str] | None = None,
     checkpoint: str = "",
     name: str = "densenet",
     base_dir: Path = Path("output/ood_scores"),
@@ -357,49 +261,74 @@ def evaluate(
 ) -> list[dict[str, Any]]:
     """Scores `id_set` and every set of `ood_sets` by every method, from one backbone pass a set.
 
-    `mean` float64 (D,) is needed where a method has p. `skipped` (name -> reason) is passed through to the results.
+    `train`, training images with labels, is passed too where it is given: methods that learn are fitted on it, and where a
+    method has p and there is no `mean` float64 (D,), it gives that. Such methods need it.
+    `skipped` (set -> reason) and `left_out` (method -> reason) are passed through to the results.
     `only` "in" or "out" computes features of that side alone; the other takes part where its features are stored.
     `fresh` ignores stored features. `measure` says how scores become numbers; `remarks` are further fields of every result.
     `decode` goes to `ImageSet.batches`: batch_size, threads, skip_bad.
-    A broken OOD set is named on stderr and in `skipped`; the others are finished. Raises InputError for a broken ID set
-    and for a disk that cannot be written; what is finished is kept in `base_dir`.
+    A broken OOD set is named on stderr and in `skipped`, a method that cannot be fitted in `left_out`; the others are
+    finished. Raises InputError for a broken ID set, where no method is left, and for a disk that cannot be written; what
+    is finished is kept in `base_dir`.
     """
     clock = clock or Clock()
-    skipped = dict(skipped or {})
+    skipped, left_out = dict(skipped or {}), dict(left_out or {})
+    through = _Pass(net, transform, clock, base_dir, name, fresh, decode)
+    detectors = {m.label: m.detector(net, mean, in_dataset) for m in methods if m.learns}
+    fits: dict[str, dict[str, Any]] = {}
+    if train is not None:
+        try:
+            found = fitting.fit(detectors, train, through.chunks(train, through.cache(train)), net, clock)
+        except results.WriteError:
+            raise
+        except InputError as reason:
+            error(str(reason))
+            wanting = [m.label for m in methods if m.learns or (m.p is not None and mean is None)]
+            left_out |= dict.fromkeys(wanting, f"{BROKEN}: {reason}")
+        else:
+            fits = found.by_name
+            left_out |= found.failed
+            if mean is None:
+                mean = found.moments.mean()
+                taken = fitting.about(train, "train", found.moments.count)
+                fits |= {m.label: taken for m in methods if m.p is not None}
     heads = [
         _Head(
             m,
-            net,
-            mean,
+            detectors.get(m.label) or m.detector(net, mean, in_dataset),
             results.run_folder(base_dir, in_dataset, m.label, name, net, id_set.identity),
             measure,
         )
         for m in methods
+        if m.label not in left_out
     ]
-    through = _Pass(net, heads, transform, clock, base_dir, name, decode)
+    if not heads:
+        raise InputError("; ".join(f"{label}: {reason}" for label, reason in left_out.items()))
 
     n_id = 0
-    found = through.run(id_set, stored_only=only == "out", fresh=fresh, classify=True)
-    if found:
-        indices, columns = found
+    found_id = through.score(heads, id_set, stored_only=only == "out", classify=True)
+    if found_id:
+        indices, columns = found_id
         n_id = len(indices)
         labels = id_set.labels[indices] if id_set.labels is not None else np.full(n_id, -1)
-        for head, (scores, predicted, confidence) in zip(heads, columns, strict=True):
-            head.take_id(scores, labels, predicted, confidence)
+        with clock.measure("head"):
+            for head, (scores, predicted, confidence) in zip(heads, columns, strict=True):
+                head.take_id(scores, labels, predicted, confidence)
     for image_set in ood_sets:
         try:
-            found = through.run(image_set, stored_only=only == "in", fresh=fresh)
+            found_ood = through.score(heads, image_set, stored_only=only == "in")
         except results.WriteError:
             raise
         except InputError as reason:
             error(str(reason))
             skipped[image_set.name] = f"{BROKEN}: {reason}"
             continue
-        if not found:
+        if not found_ood:
             skipped[image_set.name] = f"not computed: --{only}-dist-only, and its features are not stored yet"
             continue
-        for head, (scores,) in zip(heads, found[1], strict=True):
-            head.take_ood(image_set, scores)
+        with clock.measure("head"):
+            for head, (scores,) in zip(heads, found_ood[1], strict=True):
+                head.take_ood(image_set, scores)
 
     identities = {image_set.name: image_set.identity for image_set in (id_set, *ood_sets)}
     about = {
@@ -409,28 +338,37 @@ def evaluate(
         "mean_sha256": None if mean is None else hashlib.sha256(mean.tobytes()).hexdigest(),
     }
     seconds = clock.seconds()
-    entries = []
-    for head in heads:
-        entries.append(
-            {
-                "method": head.method.name,
-                "p": head.method.p,
-                "clip": head.method.clip,
-                "precision": net.precision,
-                "device": net.device,
-                "isa": net.isa,
-                "convention": measure.convention,
-                "in_dataset": in_dataset,
-                "checkpoint": checkpoint,
-                "n_id": n_id,
-                "accuracy": head.accuracy,
-                "sets": head.sets,
-                "skipped": skipped,
-                **measure.averages(head.sets),
-                "seconds": seconds,
-                "images_per_s": round(clock.images / clock.backbone, 1) if clock.images else None,
-                **(remarks or {}),
-            }
-        )
-        results.write_json(head.folder / "run.json", {**entries[-1], **about})
+    entries = [
+        {
+            "method": head.method.name,
+            "p": head.method.p,
+            "clip": head.method.clip,
+            **({} if head.method.as_original else {"parameters": _parameters(head.detector)}),
+            **({"fit": fits[head.method.label]} if head.method.label in fits else {}),
+            "precision": net.precision,
+            "device": net.device,
+            "isa": net.isa,
+            "convention": measure.convention,
+            "in_dataset": in_dataset,
+            "checkpoint": checkpoint,
+            "n_id": n_id,
+            "accuracy": head.accuracy,
+            "sets": head.sets,
+            "skipped": skipped,
+            **({"left_out": left_out} if left_out else {}),
+            **measure.averages(head.sets),
+            "seconds": seconds,
+            "images_per_s": round(clock.images / clock.backbone, 1) if clock.images else None,
+            **(remarks or {}),
+        }
+        for head in heads
+    ]
+    for head, entry in zip(heads, entries, strict=True):
+        results.write_json(head.folder / "run.json", {**entry, **about})
     return entries
+
+
+def _parameters(detector: Detector) -> dict[str, Any]:
+    """The detector's own, as plain values."""
+    given = {key: value for key, value in detector.get_params().items() if key not in ("W", "b", "mean")}
+    return {key: v if isinstance(v, str | int | float | None) else repr(v) for key, v in given.items()}

@@ -118,14 +118,15 @@ def bootstrap(
 
 def average(rows: Mapping[str, Mapping[str, float]], names: Iterable[str] | None = None) -> dict[str, float]:
     """Plain means of each metric over OOD sets. rows: {set: metrics as of `evaluate`}; names: a group of the sets,
-    such as the near-OOD ones; default all. InputError for a set that is not there, and for no set."""
+    such as the near-OOD ones; default all. "autc" where every set has it. InputError for a set that is not there, and for no set."""
     chosen = list(rows if names is None else names)
     for name in chosen:
         if name not in rows:
             raise InputError(f"average: {name!r} is not among {', '.join(rows) or 'no sets'}")
     if not chosen:
         raise InputError("average: of no set")
-    return {key: float(np.mean([rows[name][key] for name in chosen])) for key in METRICS}
+    keys = [key for key in (*METRICS, "autc") if key in METRICS or all(key in rows[name] for name in chosen)]
+    return {key: float(np.mean([rows[name][key] for name in chosen])) for key in keys}
 
 
 def check_convention(convention: str) -> int:

@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 
 from dice.console import note
-from dice.evaluate import METHODS
+from dice.detectors.registry import METHODS
+from dice.evaluate import Method
 from dice.results import Run
-from dice.tables import RANDOM, title
+from dice.tables import RANDOM, remarks, title
 
 __all__ = ["markdown", "page", "roc"]
 
@@ -41,7 +42,7 @@ def markdown(runs: Sequence[Run]) -> str:
         lines += [_escape(_about(group)), ""]
         lines += ["| method | OOD set | " + " | ".join(COLUMNS) + " |", "|---|---|" + "---:|" * len(COLUMNS)]
         lines += ["| " + " | ".join(map(_escape, row)) + " |" for row in _rows(group)]
-        lines += [*(f"- {_escape(words)}" for words in _left_out(group)), ""]
+        lines += [*(f"- {_escape(words)}" for words in _remarks(group)), ""]
     return "\n".join(lines)
 
 
@@ -62,7 +63,7 @@ def page(runs: Sequence[Run]) -> str:
         parts += [f'<p class="random">{RANDOM}</p>'] if _random(group) else []
         parts.append(f'<p class="about">{html.escape(_about(group))}</p>')
         parts.append(_table(group))
-        parts += [f'<p class="about">{html.escape(words)}</p>' for words in _left_out(group)]
+        parts += [f'<p class="about">{html.escape(words)}</p>' for words in _remarks(group)]
         if Figure is None:
             parts.append("<p>No figures: matplotlib is not installed.</p>")
         else:
@@ -90,7 +91,7 @@ def _groups(runs: Sequence[Run]) -> list[list[Run]]:
     def place(run: Run) -> tuple[Any, ...]:
         about = run.about
         return (
-            METHODS.index(about["method"]) if about["method"] in METHODS else -1,
+            list(METHODS).index(about["method"]) if about["method"] in METHODS else -1,
             about["clip"] or 0,
             about["p"] or 0,
         )
@@ -117,8 +118,10 @@ def _random(group: list[Run]) -> bool:
     return any(run.about.get("weights") == "random" for run in group)
 
 
-def _left_out(group: list[Run]) -> list[str]:
-    return [f"left out: {name}: {reason}" for name, reason in group[0].about["skipped"].items()]
+def _remarks(group: list[Run]) -> list[str]:
+    about = group[0].about
+    missing = [f"left out: {name}: {reason}" for name, reason in (about["skipped"] | about.get("left_out", {})).items()]
+    return remarks([run.about for run in group]) + missing
 
 
 def _rows(group: list[Run]) -> Iterator[list[str]]:
@@ -218,7 +221,7 @@ def _sweeps(group: list[Run]) -> dict[str, list[dict[str, Any]]]:
     found: dict[str, dict[float, dict[str, Any]]] = {}
     for run in group:
         about = run.about
-        if about["average"] is not None:
+        if about["average"] is not None and Method(about["method"], about["p"], about["clip"]).as_original:
             score = about["method"] if about["method"] in ("msp", "maxlogit") else "energy"
             clip = "" if about["clip"] is None else f", clip {about['clip']:g}"
             found.setdefault(score + clip, {})[about["p"] or 0.0] = about["average"]

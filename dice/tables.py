@@ -9,7 +9,7 @@ from typing import Any
 
 from dice.console import red
 
-__all__ = ["METRICS", "RANDOM", "format_table", "row_writer", "title"]
+__all__ = ["METRICS", "RANDOM", "format_summary", "format_table", "remarks", "row_writer", "title"]
 
 METRICS = {"FPR": "fpr95", "AUROC": "auroc", "AUIN": "auin", "AUOUT": "auout", "DTERR": "dterr"}
 
@@ -42,11 +42,49 @@ def format_table(result: dict[str, Any], order: Iterable[str]) -> str:
                 ends = {key: interval[end] for key, interval in row["interval95"].items()}
                 lines.append(f"{words:12s}{_cells(ends)}")
     if result["average"]:
-        of = f"  (of {len(result['sets'])} sets)" if result["skipped"] else ""
+        count = len(result["sets"])
+        of = f"  (of {count} set{'s' if count > 1 else ''})" if result["skipped"] else ""
         lines.append(f"{'AVG':12s}{_cells(result['average'])}{of}")
     for group, row in result.get("groups", {}).items():
         lines.append(f"{group.upper():12s}{_cells(row)}")
     return "\n".join(lines)
+
+
+def format_summary(entries: Sequence[dict[str, Any]]) -> str:
+    """All results of one run in one table: FPR / AUROC on each set and on average."""
+    names = list(entries[0]["sets"])
+    width = max(len(title(entry)) for entry in entries)
+    lines = [
+        f" all methods, FPR / AUROC ({entries[0]['convention']} convention)",
+        " ".join(["method".ljust(width), *(f"{name[:15]:>15s}" for name in (*names, "AVG"))]),
+    ]
+    for entry in entries:
+        rows = [*(entry["sets"][name] for name in names), entry["average"]]
+        cells = (f"{row['fpr95']:6.2f} / {row['auroc']:6.2f}" if row and row["fpr95"] is not None else "-" for row in rows)
+        lines.append(" ".join([title(entry).ljust(width), *(f"{cell:>15s}" for cell in cells)]))
+    return "\n".join(lines)
+
+
+def remarks(entries: Sequence[dict[str, Any]]) -> list[str]:
+    """Parameters, what was fitted on which images, what it was short of, and which methods end below MSP."""
+    msp = next((e["average"] for e in entries if title(e) == "msp"), None)
+    lines = []
+    for entry in entries:
+        given = ", ".join(f"{key}={value}" for key, value in entry.get("parameters", {}).items() if value is not None)
+        words = [given] if given else []
+        fit = entry.get("fit", {})
+        if fit:
+            words.append(f"fitted on {fit['n']} images of {fit['set']} {fit['split']}")
+        words += [f"{key} {value:.4g}" for key, value in fit.get("learnt", {}).items()]
+        if fit.get("short_of"):
+            words.append(f"short of images: {fit['short_of']}")
+        mine = entry["average"]
+        if msp and mine and mine["auroc"] < msp["auroc"]:
+            apart = [mine[key] - msp[key] for key in ("auroc", "fpr95")]
+            words.append("BELOW MSP: AUROC {:+.2f}, FPR {:+.2f} points".format(*apart))
+        if words:
+            lines.append(f"{title(entry)}: {'; '.join(words)}")
+    return lines
 
 
 def _cells(row: dict[str, float]) -> str:

@@ -139,7 +139,7 @@ def test_convention_groups_and_intervals_are_named_where_their_numbers_are(args,
     assert saved["convention"] == "openood" and saved["sets"] == entry["sets"]
     for group, name in (("near", "near"), ("far", "far")):
         row, (low, high) = entry["sets"][name], entry["sets"][name]["interval95"]["auroc"]
-        assert entry["groups"][group] == {key: row[key] for key in METRICS}
+        assert entry["groups"][group] == {key: row[key] for key in (*METRICS, "autc")}
         assert low <= row["auroc"] <= high and low < high
     lines = done.stdout.splitlines()
     assert lines[0] == " OOD detection method: energy (openood convention)"

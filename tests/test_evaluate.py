@@ -118,7 +118,7 @@ def test_scores_metrics_accuracy_and_the_originals_files(tmp_path):
         )
         assert entry["sets"]["far"] == {"n": 30} | {
             key: pytest.approx(100 * measured[key]) for key in metrics.METRICS
-        }
+        } | {"autc": pytest.approx(100 * metrics.autc(np.loadtxt(folder / "in_scores.txt"), np.loadtxt(stored)))}
         assert json.loads((folder / "run.json").read_text())["checkpoint_sha256"] == net.fingerprint
 
 

@@ -28,17 +28,17 @@ class Demo(NamedTuple):
 def load() -> Demo:
     """Reads the embedded benchmark; every call returns the same values."""
     with np.load(_HERE / "images.npz", allow_pickle=False) as stored:
-        splits = [
+        train, validation, test = (
             (_upscale(stored[name]), stored[f"{name}_labels"].astype(np.int64))
             for name in ("train", "validation", "test")
-        ]
+        )
         ood = {name: _upscale(stored[name]) for name in _OOD}
     noise = np.random.RandomState(0).bytes(400 * 8 * 8)  # a stream frozen for good, unlike Generator's
     ood["noise"] = _upscale(np.frombuffer(noise, np.uint8).reshape(400, 8, 8))
-    return Demo(_HERE / "densenet.npz", *splits, ood)
+    return Demo(_HERE / "densenet.npz", train, validation, test, ood)
 
 
 def _upscale(grey: np.ndarray) -> np.ndarray:
     """(N,8,8) grey -> (N,32,32,3), bilinear."""
     upscaled = (Image.fromarray(image).resize((32, 32), Image.Resampling.BILINEAR) for image in grey)
-    return np.stack([image.convert("RGB") for image in upscaled])
+    return np.stack([np.asarray(image.convert("RGB")) for image in upscaled])

@@ -93,6 +93,10 @@ class KNN(Detector):
         self.__dict__.pop("_bank", None)
         self.__dict__.pop("n_features_in_", None)
 
+    def shortfall(self) -> str:
+        bank = len(self.__dict__.get("_bank", ()))
+        return f"k={self.k} of a bank of {bank}: the farthest is taken" if self.k > bank else ""
+
     def score_samples(self, h: Any) -> np.ndarray:
         """Scores float64 (N,) of features `h` (N, D); higher means in-distribution."""
         if "_bank" not in self.__dict__:
@@ -133,6 +137,12 @@ class NNGuide(HeadScore):
         rows = h[drawn].astype(np.float32)
         bank.add(rows, _core.bank_norms(rows) * _core.score("energy", z[drawn], None, (), (1.0,)))
         bank.seen += len(h)
+
+    def shortfall(self) -> str:
+        bank = self.__dict__.get("_bank") or Bank()
+        if len(bank) >= self.K:
+            return ""
+        return f"K={self.K} of a bank of {len(bank)}, {100 * self.fraction:g} % of {bank.seen} images: all are taken"
 
     def _score(self, h: np.ndarray, z: np.ndarray) -> np.ndarray:
         bank = self._learnt("_bank")

@@ -47,6 +47,7 @@ class Detector:
     takes = "h"  #: what is fitted and scored: "z" logits, "h" features
     needs_fit = True  #: whether there is anything to learn before scoring
     needs_labels = False  #: whether fit wants the training images' classes
+    wants_held_out = False  #: whether fit calibrates, which asks for ID images that nothing else was fitted on
     device = "cpu"  #: that computes the products; a parameter of those that can use a GPU
     about_: dict[str, Any]  #: of a loaded detector: what it was fitted on
 
@@ -128,6 +129,14 @@ class Detector:
     def score_samples(self, h: Any) -> np.ndarray:
         """Scores float64 (N,) of features `h` (N, D); higher means in-distribution."""
         raise NotImplementedError
+
+    def learnt(self) -> dict[str, float]:
+        """The single numbers that fit has found, for reports."""
+        return {}
+
+    def shortfall(self) -> str:
+        """What the fit was short of, in words; "" where it had enough."""
+        return ""
 
     def save(self, path: PathLike, *, about: Mapping[str, Any] | None = None) -> None:
         """Writes one file with all of this detector; see `dice.detectors.files.save`."""

@@ -74,6 +74,12 @@ class Mahalanobis(Detector):
         moments = self._seen()
         return moments.scatter()[0] / moments.count.sum()
 
+    def shortfall(self) -> str:
+        images, features = int(self._seen().count.sum()), self._seen().features
+        if images - len(self.classes_) >= features:
+            return ""
+        return f"{images} images in {len(self.classes_)} classes leave the covariance of {features} features singular"
+
     def _seen(self) -> ClassMoments:
         if not hasattr(self, "_moments"):
             raise InputError(f"{type(self).__name__}: not fitted; call fit(h, y) with training features first")

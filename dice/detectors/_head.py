@@ -226,6 +226,11 @@ class SHE(HeadScore):
             self._changed()
         return self
 
+    def shortfall(self) -> str:
+        right = self._learnt("_right")
+        wrong = len(right) - np.count_nonzero(right)
+        return f"{wrong} of {len(right)} classes have no image classified right" if wrong else ""
+
     @property
     def patterns_(self) -> np.ndarray:
         """float64 (C, D): S."""

@@ -77,6 +77,14 @@ class LastLayer(DICE):
         return self.activation.quantiles
 
     @property
+    def wants_held_out(self) -> bool:  # type: ignore[override]
+        """The values at quantiles are calibrated."""
+        return bool(self._quantiles())
+
+    def learnt(self) -> dict[str, float]:
+        return {f"quantile {q:g}": cut for q, cut in zip(self._quantiles(), self.cuts_, strict=True)} if self._quantiles() else {}
+
+    @property
     def cuts_(self) -> tuple[float, ...]:
         """The values at the activation's quantiles, as fitted."""
         if "_histogram" not in self.__dict__:

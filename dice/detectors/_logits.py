@@ -140,8 +140,10 @@ class TempScale(LogitScore):
 
     needs_fit = True
     needs_labels = True
+    wants_held_out = True
     KEPT = 1 << 24
     STEPS = 50
+    WRONG = 10  # images that it takes to tell how sure the network may be
 
     def partial_fit(self, z: Any, y: Any = None) -> "TempScale":
         """Adds logits `z` (N, C) with labels `y` (N,) of held-out ID images."""
@@ -157,6 +159,16 @@ class TempScale(LogitScore):
             self._sample.merge(other._sample)
             self._changed()
         return self
+
+    def learnt(self) -> dict[str, float]:
+        return {"temperature": self.temperature_}
+
+    def shortfall(self) -> str:
+        z, y = self._sample.rows()
+        wrong = np.count_nonzero(z.argmax(axis=1) != y)
+        if wrong >= self.WRONG:
+            return ""
+        return f"{wrong} of {len(y)} images are classified wrong, as where the network was trained on them: T says little"
 
     @property
     def temperature_(self) -> float:

@@ -35,6 +35,11 @@ def _rest(moments: ClassMoments, origin: np.ndarray, dim: int | None, device: st
     return _core.Head(rest.astype(np.float32), (-(rest @ origin)).astype(np.float32), device=device, plain_products=True)
 
 
+def _subspace_shortfall(moments: ClassMoments) -> str:
+    images = int(moments.count.sum())
+    return "" if images >= moments.features else f"{images} images do not span {moments.features} features"
+
+
 def _residual(layer: Any, h: Any) -> np.ndarray:
     """-norm of the coordinates, float64 (N,)."""
     h = h if on_gpu(h) else h.astype(np.float32, copy=False)
@@ -81,6 +86,9 @@ class Residual(Detector):
     def _reset(self) -> None:
         self.__dict__.pop("_moments", None)
         self.__dict__.pop("n_features_in_", None)
+
+    def shortfall(self) -> str:
+        return _subspace_shortfall(self._moments)
 
     def _origin(self) -> np.ndarray:
         if self.W is None and self.b is None:
@@ -130,6 +138,12 @@ class ViM(HeadScore):
     def _layer_of_rest(self) -> Any:
         origin = -_core.least_norm(*self._layer())
         return _rest(self._learnt("_moments"), origin, self.dim, self.device)
+
+    def learnt(self) -> dict[str, float]:
+        return {"alpha": self.alpha_}
+
+    def shortfall(self) -> str:
+        return _subspace_shortfall(self._learnt("_moments"))
 
     @property
     def alpha_(self) -> float:

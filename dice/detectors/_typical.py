@@ -26,6 +26,7 @@ class KLM(LogitScore):
     """
 
     needs_fit = True
+    wants_held_out = True
 
     def __init__(self, variant: str = "prediction") -> None:
         self.variant = variant
@@ -79,6 +80,11 @@ class KLM(LogitScore):
             raise InputError(f"y: class {int(moments.count.argmin())} has no image, variant='label' wants one of each")
         return moments
 
+    def shortfall(self) -> str:
+        count = self._typical().count
+        unseen = np.count_nonzero(count == 0)
+        return f"{unseen} of {len(count)} classes have no image to be typical of them" if unseen else ""
+
     def _log_typical(self) -> np.ndarray:
         self._typical()
         return np.log(np.maximum(self.typical_, np.finfo(np.float64).tiny))
@@ -126,6 +132,11 @@ class OpenMax(LogitScore):
             self._sample.merge(other._sample)
             self._changed()
         return self
+
+    def shortfall(self) -> str:
+        z, y = self._sample.rows()
+        short = np.count_nonzero(np.bincount(y, minlength=z.shape[1]) < self.tail)
+        return f"{short} of {z.shape[1]} classes have fewer than tail={self.tail} images classified right" if short else ""
 
     def _model(self) -> tuple[np.ndarray, np.ndarray]:
         """Means (C, C), and origin, scale and shape of each class (C, 3)."""

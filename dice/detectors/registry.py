@@ -34,6 +34,10 @@ class Method:
     parameters: Mapping[str, Any] = field(default_factory=dict)  #: beyond the class's own defaults
     by_dataset: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  #: and those of a named ID data set
 
+    def published(self, dataset: str | None = None) -> dict[str, Any]:
+        """The parameters for the ID data set `dataset`, or for those without their own."""
+        return {**self.parameters, **self.by_dataset.get(dataset or "", {})}
+
     @property
     def takes(self) -> str:
         """What is fitted and scored: "z" logits, "h" features."""
@@ -106,7 +110,7 @@ def make(name: str, W: Any = None, b: Any = None, *, dataset: str | None = None,
     if name not in METHODS:
         raise InputError(f"method: got {name!r}, want one of {', '.join(METHODS)}")
     row = METHODS[name]
-    given = {**row.parameters, **row.by_dataset.get(dataset or "", {}), **parameters}
+    given = row.published(dataset) | parameters
     known = list(inspect.signature(row.detector).parameters)
     for parameter in given:
         if parameter not in known:

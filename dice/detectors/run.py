@@ -12,7 +12,7 @@ from dice.detectors._head import HeadScore
 from dice.detectors.registry import METHODS, make
 from dice.errors import InputError
 
-__all__ = ["fit_and_score"]
+__all__ = ["fit_and_score", "learn", "score"]
 
 
 def fit_and_score(
@@ -52,10 +52,7 @@ def fit_and_score(
         part = None if labels is None else labels[first : first + len(block)]
         first += len(block)
         for det in learners:
-            if isinstance(det, HeadScore):
-                det.learn(block, z, part)
-            else:
-                det.partial_fit(z if det.takes == "z" else block, part)
+            learn(det, block, z, part)
     return {
         method: {name: np.concatenate(parts) for name, parts in found.items()}
         for method, found in _scores(methods, arrays, head).items()
@@ -68,9 +65,23 @@ def _scores(methods: Mapping[str, Detector], arrays: Mapping[str, np.ndarray], h
         for block in blocks(array, float_type(array)):
             z = _logits(head, block)
             for method, det in methods.items():
-                score = det._score(block, z) if isinstance(det, HeadScore) else det.score_samples(z if det.takes == "z" else block)
-                found[method][name].append(score)
+                found[method][name].append(score(det, block, z))
     return found
+
+
+def learn(detector: Detector, h: np.ndarray, z: np.ndarray, y: np.ndarray | None) -> None:
+    """`partial_fit` on a block of features `h` (n, D) whose logits `z` float32 (n, C) are known; `y` (n,) or None."""
+    if isinstance(detector, HeadScore):
+        detector.learn(h, z, y)
+    else:
+        detector.partial_fit(z if detector.takes == "z" else h, y)
+
+
+def score(detector: Detector, h: np.ndarray, z: np.ndarray) -> np.ndarray:
+    """`score_samples`, float64 (n,), of such a block."""
+    if isinstance(detector, HeadScore):
+        return detector._score(h, z)
+    return detector.score_samples(z if detector.takes == "z" else h)
 
 
 def _features(value: Any, name: str, weight: np.ndarray) -> np.ndarray:
