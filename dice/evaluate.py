@@ -5,7 +5,7 @@ batches -> net.forward -> features (kept on disk, chunk by chunk) -> heads -> sc
 
 import hashlib
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -122,7 +122,7 @@ def features(
 
         def keep(stop: int) -> tuple[np.ndarray, np.ndarray]:
             nonlocal done
-            indices, computed = (np.concatenate(parts) for parts in zip(*pending, strict=True))
+            indices, computed = _joined(pending)
             cache.write(done, stop, indices, computed)
             done = stop
             pending.clear()
@@ -153,6 +153,24 @@ def features(
             raise
         if pending:
             yield keep(len(image_set))
+
+
+def _gathered(chunks: Iterable[tuple[np.ndarray, np.ndarray]]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """The same in blocks of at least CHUNK_IMAGES, but the last: a slow network's chunks are small, and some detectors
+    have work to do for each block."""
+    pending: list[tuple[np.ndarray, np.ndarray]] = []
+    for chunk in chunks:
+        pending.append(chunk)
+        if sum(len(indices) for indices, _ in pending) >= CHUNK_IMAGES:
+            yield _joined(pending)
+            pending = []
+    if pending:
+        yield _joined(pending)
+
+
+def _joined(chunks: list[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
+    indices, h = (np.concatenate(column) for column in zip(*chunks, strict=True))
+    return indices, h
 
 
 class _Head:
@@ -222,7 +240,7 @@ class _Pass:
             return None
         layer = _core.Head(self.net.weight, self.net.bias)
         indices, rows = [], []
-        for part, h in self.chunks(image_set, cache):
+        for part, h in _gathered(self.chunks(image_set, cache)):
             with self.clock.measure("head"):
                 (z,) = layer.forward(h, np.inf, "logits")
                 indices.append(part)
