@@ -313,7 +313,7 @@ def evaluate(
     heads = [
         _Head(
             m,
-            detectors.get(m.label) or m.detector(net, mean, in_dataset),
+            detectors[m.label] if m.learns else m.detector(net, mean, in_dataset),
             results.run_folder(base_dir, in_dataset, m.label, name, net, id_set.identity),
             measure,
         )
