@@ -388,5 +388,5 @@ def evaluate(
 
 def _parameters(detector: Detector) -> dict[str, Any]:
     """The detector's own, as plain values."""
-    given = {key: value for key, value in detector.get_params().items() if key not in ("W", "b", "mean")}
+    given = {key: value for key, value in detector.get_params().items() if key not in ("W", "b", "mean", "device")}
     return {key: v if isinstance(v, str | int | float | None) else repr(v) for key, v in given.items()}
