@@ -1,13 +1,14 @@
 """Every method of the table in one evaluation: fitted on training images alone, from one pass over every set."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
 from test_cli import dice_run, refused
 from tiny import FakeNet, array_set, save_densenet, save_images
 
-from dice import DICE, evaluate, fitting, metrics, results, tables
+from dice import DICE, evaluate, fitting, metrics, report_html, results, tables
 from dice.activations import Clip
 from dice.detectors.registry import METHODS, make
 from dice.evaluate import Method, choose_methods
@@ -191,6 +192,16 @@ def test_autc_is_in_every_row_where_scores_are_finite(tmp_path):
     assert "autc" not in evaluate.Measure().row(np.array([1.0, np.inf]), np.array([0.0]))
 
 
+def test_the_report_keeps_other_methods_out_of_the_sweep_over_p(tmp_path):
+    train, id_set, far = sets()
+    methods = [Method("energy"), Method("dice", 50), Method("dice", 90), Method("knn"), Method("gen")]
+    entries = run(tmp_path, methods=methods, train=train, id_set=id_set, far=far)
+    (found,) = report_html._sweeps(results.find_runs([tmp_path])).values()
+    assert [(at["p"], at["auroc"]) for at in found] == [(e["p"] or 0, e["average"]["auroc"]) for e in entries[:3]]
+    page = report_html.markdown(results.find_runs([tmp_path]))
+    assert "knn: k=50; fitted on 163 images" in page.replace("\\", "") and page.index("| energy |") < page.index("| knn |")
+
+
 # --- the command line ---------------------------------------------------------------------------------------------
 
 
@@ -245,6 +256,19 @@ def test_what_is_refused(args, data, tmp_path):
     refused(dice_run(*score, "--method", "knn", cwd=tmp_path), "knn", "dice fit")
     done = dice_run(*score, "--method", "gen", "--method", "scale", cwd=tmp_path)
     assert done.returncode == 0 and len(done.stdout.splitlines()) == 51
+
+
+def test_broken_training_images_leave_the_others_and_say_so_by_the_exit_status(args, data, tmp_path):
+    broken = shutil.copytree(data / "train", tmp_path / "broken")
+    (broken / "class0" / "0004.png").write_text("no image")
+    flags = (*args, "--method", "msp", "knn", "--train-data", broken)
+    done = dice_run(*flags, cwd=tmp_path)
+    assert done.returncode == 2 and "0004.png" in done.stderr and "Traceback" not in done.stderr
+    (entry,) = json.loads((tmp_path / "r.json").read_text())
+    assert entry["method"] == "msp" and entry["left_out"]["knn"].startswith("broken: ")
+    assert dice_run(*flags, "--skip-bad", cwd=tmp_path).returncode == 0
+    msp, knn = json.loads((tmp_path / "r.json").read_text())
+    assert knn["fit"]["n"] == 47 and "left_out" not in msp
 
 
 @pytest.mark.slow
