@@ -5,8 +5,8 @@
 Networks: float32 images that live on the GPU, logits back on the host; "dice uint8 host" instead begins with bytes on
 the host, as evaluation does. Peers: PyTorch eager channels last, torch.compile(max-autotune), a CUDA graph of eager, and
 TensorRT (torch_tensorrt) where installed; float32 without TF32, bf16 by autocast. "+ cuBLAS" is dice with DICE_CUBLAS=1.
-Head and ranking include what moves between host and GPU. Medians; a peer that is not there is named as missing.
-Needs the extra `bench` with a PyTorch made for CUDA.
+The head's features and the ranked weights live on the GPU; scores and mask come back to the host. Medians; what is not
+there or fails is named with the reason. Needs the extra `bench` with a PyTorch made for CUDA.
 """
 
 import argparse
@@ -16,30 +16,36 @@ import sys
 from pathlib import Path
 
 import numpy as np
-import torch
-from bench_backbones import NETS, dice_network, made_up_weights
-from bench_head import interleaved
 
 import dice
 from dice import _core
 
+try:
+    import torch
+    from bench_backbones import NETS, dice_network, made_up_weights
+    from bench_head import interleaved
+except ImportError as error:
+    sys.exit(f"bench_gpu.py needs PyTorch made for CUDA, and the extra `bench`: {error}")
+
 
 def dice_cases(model, arch, side, batch, device, x):
-    """(name, run) of dice in every precision; x (N, 3, H, W) lives on the GPU."""
+    """(name, function that makes the run) of dice in every precision; x (N, 3, H, W) lives on the GPU."""
     host = np.random.default_rng(0).integers(0, 256, (batch, side, side, 3), np.uint8)
-    for library in ("", " + cuBLAS"):
-        os.environ["DICE_CUBLAS"] = "1" if library else "0"
-        for precision in ("float32", "bf16x3", "bf16"):
-            try:
-                net = dice_network(model, arch, precision, device)
-            except dice.DeviceError as error:
-                yield f"dice {precision}{library}", str(error)
-                continue
-            if not library or "cublas" in net.info()["kernels"]:
-                yield f"dice {precision}{library}", lambda net=net: net.forward(x)[1]
-            if not library:
-                yield f"dice {precision} uint8 host", lambda net=net: net.forward(host)[1]
-    os.environ.pop("DICE_CUBLAS")
+
+    def made(precision, cublas):
+        os.environ["DICE_CUBLAS"] = cublas
+        try:
+            net = dice_network(model, arch, precision, device)
+        finally:
+            del os.environ["DICE_CUBLAS"]
+        if cublas == "1" and "cublas" not in net.info()["kernels"]:
+            raise dice.DeviceError("has no product for cuBLAS in this precision")
+        return net
+
+    for precision in ("float32", "bf16x3", "bf16"):
+        yield f"dice {precision}", lambda p=precision: (lambda net: lambda: net.forward(x)[1])(made(p, "0"))
+        yield f"dice {precision} uint8 host", lambda p=precision: (lambda net: lambda: net.forward(host)[1])(made(p, "0"))
+        yield f"dice {precision} + cuBLAS", lambda p=precision: (lambda net: lambda: net.forward(x)[1])(made(p, "1"))
 
 
 def graph_of(run, x):
@@ -61,27 +67,40 @@ def graph_of(run, x):
 
 
 def peer_cases(model, x):
-    """(name, run, or why it is missing) of every peer."""
-    last = model.cuda().to(memory_format=torch.channels_last)
+    """(name, run, or a function that makes it) of every peer."""
+    last = model.to(x.device, memory_format=torch.channels_last)
     x = x.contiguous(memory_format=torch.channels_last)
     for precision in ("float32", "bf16"):
         def run(x, net=last, precision=precision):
             with torch.autocast("cuda", torch.bfloat16, enabled=precision == "bf16"):
                 return net(x)[1]
 
-        yield f"torch eager {precision}", lambda run=run: run(x).float().cpu().numpy()
-        compiled = torch.compile(last, mode="max-autotune")
-        yield (f"torch.compile {precision}",
-               lambda run=run, compiled=compiled: run(x, compiled).float().cpu().numpy())
-        yield f"torch CUDA graph {precision}", graph_of(run, x)
-        try:
+        def tensorrt(precision=precision):
             import torch_tensorrt
-        except ImportError as error:
-            yield f"TensorRT {precision}", f"not installed: {error}"
-            continue
-        kind = torch.float32 if precision == "float32" else torch.bfloat16
-        engine = torch_tensorrt.compile(last, inputs=[x], enabled_precisions={kind}, disable_tf32=True)
-        yield f"TensorRT {precision}", lambda engine=engine: engine(x)[1].float().cpu().numpy()
+
+            kind = torch.float32 if precision == "float32" else torch.bfloat16
+            engine = torch_tensorrt.compile(last, inputs=[x], enabled_precisions={kind}, disable_tf32=True)
+            return lambda: engine(x)[1].float().cpu().numpy()
+
+        compiled = torch.compile(last, mode="max-autotune")
+        yield f"torch eager {precision}", lambda run=run: lambda: run(x).float().cpu().numpy()
+        yield (f"torch.compile {precision}",
+               lambda run=run, compiled=compiled: lambda: run(x, compiled).float().cpu().numpy())
+        yield f"torch CUDA graph {precision}", lambda run=run: graph_of(run, x)
+        yield f"TensorRT {precision}", tensorrt
+
+
+def prepared(cases):
+    """{name: run} of those that work, {name: why} of the others, {name: first result}. Peers fail in ways of their own."""
+    runs, missing, results = {}, {}, {}
+    for name, make in cases:
+        try:
+            run = make()
+            results[name] = run()
+            runs[name] = run
+        except Exception as error:
+            missing[name] = f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error) else ''}"
+    return runs, missing, results
 
 
 def bench_network(name, batch, device, repeats):
@@ -89,27 +108,29 @@ def bench_network(name, batch, device, repeats):
     torch.manual_seed(0)
     model = make().eval()
     made_up_weights(model)
-    x = torch.randn(batch, 3, side, side, generator=torch.Generator().manual_seed(1)).to(device)
-    found = list(dice_cases(model, arch, side, batch, device, x))
+    x = torch.randn(batch, 3, side, side, generator=torch.Generator().manual_seed(1)).to(torch_device(device))
+    runs, missing, results = prepared(dice_cases(model, arch, side, batch, device, x))
     if hasattr(model, "standardise"):
         model.standardise()
-    found += peer_cases(model, x)
-    runs = {engine: run for engine, run in found if callable(run)}
-    want = next(iter(runs.values()))()
-    differs = {engine: float(np.linalg.norm(run() - want) / np.linalg.norm(want)) for engine, run in runs.items()}
+    for mine, peers in zip((runs, missing, results), prepared(peer_cases(model, x)), strict=True):
+        mine.update(peers)
+    if not runs:
+        print(f"\n{name}, batch {batch}: nothing ran: {missing}")
+        return []
+    want = next(iter(results.values()))
+    differs = {engine: float(np.linalg.norm(z - want) / np.linalg.norm(want)) for engine, z in results.items()}
     medians = interleaved(runs, repeats)
-    best = {precision: max(1e3 * batch / ms for engine, ms in medians.items()
-                           if not engine.startswith("dice") and engine.endswith(precision))
+    best = {precision: max((1e3 * batch / ms for engine, ms in medians.items()
+                            if not engine.startswith("dice") and engine.endswith(precision)), default=float("nan"))
             for precision in ("float32", "bf16")}  # fmt: skip
     print(f"\n{name}, batch {batch}\n{'engine':28s} {'images/s':>9s} {'x best float32':>15s} {'x best bf16':>12s} {'difference':>11s}")
-    for engine, run in found:
-        if engine not in medians:
-            print(f"{engine:28s} missing: {run}")
-            continue
-        speed = 1e3 * batch / medians[engine]
+    for engine, ms in medians.items():
+        speed = 1e3 * batch / ms
         against = "".join(f"{speed / best[p]:{width}.2f}" for p, width in (("float32", 16), ("bf16", 13)))
         print(f"{engine:28s} {speed:9.1f}{against} {differs[engine]:11.1e}"
               + (" (other images)" if "uint8" in engine else ""))
+    for engine, reason in missing.items():
+        print(f"{engine:28s} missing: {reason}")
     return [{"net": name, "batch": batch, "engine": engine, "images_per_s": 1e3 * batch / ms, "difference": differs[engine]}
             for engine, ms in medians.items()]
 
@@ -119,25 +140,35 @@ def bench_head(batch, device, repeats, classes=1000, features=2048):
     rng = np.random.default_rng(0)
     weight = rng.standard_normal((classes, features)).astype(np.float32)
     bias, mean = rng.standard_normal(classes).astype(np.float32), rng.random(features)
-    h = torch.from_numpy(rng.random((batch, features), np.float32)).to(device)
+    on = torch_device(device)
+    h = torch.from_numpy(rng.random((batch, features), np.float32)).to(on)
+    whole = torch.from_numpy(weight).to(on)
     masked = dice.DICE(weight, bias, 90, mean=mean, device=device)
     plain = dice.DICE(weight, bias, None, device=device)
-    w = torch.from_numpy(weight * masked.keep_).to(device)
-    b = torch.from_numpy(bias).to(device)
+    w = torch.from_numpy(weight * masked.keep_).to(on)
+    b = torch.from_numpy(bias).to(on)
     cases = {
         "dice p=90": lambda: masked.score_samples(h),
         "dice plain": lambda: plain.score_samples(h),
         "torch dense": lambda: torch.logsumexp(torch.nn.functional.linear(h, w, b), 1).cpu(),
-        "dice ranking": lambda: _core.device_rank(mean, weight, 90, False, device),
+        "dice ranking": lambda: _core.device_rank(mean, whole, 90, False, device),
     }
     if batch * weight.nbytes <= 8 << 30:
         cases["broadcast"] = lambda: torch.logsumexp((h[:, None, :] * w).sum(2) + b, 1).cpu()
-    medians = interleaved(cases, repeats)
+    runs, missing, _ = prepared((name, lambda run=run: run) for name, run in cases.items())
+    medians = interleaved(runs, repeats)
     print(f"\nhead {classes} x {features}, batch {batch}")
     for name, ms in medians.items():
         size = masked._head().info()[1] if name == "dice p=90" else weight.nbytes
-        print(f"{name:28s} {ms:9.3f} ms {(size + h.nbytes) / ms / 1e6:9.1f} GB/s of what it must read")
+        read = size + (0 if name == "dice ranking" else 4 * batch * features)
+        print(f"{name:28s} {ms:9.3f} ms {read / ms / 1e6:9.1f} GB/s of what it must read")
+    for name, reason in missing.items():
+        print(f"{name:28s} missing: {reason}")
     return [{"head": name, "batch": batch, "ms": ms} for name, ms in medians.items()]
+
+
+def torch_device(name):
+    return torch.device(name)
 
 
 def main():
@@ -153,7 +184,7 @@ def main():
         print(f"no GPU to measure: {reason or 'this PyTorch is not made for CUDA'} ({plugin})", file=sys.stderr)
         return 2
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
-    print(f"{torch.cuda.get_device_name(args.device)}, torch {torch.__version__}, dice built with "
+    print(f"{torch.cuda.get_device_name(torch_device(args.device))}, torch {torch.__version__}, dice built with "
           f"{_core.build_info()['cuda']}, medians of {args.repeats}")
     rows = []
     with torch.inference_mode():

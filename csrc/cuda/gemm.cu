@@ -9,6 +9,8 @@
 #include <cstdio>
 #include <cstdlib>
 #include <mutex>
+#include <set>
+#include <string>
 #include <vector>
 
 enum { OP_N = 0, OP_T = 1, REAL_32F = 0, REAL_64F = 1, COMPUTE_32F = 68, COMPUTE_64F = 70, COMPUTE_32F_FAST_16BF = 75,
@@ -44,32 +46,32 @@ static bool load(const char *file, cublas *out)
     return library != nullptr && take(library, file, out);
 }
 
-/* 1 where `folder`, a site-packages, has the library. */
-static int load_from_packages(const char *folder, size_t length, cublas *out)
+/* The site-packages that loaded libraries lie in: numpy's are there even where dice is built in place. */
+static int add_folder(dl_phdr_info *info, size_t, void *out)
 {
-    static const char *const places[] = {"nvidia/cu13/lib/libcublas.so.13", "nvidia/cublas/lib/libcublas.so.12",
-                                         "torch/lib/libcublas.so.13", "torch/lib/libcublas.so.12"};
-    for (const char *place : places) {
-        char file[PATH_MAX];
-        snprintf(file, sizeof file, "%.*s/%s", int(length), folder, place);
-        if (load(file, out)) {
-            return 1;
+    auto *folders = static_cast<std::set<std::string> *>(out);
+    for (const char *name : {"/site-packages/", "/dist-packages/"}) {
+        const char *at = strstr(info->dlpi_name, name);
+        if (at != nullptr) {
+            folders->insert(std::string(info->dlpi_name, at + strlen(name)));
         }
     }
     return 0;
 }
 
-/* Of a library that is loaded: numpy's lie in the site-packages even where dice is built in place. */
-static int look_beside(dl_phdr_info *info, size_t, void *out)
+static bool load_from_packages(cublas *out)
 {
-    for (const char *name : {"/site-packages/", "/dist-packages/"}) {
-        const char *at = strstr(info->dlpi_name, name);
-        if (at != nullptr && load_from_packages(info->dlpi_name, size_t(at - info->dlpi_name) + strlen(name) - 1,
-                                                static_cast<cublas *>(out))) {
-            return 1;
+    std::set<std::string> folders;
+    dl_iterate_phdr(add_folder, &folders);
+    for (const std::string &folder : folders) {
+        for (const char *place : {"nvidia/cu13/lib/libcublas.so.13", "nvidia/cublas/lib/libcublas.so.12",
+                                  "torch/lib/libcublas.so.13", "torch/lib/libcublas.so.12"}) {
+            if (load((folder + place).c_str(), out)) {
+                return true;
+            }
         }
     }
-    return 0;
+    return false;
 }
 
 /* The library, opened once and never closed; null where there is none. */
@@ -81,11 +83,8 @@ static const cublas *find_cublas()
         if (choice != nullptr && choice[0] != '\0' && strcmp(choice, "1") != 0) {
             return load(choice, &found);
         }
-        if (take(RTLD_DEFAULT, "already loaded", &found) || load("libcublas.so.13", &found)
-            || load("libcublas.so.12", &found)) {
-            return true;
-        }
-        return dl_iterate_phdr(look_beside, &found) != 0;
+        return take(RTLD_DEFAULT, "already loaded", &found) || load("libcublas.so.13", &found)
+            || load("libcublas.so.12", &found) || load_from_packages(&found);
     }();
     return there ? &found : nullptr;
 }
@@ -101,7 +100,8 @@ bool gemm_forced() { return !chosen("") && !chosen("0"); }
 static dice_status check(int status, const char *what)
 {
     return status == 0 ? DICE_OK
-                       : dice_core->fail(DICE_E_DEVICE, "cuBLAS (%s): %s: status %d", find_cublas()->file, what, status);
+                       : dice_core->fail(DICE_E_DEVICE, "cuBLAS (%s): %s: status %d; DICE_CUBLAS=0 does without it",
+                                         find_cublas()->file, what, status);
 }
 
 static std::mutex lock;
