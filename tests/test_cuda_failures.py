@@ -61,6 +61,17 @@ def test_a_batch_that_does_not_fit_is_split(small, emulated, monkeypatch):
     assert fresh.forward(images)[1].tobytes() == want
 
 
+def test_a_forward_call_allocates_nothing_the_second_time(small, emulated, monkeypatch):
+    net, _ = small
+    images = noise(3, 8)
+    want = net.forward(images)[1].tobytes()
+    monkeypatch.setenv("DICE_EMULATED_BYTES", "0")
+    before = emulated.emulated_used(0)
+    for _ in range(3):
+        assert net.forward(images)[1].tobytes() == want
+    assert emulated.emulated_used(0) == before
+
+
 @pytest.mark.parametrize("kind", ["head", "distances"])
 def test_rows_that_do_not_fit_are_split(kind, emulated, monkeypatch):
     monkeypatch.setenv("DICE_CUBLAS", "0")

@@ -1,5 +1,7 @@
 """What of the detectors runs on a GPU: the head, moments, ranking, and the products of KNN, Mahalanobis and ViM."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
@@ -7,6 +9,7 @@ import dice
 from dice import _core
 from dice.detectors import KNN, RMDS, Mahalanobis, NNGuide, Relation, Residual, ViM
 from dice.errors import DeviceError, InputError
+from dice.methods import Method
 
 NAMES = ("energy", "msp", "maxlogit", "label", "logits")
 
@@ -116,6 +119,18 @@ def test_dice_on_the_device_is_dice(cuda):
         np.testing.assert_allclose(there.score_samples(h), here.score_samples(h), rtol=0, atol=1e-5)
 
 
+def test_an_evaluation_on_the_device_ranks_and_scores_there(cuda):
+    weight, bias, h, y, new = problem()
+    here, there = (SimpleNamespace(weight=weight, bias=bias, device=device) for device in ("cpu", "cuda"))
+    for name, p, clip in (("energy", None, None), ("dice", 90.0, None), ("dice", 70.0, 1.0), ("knn", None, None), ("mds", None, None)):
+        method, scores = Method(name, p, clip), []
+        for net in (here, there):
+            detector = method.detector(net, h.mean(axis=0, dtype=np.float64))
+            assert detector.device == net.device
+            scores.append((detector.fit(h, y) if method.learns else detector).score_samples(new))
+        np.testing.assert_allclose(scores[1], scores[0], rtol=1e-5)
+
+
 # --- scores whose products are done on the device -----------------------------------------------------------------
 
 
@@ -164,6 +179,21 @@ def test_our_products_do_not_depend_on_the_batch(cuda, monkeypatch):
         whole = detector.fit(h, y).score_samples(new)
         parts = [detector.score_samples(new[i : i + 9]) for i in range(0, len(new), 9)]
         assert np.concatenate(parts).tobytes() == whole.tobytes(), detector
+
+
+def test_the_order_of_threads_does_not_matter(emulated, monkeypatch):
+    """Between two barriers; the nearest to racecheck without a GPU."""
+    monkeypatch.setenv("DICE_CUBLAS", "0")
+    weight, bias, h, y, new = problem(features=37)
+
+    def all_scores():
+        found = [det.fit(h, y).score_samples(new) for det in detectors(weight, bias, "cuda").values()]
+        found += [dice.DICE(weight, bias, p, clip=1, score="msp", device="cuda").fit(h).score_samples(new) for p in (10, 90)]
+        return [scores.tobytes() for scores in found]
+
+    want = all_scores()
+    monkeypatch.setenv("DICE_EMULATED_BACKWARDS", "1")
+    assert all_scores() == want
 
 
 def test_the_library_is_really_used(emulated, monkeypatch):

@@ -5,7 +5,9 @@
  * too soon shows in the results; an error of the machine empties them. Memory is the host's, ends against a guard page and is filled with 8e37.
  *
  * DICE_EMULATED_DEVICES (1) and DICE_EMULATED_BYTES (no limit) describe the machine; devices 0 means no device, -1 no
- * driver, -2 one that is too old. */
+ * driver, -2 one that is too old.
+ * DICE_EMULATED_BACKWARDS=1 runs the threads of a block from the last to the first: where a barrier is missing, one of the
+ * two orders gives other results. */
 #ifndef DICE_CUDA_EMULATION_RUNTIME_H
 #define DICE_CUDA_EMULATION_RUNTIME_H
 

@@ -48,11 +48,18 @@ struct block_state {  /* the block that this host thread is running */
     std::vector<warp> warps;
     barrier gate;
     unsigned threads = 0, current = 0, alive = 0;
+    unsigned step = 1;       /* from a thread to the one that runs next */
     unsigned long idle = 0;  /* switches since anything happened */
     jmp_buf home;
     const std::function<void()> *body = nullptr;
 };
 thread_local block_state block;
+
+long setting(const char *name, long otherwise)
+{
+    const char *text = std::getenv(name);
+    return text == nullptr ? otherwise : std::atol(text);
+}
 
 [[noreturn]] void die(const char *what)
 {
@@ -71,7 +78,7 @@ thread_local block_state block;
 {
     unsigned next = block.current;
     do {
-        next = (next + 1) % block.threads;
+        next = (next + block.step) % block.threads;
     } while (block.fibers[next]->finished);
     resume(next);
 }
@@ -138,7 +145,7 @@ void run_block()
     }
     block.alive = block.threads;
     if (_setjmp(block.home) == 0) {
-        resume(0);
+        resume(block.step == 1 ? 0 : block.threads - 1);
     }
 }
 
@@ -240,6 +247,7 @@ void emulation::run_grid(dim3 grid, dim3 threads, const std::function<void()> &b
     block.threads = threads.x * threads.y * threads.z;
     block.warps.assign((block.threads + WARP - 1) / WARP, warp());
     block.gate = barrier();
+    block.step = setting("DICE_EMULATED_BACKWARDS", 0) != 0 ? block.threads - 1 : 1;
     while (block.fibers.size() < block.threads) {
         make_fiber();
     }
@@ -305,12 +313,6 @@ cudaError_t failing()
             return failing_;                         \
         }                                            \
     } while (0)
-
-long setting(const char *name, long otherwise)
-{
-    const char *text = std::getenv(name);
-    return text == nullptr ? otherwise : std::atol(text);
-}
 
 /* Ends against a page that nobody may touch. */
 cudaError_t allocate(void **out, size_t size, cudaMemoryType type)
