@@ -50,10 +50,8 @@ static int read_dlpack(PyObject *object, dice_py_cuda_array *array)
         dice_py_release(capsule);
         return 0;
     }
-    array->typenum = tensor->lanes != 1                          ? NPY_NOTYPE
-        : tensor->code == DL_UINT && tensor->bits == 8   ? NPY_UINT8
-        : tensor->code == DL_FLOAT && tensor->bits == 32 ? NPY_FLOAT32
-                                                         : NPY_NOTYPE;
+    const int bytes = tensor->code == DL_UINT && tensor->bits == 8, floats = tensor->code == DL_FLOAT && tensor->bits == 32;
+    array->typenum = tensor->lanes != 1 ? NPY_NOTYPE : bytes ? NPY_UINT8 : floats ? NPY_FLOAT32 : NPY_NOTYPE;
     array->data = (char *)tensor->data + tensor->byte_offset;
     array->ndim = tensor->ndim;
     array->stream = DEFAULT_STREAM;
