@@ -7,9 +7,11 @@ OOD sets, `datasets/ILSVRC-2012/{train,val}` for ImageNet. Enumeration only: dic
 import difflib
 import gzip
 import hashlib
+import io
 import os
 import re
 import zlib
+from array import array
 from collections.abc import Callable, Iterable
 from importlib import resources
 from pathlib import Path
@@ -267,20 +269,30 @@ def read_list(path: Path) -> tuple[list[str], np.ndarray | None]:
     try:
         with opener(path, "rb") as file:
             data = file.read(_MAX_LIST + 1)
-        lines = [line.strip() for line in data.decode("utf-8").split("\n") if line.strip()]
+        files, labels = _parse_list(data)
     except (OSError, EOFError, UnicodeDecodeError, zlib.error) as error:
         raise InputError(f"{path}: not a list of images, one `path label` a line: {error}") from None
     if len(data) > _MAX_LIST:
         raise InputError(f"{path}: a list of more than {_MAX_LIST >> 20} MB is refused")
-    if not lines:
+    if not files:
         raise InputError(f"{path}: the list is empty")
-    labelled = [re.fullmatch(r"(.*\S)\s+(\d{1,9})", line) for line in lines]
-    if not any(labelled):
-        return lines, None
-    if not all(labelled):
-        line = lines[labelled.index(None)]
+    if labels.max() < 0:
+        return files, None
+    if labels.min() < 0:
+        line = files[int(labels.argmin())]
         raise InputError(f"{path}: some lines end in a label, but {line[:80]!r} does not")
-    return [m[1] for m in labelled if m], np.array([int(m[2]) for m in labelled if m], np.int64)
+    return files, labels
+
+
+def _parse_list(data: bytes) -> tuple[list[str], np.ndarray]:
+    """Paths, and labels int64 (N,), -1 for a line without one; line by line, since lists grow to millions."""
+    files, labels = [], array("q")
+    for raw in io.BytesIO(data):
+        if line := raw.decode("utf-8").strip():
+            labelled = re.fullmatch(r"(.*\S)\s+(\d{1,9})", line)
+            files.append(labelled[1] if labelled else line)
+            labels.append(int(labelled[2]) if labelled else -1)
+    return files, np.array(labels, np.int64)
 
 
 # --- ImageNet -----------------------------------------------------------------------------------------------------

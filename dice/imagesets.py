@@ -152,22 +152,24 @@ class FileSet(ImageSet):
         notes: Sequence[str] = (),
     ) -> None:
         """Files that are not there (or are no plain files) are left out, and said so in `notes`."""
-        present, missing = [], []
+        missing = []
+        present = np.ones(len(files), bool)
         digest = hashlib.sha256()
         for i, file in enumerate(files):
             size = _file_size(folder / file)
             if size is None:
                 missing.append(file)
+                present[i] = False
                 continue
-            present.append(i)
             digest.update(f"{file}\0{size}\n".encode("utf-8", "surrogateescape"))
         if missing:
             some = ", ".join(missing[:3]) + (", ..." if len(missing) > 3 else "")
             notes = [*notes, f"{name}: {len(missing)} of {len(files)} images are not in {folder}: {some}"]
             labels = labels[present] if labels is not None else None
+            files = [files[i] for i in np.flatnonzero(present)]
         super().__init__(name, labels, digest.hexdigest(), notes)
         self.folder = folder
-        self.files = [files[i] for i in present]
+        self.files = files
 
     def __len__(self) -> int:
         return len(self.files)
