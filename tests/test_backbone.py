@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from networks import NETWORKS, Drawn, bit, densenet, draw, googles, resnet_cifar
 
-from dice import _core, load_backbone
+from dice import DICE, _core, load_backbone
 from dice.errors import InputError
 
 ISAS = ["scalar", "avx2", "avx512", "amx"]
@@ -107,6 +107,10 @@ def test_golden_made_up(name, n, side, bound, shared):
         h, z = net.forward(noise(n, side))
         assert relative(h, golden["features"]) < bound
         assert relative(z, golden["logits"]) < bound
+        for p in (10, 70, 90):  # from the image to the score
+            for clip, key in ((None, "energy"), (1.0, "energy_react1")):
+                scores = DICE(net.weight, net.bias, p, mean=golden["info"], clip=clip).score_samples(h)
+                np.testing.assert_allclose(scores, golden[f"{key}_p{p}"], rtol=0, atol=5e-5)
 
 
 @pytest.mark.parametrize(("file", "arch", "accuracy"), [("resnet20-12fca82f.th", "resnet20", 91.6),
