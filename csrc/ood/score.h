@@ -33,7 +33,7 @@ typedef struct dice_score_image {
 typedef struct dice_score_rule {
     const char *name;
     const char *reads;              /* "z", "h" or "zh" */
-    const char *arrays;             /* their shapes, "CD D C3": letters C and D, or a digit */
+    const char *arrays;             /* their shapes, "CD D C3": letters C and D, or a digit; "fCC" holds floats */
     int numbers;
     int outputs;                    /* numbers an image: 1, or more where a fit wants several */
     void (*score)(const dice_score_image *image, double *out);

@@ -14,17 +14,21 @@ static double centre(const dice_score_image *image, const double *mean, double *
 }
 
 /* fDBD (Liu & Qin, ICML 2024): the mean distance to the decision boundaries as a sum,
- * sum over c of |z_y - z_c| / norm(w_y - w_c), over norm(h - mean). arrays: mean, 1 / norm(w_y - w_c) */
+ * sum over c of |z_y - z_c| / norm(w_y - w_c), over norm(h - mean). arrays: mean, 1 / norm(w_y - w_c) as floats */
 static void fdbd(const dice_score_image *image, double *out)
 {
     double *away;
     const double norm = centre(image, image->arrays[0], &away);
     const size_t label = dice_score_label(image), classes = image->classes;
-    *out = image->kernels->distance(image->z, classes, image->z[label], image->arrays[1] + label * classes) / norm;
+    const float *inverse = (const float *)(const void *)image->arrays[1] + label * classes;
+    for (size_t c = 0; c < classes; c++) {
+        image->scratch[c] = (double)inverse[c];
+    }
+    *out = image->kernels->distance(image->z, classes, image->z[label], image->scratch) / norm;
 }
 
 const dice_score_rule dice_score_fdbd = {
-    .name = "fdbd", .reads = "zh", .arrays = "D CC", .numbers = 0, .outputs = 1, .score = fdbd};
+    .name = "fdbd", .reads = "zh", .arrays = "D fCC", .numbers = 0, .outputs = 1, .score = fdbd};
 
 /* NCI (Liu & Qin, 2023): w_y . (h - mean) / norm(h - mean) + a norm1(h). arrays: mean, W; numbers: a */
 static void nci(const dice_score_image *image, double *out)

@@ -24,10 +24,12 @@ int dice_py_rows(PyObject *object, const char *argument, PyArrayObject **array, 
     return 1;
 }
 
-/* How many numbers an array of that shape holds; *shape moves behind it. */
-static size_t size_of(const char **shape, size_t classes, size_t features)
+/* How many numbers an array of that shape holds, and of which type; *shape moves behind it. */
+static size_t size_of(const char **shape, size_t classes, size_t features, int *typenum)
 {
     size_t size = 1;
+    *typenum = **shape == 'f' ? NPY_FLOAT32 : NPY_FLOAT64;
+    *shape += **shape == 'f';
     for (; **shape != '\0' && **shape != ' '; (*shape)++) {
         size *= **shape == 'C' ? classes : **shape == 'D' ? features : (size_t)(**shape - '0');
     }
@@ -70,9 +72,10 @@ static PyObject *score(PyObject *Py_UNUSED(self), PyObject *args)
     }
     const char *shape = rule->arrays;
     for (Py_ssize_t i = 0; *shape != '\0'; i++) {
-        const size_t want = size_of(&shape, z.width, h.width);
+        int typenum;
+        const size_t want = size_of(&shape, z.width, h.width, &typenum);
         PyObject *object = i < PyTuple_GET_SIZE(array_tuple) ? PyTuple_GET_ITEM(array_tuple, i) : Py_None;
-        arrays[i] = (PyArrayObject *)PyArray_FROM_OTF(object, NPY_FLOAT64, NPY_ARRAY_IN_ARRAY);
+        arrays[i] = (PyArrayObject *)PyArray_FROM_OTF(object, typenum, NPY_ARRAY_IN_ARRAY);
         if (arrays[i] == NULL) {
             goto done;
         }

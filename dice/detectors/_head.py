@@ -143,7 +143,7 @@ class FDBD(_CentredScore):
     sum over c of |z_y - z_c| / norm(w_y - w_c), over norm(h - mean).
 
     The paper and pytorch-ood divide by C - 1, OpenOOD does not; the order of images is the same. Classes with equal
-    weights have no boundary and do not count. Memory: C C doubles for the norms, never C C D.
+    weights have no boundary and do not count. Memory: C C floats for the norms, never C C D.
     """
 
     def __init__(self, W: Any, b: Any) -> None:
@@ -152,14 +152,18 @@ class FDBD(_CentredScore):
 
     def _inverse_distances(self) -> np.ndarray:
         weight = self._layer()[0].astype(np.float64)
-        squares = (weight**2).sum(axis=1)
-        sums = squares[:, None] + squares
-        apart = sums - 2 * _core._blas_gemm(weight, np.ascontiguousarray(weight.T))
-        rows, columns = np.nonzero(apart < 1e-6 * sums)  # next to each other: the difference itself
-        for first in range(0, len(rows), 4096):
-            at = rows[first : first + 4096], columns[first : first + 4096]
-            apart[at] = ((weight[at[0]] - weight[at[1]]) ** 2).sum(axis=1)
-        return np.divide(1, np.sqrt(apart), out=np.zeros_like(apart), where=apart > 0)
+        turned, squares = np.ascontiguousarray(weight.T), (weight**2).sum(axis=1)
+        inverse = np.zeros((len(weight), len(weight)), np.float32)
+        for begin in range(0, len(weight), 128):
+            some = weight[begin : begin + 128]
+            sums = squares[begin : begin + 128, None] + squares
+            apart = sums - 2 * _core._blas_gemm(some, turned)
+            rows, columns = np.nonzero(apart < 1e-6 * sums)  # next to each other: the difference itself
+            for first in range(0, len(rows), 1024):
+                at = rows[first : first + 1024], columns[first : first + 1024]
+                apart[at] = ((some[at[0]] - weight[at[1]]) ** 2).sum(axis=1)
+            inverse[begin : begin + 128] = np.divide(1, np.sqrt(apart), out=np.zeros_like(apart), where=apart > 0)
+        return inverse
 
     def _score(self, h: np.ndarray, z: np.ndarray) -> np.ndarray:
         return _core.score("fdbd", z, h, (self.mean_, self._get("inverse", self._inverse_distances)), ())
