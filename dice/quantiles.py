@@ -91,6 +91,15 @@ class ValueHistogram:
     def __init__(self) -> None:
         self.counts = np.zeros(1 << (32 - self.SHIFT), np.int64)
 
+    def __getstate__(self) -> dict[str, np.ndarray]:
+        """The bins that are not empty: features fill few of them."""
+        filled = np.flatnonzero(self.counts)
+        return {"filled": filled.astype(np.uint32), "numbers": self.counts[filled]}
+
+    def __setstate__(self, state: dict[str, np.ndarray]) -> None:
+        self.counts = np.zeros(1 << (32 - self.SHIFT), np.int64)
+        self.counts[state["filled"]] = state["numbers"]
+
     def add(self, values: np.ndarray) -> None:
         """Adds all numbers of an array (N, D)."""
         for block in blocks(values, np.float32):

@@ -44,6 +44,12 @@ def test_every_method_comes_back_to_the_bit(name, tmp_path):
     assert (tmp_path / "again.dice").read_bytes() == (tmp_path / "d.dice").read_bytes()
 
 
+@pytest.mark.parametrize("name", ["react", "vra"])
+def test_a_histogram_takes_little_room(name, tmp_path):
+    fitted(name).save(tmp_path / "d.dice")
+    assert (tmp_path / "d.dice").stat().st_size < 100_000
+
+
 @pytest.mark.parametrize("name", [name for name, row in METHODS.items() if row.needs_fit])
 def test_a_loaded_detector_learns_on(name, tmp_path):
     det, x, y = fitted(name), inputs(name), ((Y[200:],) if METHODS[name].needs_labels else ())

@@ -27,7 +27,7 @@ class LastLayer(DICE):
     activation : dice.activations.Activation or None
     score : "energy", "msp", "maxlogit", or a detector of logits such as `GEN()`, fitted already if it has to be
 
-    One pass: `fit` learns the mean feature and, where the activation has quantiles, counts their values (8 MB).
+    One pass: `fit` learns the mean feature and, where the activation has quantiles, counts their values (8 MB; the few filled bins in a file).
     """
 
     def __init__(self, W: Any, b: Any, *, activation: Activation | None = None, p: float | None = None, mean: Any = None,

@@ -159,7 +159,8 @@ def _pack(value: Any, name: str, arrays: list[np.ndarray]) -> Any:
     if kind is dict:
         return {"dict": [[_pack(k, name, arrays), _pack(v, f"{name}[{k!r}]", arrays)] for k, v in value.items()]}
     if _classes().get(kind.__name__) is kind:
-        state = {k: v for k, v in vars(value).items() if k not in ("_derived", "about_")}
+        known_state = value.__getstate__() if hasattr(kind, "__setstate__") else vars(value)
+        state = {k: v for k, v in known_state.items() if k not in ("_derived", "about_")}
         return {kind.__name__: {k: _pack(v, f"{name}.{k}", arrays) for k, v in state.items()}}
     if isinstance(value, Detector) or not hasattr(value, "__array__") and not hasattr(value, "__dlpack__"):
         raise InputError(f"{name}: a {kind.__module__}.{kind.__name__} cannot be put into a detector file")
@@ -197,5 +198,5 @@ def _unpack(tree: Any, arrays: list[np.ndarray]) -> Any:
     for name in state:
         if not name.isidentifier() or name.startswith("__") or callable(getattr(cls, name, None)):
             raise ValueError(f"an attribute {name!r:.40} of {kind}")
-    vars(value).update(state)
+    value.__setstate__(state) if hasattr(cls, "__setstate__") else vars(value).update(state)
     return value
