@@ -316,6 +316,25 @@ def test_quantiles(values):
         assert low - 2**-11 * abs(low) - 1e-37 <= histogram.quantile(q) <= high + 2**-11 * abs(high) + 1e-37
 
 
+def test_klm_of_typical_softmax_outputs_that_nearly_agree():
+    """Floats cannot tell which is nearest: all of them are compared in double."""
+    rng = np.random.default_rng(0)
+    log_typical = np.log(np.full((300, 40), 1 / 40) * (1 + 1e-7 * rng.standard_normal((300, 40))))
+    z = rng.standard_normal((1100, 40))  # more than a wave
+    p = formulas.softmax(z, axis=1)
+    want = -((p * np.log(p)).sum(1) - (p @ log_typical.T).max(1))
+    np.testing.assert_allclose(_core.score_klm(z, log_typical), want, rtol=1e-12)
+
+
+def test_fdbd_of_many_classes():
+    """The table of distances is made some classes at a time."""
+    case = random_case(c=300)
+    case.W[[7, 200]] = case.W[9]
+    det = make("fdbd", case.W.astype(np.float32), case.layer32[1]).fit(case.train32)
+    want = formulas.fdbd(case.h, case.W, case.b, case.H)
+    np.testing.assert_allclose(det.score_samples(case.test32), want, rtol=1e-6, atol=1e-6 * np.abs(want).max())
+
+
 def test_weiper_in_double():
     """The same without rounding of the logits: a few numbers at the edges of bins fall elsewhere."""
     case = random_case()
