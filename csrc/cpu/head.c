@@ -16,7 +16,7 @@ static const double sparse_cost = 6.8;
 
 enum {
     DENSE_PANEL = 16 * DICE_HEAD_VECTORS,
-    WAVE_BYTES = 2 << 20,   /* of packed images and logits that exist at a time: panels of weights pass over what the caches hold */
+    WAVE_BYTES = 2 << 20,   /* of packed images and logits that exist at a time: panels of weights pass over a cached lot */
     BOTH_BYTES = 16 << 20,  /* dense weights up to here are kept beside sparse ones: few images read them faster */
     REDUCE_IMAGES = 8       /* a task */
 };
