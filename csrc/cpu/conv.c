@@ -213,8 +213,7 @@ void dice_conv_store_tile(const dice_conv *conv, const float *c, int rows, int v
     conv->kernels->conv_store(c, rows, vectors, first, y, y_at, residual, residual_at, conv->relu);
 }
 
-/* Whether channels [first, first + 16 vectors) are whole blocks of the tensor, all of them the slice's. */
-static int are_whole_blocks(const dice_view *y, int32_t first, int vectors)
+int dice_conv_fills_blocks(const dice_view *y, int32_t first, int vectors)
 {
     return (y->offset + first) % DICE_BLOCK == 0 && y->channels - first >= vectors * DICE_BLOCK;
 }
@@ -225,9 +224,9 @@ static int are_one_run(const dice_view *y, int32_t x, int rows)
     return x + rows <= y->width || y->border == 0;
 }
 
-static float *block_at(const dice_view *y, int32_t first, const run *at)
+float *dice_conv_block_at(const dice_view *y, int32_t first, int32_t oy, int32_t ox)
 {
-    return y->data + (y->offset + first) / DICE_BLOCK * y->plane + at->y * y->pitch + at->x * DICE_BLOCK;
+    return y->data + (y->offset + first) / DICE_BLOCK * y->plane + oy * y->pitch + ox * DICE_BLOCK;
 }
 
 /* One panel of a run, tile by tile; tiles are as equal as can be. */
@@ -239,15 +238,16 @@ static void multiply(const dice_conv *conv, const dice_conv_sum *sum, run at, in
     const int32_t first = panel * conv->vectors * DICE_BLOCK;
     const size_t most = (size_t)conv->kernels->conv->max_rows[vectors - 1];
     const dice_view *r = residual != NULL ? residual : y;
-    const int whole = are_whole_blocks(y, first, vectors) && are_whole_blocks(r, first, vectors);
+    const int whole = dice_conv_fills_blocks(y, first, vectors) && dice_conv_fills_blocks(r, first, vectors);
     size_t tiles = (at.count + most - 1) / most;
     for (; tiles > 0; tiles--) {
         const int rows = (int)((at.count + tiles - 1) / tiles);
         const dice_conv_tile tile = conv->kernels->conv->tile[vectors - 1][rows - 1];
         dice_conv_out out = {.y = c, .plane = DICE_TILE_PLANE};
         if (whole && are_one_run(y, at.x, rows) && are_one_run(r, at.x, rows)) {
-            out = (dice_conv_out){block_at(y, first, &at), y->plane,
-                                  residual != NULL ? block_at(r, first, &at) : NULL, r->plane, conv->relu};
+            out = (dice_conv_out){dice_conv_block_at(y, first, at.y, at.x), y->plane,
+                                  residual != NULL ? dice_conv_block_at(r, first, at.y, at.x) : NULL, r->plane,
+                                  conv->relu};
             tile(sum, at.shift, w, conv->bias + first, &out);
             at.x += rows;
             at.y += at.x / y->width;

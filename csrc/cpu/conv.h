@@ -45,11 +45,17 @@ int dice_conv_panel_vectors(const dice_conv *conv, int32_t panel);
 size_t dice_conv_scratch(const dice_conv *conv, int32_t height, int32_t width, size_t images);
 
 /* Rows [y0, y1) and panels [p0, p1) of y for `images` images whose tensors lie `stride` floats apart; rows are cut
- * at even ones. residual may be NULL. */
+ * at even ones with Winograd. residual may be NULL. */
 void dice_conv_run(const dice_conv *conv, const dice_view *x, const dice_view *y, const dice_view *residual,
                    size_t images, size_t stride, int32_t y0, int32_t y1, int32_t p0, int32_t p1, void *scratch);
 
-/* Shared with bf16_conv.c. */
+/* Shared with bf16_conv.c and winograd.c. */
+
+/* Whether channels [first, first + 16 vectors) are whole blocks of the tensor, all of them the slice's. */
+int dice_conv_fills_blocks(const dice_view *y, int32_t first, int vectors);
+
+/* Pixel (oy, ox) of the block that holds channel `first` of the slice. */
+float *dice_conv_block_at(const dice_view *y, int32_t first, int32_t oy, int32_t ox);
 
 /* Outputs [start, start + count) in raster order of an image `width` wide: packed (taps, blocks, strip, 16). */
 void dice_conv_pack_strip(const dice_conv *conv, const dice_view *x, int32_t width, size_t start, size_t count,

@@ -71,8 +71,8 @@ typedef struct dice_winograd_kernels {
     /* One tile and block: v (16 elements, step floats apart, 16) from the pixels at[i] + shift, i = 4 y + x;
      * at[i] == zeros is a pixel outside. */
     void (*input)(const float *const *at, ptrdiff_t shift, const float *zeros, float *v, size_t step);
-    /* c (4 pixels, 16) from m (16 elements, step floats apart, 16). */
-    void (*output)(const float *m, size_t step, float *c);
+    /* The 2 x 2 pixels from m (16 elements, step floats apart, 16); `plane` in out is from a row to the next. */
+    void (*output)(const float *m, size_t step, const dice_conv_out *out);
 } dice_winograd_kernels;
 
 /* max(x * scale + shift, 0) per channel, or nothing where scale is NULL; both padded to whole blocks. */

@@ -129,7 +129,7 @@ static void run_step(const dice_net *net, const dice_step *step, float *arena, s
                 c0 = p0 * step->conv.vectors * DICE_BLOCK;
                 c1 = p1 == step->conv.panels ? c1 : p1 * step->conv.vectors * DICE_BLOCK;
             } else {
-                share(y.height, 2, part, parts, &y0, &y1);
+                share(y.height, step->conv.winograd ? 2 : 1, part, parts, &y0, &y1);
             }
             dice_conv_run(&step->conv, &x, &y, op->residual == DICE_NONE ? NULL : &residual, images, stride, y0, y1,
                           p0, p1, scratch);

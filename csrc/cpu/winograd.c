@@ -101,8 +101,9 @@ static void transform_tile(const dice_conv *conv, const dice_view *x, place at, 
 }
 
 /* One panel of a strip: 16 products, tile by tile, into m. */
-static void multiply(const dice_conv *conv, int32_t panel, int vectors, size_t count, size_t strip, const parts *p)
+static void multiply(const dice_conv *conv, int32_t panel, size_t count, size_t strip, const parts *p)
 {
+    const int vectors = dice_conv_panel_vectors(conv, panel);
     const size_t width = (size_t)vectors * DICE_BLOCK, full = (size_t)conv->vectors * DICE_BLOCK;
     const float *w = (const float *)conv->weight + (size_t)panel * ELEMENTS * (size_t)conv->in * full;
     const size_t most = (size_t)conv->kernels->conv->max_rows[vectors - 1];
@@ -123,6 +124,38 @@ static void multiply(const dice_conv *conv, int32_t panel, int vectors, size_t c
     }
 }
 
+/* The pixels of one tile and panel, those that lie inside: from m (16 elements, vectors, strip, 16) into y. */
+static void store_tile(const dice_conv *conv, const parts *p, const float *m, size_t strip, int32_t panel, place at,
+                       int32_t y1, const dice_view *y, const dice_view *residual)
+{
+    const int vectors = dice_conv_panel_vectors(conv, panel);
+    const size_t step = strip * (size_t)vectors * DICE_BLOCK;
+    const int32_t first = panel * conv->vectors * DICE_BLOCK;
+    const int32_t right = at.x + 1 < y->width, below = at.y + 1 < y1;
+    const dice_view *r = residual != NULL ? residual : y;
+    const int direct = right && below && dice_conv_fills_blocks(y, first, vectors)
+        && dice_conv_fills_blocks(r, first, vectors);
+    for (int v = 0; v < vectors; v++, m += strip * DICE_BLOCK) {
+        dice_conv_out out = {.y = p->c + v * DICE_TILE_PLANE, .plane = 2 * DICE_BLOCK};
+        if (direct) {
+            const int32_t channel = first + v * DICE_BLOCK;
+            out = (dice_conv_out){dice_conv_block_at(y, channel, at.y, at.x), y->pitch,
+                                  residual != NULL ? dice_conv_block_at(r, channel, at.y, at.x) : NULL, r->pitch,
+                                  conv->relu};
+        }
+        conv->kernels->winograd->output(m, step, &out);
+    }
+    for (int32_t row = 0; !direct && row <= below; row++) {
+        ptrdiff_t y_at[2], residual_at[2];
+        for (int32_t column = 0; column <= right; column++) {
+            y_at[column] = (at.y + row) * y->pitch + (at.x + column) * DICE_BLOCK;
+            residual_at[column] = (at.y + row) * r->pitch + (at.x + column) * DICE_BLOCK;
+        }
+        conv->kernels->conv_store(p->c + 2 * row * DICE_BLOCK, right + 1, vectors, first, y, y_at, residual,
+                                  residual_at, conv->relu);
+    }
+}
+
 void dice_winograd_run(const dice_conv *conv, const dice_view *x, const dice_view *y, const dice_view *residual,
                        size_t images, size_t stride, int32_t y0, int32_t y1, int32_t p0, int32_t p1, void *scratch)
 {
@@ -138,29 +171,13 @@ void dice_winograd_run(const dice_conv *conv, const dice_view *x, const dice_vie
                            p.v + t * DICE_BLOCK);
         }
         for (int32_t panel = p0; panel < p1; panel++) {
-            const int vectors = dice_conv_panel_vectors(conv, panel);
-            const size_t width = (size_t)vectors * DICE_BLOCK;
-            multiply(conv, panel, vectors, count, strip, &p);
+            multiply(conv, panel, count, strip, &p);
             for (size_t t = 0; t < count; t++) {
                 const place at = locate(start + t, y0, rows, columns);
-                const int32_t right = at.x + 1 < y->width, below = at.y + 1 < y1;
-                for (int v = 0; v < vectors; v++) {
-                    conv->kernels->winograd->output(p.m + ((size_t)v * strip + t) * DICE_BLOCK, strip * width,
-                                                    p.c + v * DICE_TILE_PLANE);
-                }
                 dice_view yi = *y, ri = residual != NULL ? *residual : *y;
                 yi.data += at.image * stride;
                 ri.data += at.image * stride;
-                for (int32_t below_now = 0; below_now <= below; below_now++) {
-                    ptrdiff_t y_at[2], residual_at[2];
-                    for (int32_t r = 0; r <= right; r++) {
-                        y_at[r] = (at.y + below_now) * yi.pitch + (at.x + r) * DICE_BLOCK;
-                        residual_at[r] = (at.y + below_now) * ri.pitch + (at.x + r) * DICE_BLOCK;
-                    }
-                    conv->kernels->conv_store(p.c + 2 * below_now * DICE_BLOCK, right + 1, vectors,
-                                              panel * conv->vectors * DICE_BLOCK, &yi, y_at,
-                                              residual != NULL ? &ri : NULL, residual_at, conv->relu);
-                }
+                store_tile(conv, &p, p.m + t * DICE_BLOCK, strip, panel, at, y1, &yi, residual != NULL ? &ri : NULL);
             }
         }
     }

@@ -18,6 +18,19 @@ INLINE void tile(const int rows, const int vectors, const dice_conv_sum *s, ptrd
             sum[r][v] = vec16_load(bias + 16 * v);
         }
     }
+#pragma GCC unroll 3
+    for (int v = 0; v < vectors; v++) {
+#pragma GCC unroll 16
+        for (int r = 0; r < rows; r++) {
+            __builtin_prefetch(out->y + v * out->plane + 16 * r, 1);
+        }
+        if (out->residual != NULL) {
+#pragma GCC unroll 16
+            for (int r = 0; r < rows; r++) {
+                __builtin_prefetch(out->residual + v * out->residual_plane + 16 * r);
+            }
+        }
+    }
     const float *const *a = s->a;
     for (int32_t tap = 0; tap < s->taps; tap++) {
         for (int32_t b = 0; b < s->blocks; b++) {

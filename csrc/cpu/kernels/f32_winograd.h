@@ -34,8 +34,16 @@ static void winograd_input(const float *const *at, ptrdiff_t shift, const float 
     }
 }
 
+INLINE void finish(vec16 value, const dice_conv_out *out, int row, int column)
+{
+    if (out->residual != NULL) {
+        value = vec16_add(value, vec16_load(out->residual + row * out->residual_plane + column * 16));
+    }
+    vec16_store(out->y + row * out->plane + column * 16, out->relu ? vec16_max(value, vec16_set1(0.0f)) : value);
+}
+
 /* A^T = [1 1 1 0; 0 1 -1 -1] */
-static void winograd_output(const float *m, size_t step, float *c)
+static void winograd_output(const float *m, size_t step, const dice_conv_out *out)
 {
     vec16 top[4], bottom[4];
 #pragma GCC unroll 4
@@ -45,10 +53,10 @@ static void winograd_output(const float *m, size_t step, float *c)
         top[i] = vec16_add(vec16_add(a, b), d);
         bottom[i] = vec16_sub(vec16_sub(b, d), e);
     }
-    vec16_store(c, vec16_add(vec16_add(top[0], top[1]), top[2]));
-    vec16_store(c + 16, vec16_sub(vec16_sub(top[1], top[2]), top[3]));
-    vec16_store(c + 32, vec16_add(vec16_add(bottom[0], bottom[1]), bottom[2]));
-    vec16_store(c + 48, vec16_sub(vec16_sub(bottom[1], bottom[2]), bottom[3]));
+    finish(vec16_add(vec16_add(top[0], top[1]), top[2]), out, 0, 0);
+    finish(vec16_sub(vec16_sub(top[1], top[2]), top[3]), out, 0, 1);
+    finish(vec16_add(vec16_add(bottom[0], bottom[1]), bottom[2]), out, 1, 0);
+    finish(vec16_sub(vec16_sub(bottom[1], bottom[2]), bottom[3]), out, 1, 1);
 }
 
 #define WINOGRAD(isa) \
