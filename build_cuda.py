@@ -55,7 +55,7 @@ def architectures(nvcc, choice):
     if not named and choice == "auto":
         here = re.findall(r"^(\d+)\.(\d+)$", answer("nvidia-smi", "--query-gpu=compute_cap", "--format=csv,noheader"),
                           re.MULTILINE)
-        mine = ["".join(gpu) for gpu in here if "".join(gpu) in known]
+        mine = ["".join(gpu) for gpu in here if "".join(gpu) in known and int("".join(gpu)) >= int(KNOWN[0])]
         return sorted(set(mine), key=int) or offered[:1]
     return sorted(named or offered, key=int)
 

@@ -133,6 +133,16 @@ def test_no_device_no_driver_and_an_old_one_differ(devices, reason, emulated, mo
         dice.load_backbone(None, weights_of(densenet((2, 2), 3), 8), device="cuda")
 
 
+def test_a_plugin_without_code_for_the_device(emulated, monkeypatch):
+    weights = weights_of(densenet((2, 2), 3), 8)
+    monkeypatch.setenv("DICE_EMULATED_CODE", "0")
+    with pytest.raises(DeviceError, match="^cuda:0: device: no kernel image is available for execution on the device$"):
+        dice.load_backbone(None, weights, device="cuda")
+    with pytest.raises(DeviceError, match="no kernel image"):
+        _core.device_moments(np.ones((2, 3), np.float32), "cuda")
+    assert dice.load_backbone(None, weights, device="auto").device == "cpu"
+
+
 # --- every op --------------------------------------------------------------------------------------------------
 
 
@@ -344,6 +354,11 @@ def nvcc(tmp_path):
 def test_architectures(builder, nvcc, monkeypatch):
     assert builder.architectures(nvcc, "on") == ["80", "90"]
     assert builder.architectures(nvcc, "auto") == ["80"]
+    smi = Path(nvcc).parent / "nvidia-smi"
+    smi.write_text("#!/bin/sh\nprintf '7.5\\n9.0\\n9.0\\n'\n")  # a T4 beside two H100: its code is not ours
+    smi.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{smi.parent}:/bin")
+    assert builder.architectures(nvcc, "auto") == ["90"]
     monkeypatch.setenv("DICE_CUDA_ARCHS", "120;75")
     assert builder.architectures(nvcc, "auto") == ["75", "120"]
     assert builder.code_flags(["75", "120"])[-1] == "-gencode=arch=compute_120,code=compute_120"

@@ -61,6 +61,18 @@ def test_a_batch_that_does_not_fit_is_split(small, emulated, monkeypatch):
     assert fresh.forward(images)[1].tobytes() == want
 
 
+def test_one_lane_is_enough(small, emulated, monkeypatch):
+    """Memory for one image on one lane, not on both."""
+    net, weights = small
+    images = noise(3, 8)
+    want = net.forward(images)[1].tobytes()
+    single, short = build(weights), build(weights)
+    single.forward(images[:1])
+    monkeypatch.setenv("DICE_EMULATED_BYTES", str(emulated.emulated_used(0) + single.arena_bytes * 3 // 2))
+    assert short.forward(images)[1].tobytes() == want
+    assert short.arena_bytes == single.arena_bytes
+
+
 def test_a_forward_call_allocates_nothing_the_second_time(small, emulated, monkeypatch):
     net, _ = small
     images = noise(3, 8)

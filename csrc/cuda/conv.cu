@@ -235,6 +235,12 @@ void conv_pack(int parts, const float *weight, const uint8_t *keep, int out_chan
     chosen(weight, keep, out_channels, channels, kernel, packed);
 }
 
+cudaError_t conv_check()
+{
+    cudaFuncAttributes attributes;
+    return cudaFuncGetAttributes(&attributes, conv<3, 64>);
+}
+
 /* Tiles are 16 channels wide where there are no more, or where wide ones would leave processors idle. */
 void conv_start(int parts, int processors, conv_args p, cudaStream_t stream)
 {

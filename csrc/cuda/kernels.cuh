@@ -37,6 +37,9 @@ size_t conv_weight_bytes(int parts, int out_channels, int channels, int kernel);
 void conv_pack(int parts, const float *weight, const uint8_t *keep, int out_channels, int channels, int kernel,
                uint16_t *packed);
 
+/* An error where the plug-in holds no code for this thread's device. */
+cudaError_t conv_check();
+
 void conv_start(int parts, int processors, conv_args args, cudaStream_t stream);
 
 /* ---- ops.cu: what moves and averages ---- */

@@ -10,7 +10,7 @@
 #include "kernels.cuh"
 #include "slots.cuh"
 
-enum { LANES = 2, GRAPHS = 4, MOST_IMAGES = 256 };
+enum { LANES = 2, GRAPHS = 4, MOST_IMAGES = 256, MOST_PIXELS = 1 << 30 };  /* pixels are counted in int */
 static const size_t ARENA_GOAL = size_t(1) << 30;  /* bytes of activations that a chunk aims at */
 
 struct layer {  /* where an op's weights are, in bytes from the start of dice_net::weights */
@@ -148,6 +148,7 @@ static dice_status fill(dice_net *net, const dice_graph *graph)
     net->layers = static_cast<layer *>(memory);
 
     CUDA_TRY(cudaDeviceGetAttribute(&net->processors, cudaDevAttrMultiProcessorCount, net->device), "device");
+    CUDA_TRY(conv_check(), "device");
     CUDA_TRY(cudaStreamCreateWithFlags(&net->recorder, cudaStreamNonBlocking), "stream");
     net->library = net->parts != 2 && gemm_forced();
     for (lane &l : net->lanes) {
@@ -332,7 +333,8 @@ static dice_status start_ops(const dice_net *net, const lane *l, const shape *s)
 
 static dice_status capture(const dice_net *net, const lane *l, shape *s)
 {
-    CUDA_TRY(cudaStreamBeginCapture(net->recorder, cudaStreamCaptureModeThreadLocal), "graph");
+    /* relaxed: code is loaded when it is first launched, and cuBLAS may allocate then */
+    CUDA_TRY(cudaStreamBeginCapture(net->recorder, cudaStreamCaptureModeRelaxed), "graph");
     const dice_status status = start_ops(net, l, s);
     cudaGraph_t graph = nullptr;
     const cudaError_t ended = cudaStreamEndCapture(net->recorder, &graph);
@@ -352,6 +354,9 @@ static dice_status capture(const dice_net *net, const lane *l, shape *s)
 static dice_status measure(const dice_net *net, int n, int height, int width, shape *s)
 {
     *s = shape();
+    if (size_t(height) * size_t(width) > MOST_PIXELS) {
+        return dice_core->fail(DICE_E_INPUT, "images of %d x %d pixels are too large for the device", height, width);
+    }
     s->n = n, s->height = height, s->width = width;
     TRY(dice_core->plan_make(&net->graph, height, width, tensor_bytes, &s->plan));
     const int32_t output = net->graph.output;
@@ -511,7 +516,7 @@ static dice_status run_chunks(dice_net *net, const dice_images *images, float *f
         const size_t left = images->n - first, n = left < net->chunk ? left : net->chunk;
         shape *s;
         TRY(prepare(net, l, int(n), images->height, images->width, &s));
-        if (s == nullptr && n == 1) {
+        if (s == nullptr && n == 1 && net->lanes[(turn + 1) % LANES].arena.bytes == 0) {
             return DICE_E_DEVICE;
         }
         if (s == nullptr) {  /* with half of it, and without what the other lane holds */

@@ -2,10 +2,11 @@
  *
  * A block's threads are fibers of one host thread that switch at barriers, shuffles and tile products; blocks run one
  * after another. Streams are queues that run when somebody waits for them, so that a buffer reused too early or read
- * too soon shows in the results; an error of the machine empties them. Memory is the host's, ends against a guard page and is filled with 8e37.
+ * too soon shows in the results; an error of the machine empties them. Memory is the host's, ends against a guard page
+ * and is filled with 8e37; kernels cannot reach another device's.
  *
  * DICE_EMULATED_DEVICES (1) and DICE_EMULATED_BYTES (no limit) describe the machine; devices 0 means no device, -1 no
- * driver, -2 one that is too old.
+ * driver, -2 one that is too old. DICE_EMULATED_CODE=0: the plug-in holds no code for these devices.
  * DICE_EMULATED_BACKWARDS=1 runs the threads of a block from the last to the first: where a barrier is missing, one of the
  * two orders gives other results. */
 #ifndef DICE_CUDA_EMULATION_RUNTIME_H
@@ -76,13 +77,15 @@ inline double __longlong_as_double(long long u) { double x; std::memcpy(&x, &u, 
 /* The runtime library */
 enum cudaError_t {
     cudaSuccess = 0, cudaErrorInvalidValue = 1, cudaErrorMemoryAllocation = 2, cudaErrorInsufficientDriver = 35,
-    cudaErrorNoDevice = 100, cudaErrorInvalidDevice = 101, cudaErrorIllegalAddress = 700
+    cudaErrorInvalidConfiguration = 9, cudaErrorNoDevice = 100, cudaErrorInvalidDevice = 101,
+    cudaErrorNoKernelImageForDevice = 209, cudaErrorIllegalAddress = 700
 };
 enum cudaMemcpyKind { cudaMemcpyHostToDevice = 1, cudaMemcpyDeviceToHost = 2, cudaMemcpyDefault = 4 };
 enum cudaMemoryType { cudaMemoryTypeUnregistered, cudaMemoryTypeHost, cudaMemoryTypeDevice, cudaMemoryTypeManaged };
-enum cudaStreamCaptureMode { cudaStreamCaptureModeThreadLocal = 1 };
+enum cudaStreamCaptureMode { cudaStreamCaptureModeRelaxed = 2 };
 enum { cudaStreamNonBlocking = 1 };
 enum cudaDeviceAttr { cudaDevAttrMultiProcessorCount = 16 };
+struct cudaFuncAttributes {};
 struct cudaPointerAttributes { cudaMemoryType type; int device; void *devicePointer, *hostPointer; };
 typedef struct emulated_stream *cudaStream_t;
 typedef struct emulated_graph *cudaGraph_t;
@@ -93,15 +96,18 @@ cudaError_t cudaGetLastError();
 cudaError_t cudaDriverGetVersion(int *);
 cudaError_t cudaGetDeviceCount(int *);
 cudaError_t cudaGetDevice(int *);
-cudaError_t cudaSetDevice(int);
 cudaError_t cudaDeviceGetAttribute(int *, cudaDeviceAttr, int);
 extern "C" {  /* the tests call them too */
+__attribute__((visibility("default"))) cudaError_t emulated_set_device(int);
 __attribute__((visibility("default"))) cudaError_t emulated_malloc(void **, size_t);
 /* The n-th call from now on that can fails with `error`, and where it `stays` all after it; error 0: none. Returns
  * whether what was asked for before has come. */
 __attribute__((visibility("default"))) int emulated_fail_at(long n, int error, int stays);
 __attribute__((visibility("default"))) size_t emulated_used(int device);  /* bytes allocated */
 }
+inline cudaError_t cudaSetDevice(int device) { return emulated_set_device(device); }
+cudaError_t emulated_has_code();
+template <typename T> cudaError_t cudaFuncGetAttributes(cudaFuncAttributes *, T *) { return emulated_has_code(); }
 cudaError_t cudaFree(void *);
 cudaError_t emulated_malloc_host(void **, size_t);
 template <typename T> cudaError_t cudaMalloc(T **p, size_t n) { return emulated_malloc(reinterpret_cast<void **>(p), n); }
@@ -124,7 +130,10 @@ cudaError_t cudaGraphExecDestroy(cudaGraphExec_t);
 
 namespace emulation {
 void enqueue(cudaStream_t stream, std::function<void()> work);
+void start(dim3 grid, dim3 block, cudaStream_t stream, std::function<void()> body);  /* a kernel */
 void run_grid(dim3 grid, dim3 block, const std::function<void()> &body);
+long setting(const char *name, long otherwise);  /* of the environment */
+[[noreturn]] void die(const char *what);
 }  // namespace emulation
 
 #endif

@@ -7,7 +7,7 @@
 template <typename... Params, typename... Args>
 void launch(void (*kernel)(Params...), dim3 grid, dim3 block, cudaStream_t stream, Args... args)
 {
-    emulation::enqueue(stream, [=] { emulation::run_grid(grid, block, [&] { kernel(args...); }); });
+    emulation::start(grid, block, stream, [=] { kernel(args...); });
 }
 
 namespace emulation {
@@ -15,7 +15,8 @@ enum { MOST_PRODUCTS = 4 };
 void multiply(int count, float (*d)[4], const uint32_t *a, const uint32_t (*b)[2]);
 }  // namespace emulation
 
-/* The sums are cut, not rounded, to float32: the worst that tensor cores do. */
+/* The sums are those of an A100 (Fasi, Higham, Mikaitis & Pranesh, Numerical behavior of NVIDIA tensor cores, 2021), the least
+ * exact machine that has the instruction. */
 template <int N>
 void mma_bf16(float (&d)[N][4], const uint32_t (&a)[4], const uint32_t (&b)[N][2])
 {
