@@ -58,10 +58,10 @@ def on_gpu(value: Any) -> bool:
     arrays."""
     if isinstance(value, np.ndarray):
         return False
-    if hasattr(value, "__cuda_array_interface__"):
-        return True
     device = getattr(value, "__dlpack_device__", None)
-    return callable(device) and device()[0] in _DLPACK_GPUS
+    if callable(device) and device()[0] in _DLPACK_GPUS:
+        return True  # torch's interface refuses to be asked where a gradient is wanted
+    return hasattr(value, "__cuda_array_interface__")
 
 
 def blocks(array: np.ndarray, dtype: type, size: int | None = None) -> Iterator[np.ndarray]:

@@ -72,6 +72,46 @@ def test_strides(emulated):
                 net.forward(array)
 
 
+def test_descriptions_that_no_kernel_survives(emulated):
+    net, floats = network(), np.zeros((2, 3, 8, 8), np.float32)
+
+    def described(**how):
+        array = ByInterface(emulated, floats)
+        array.__cuda_array_interface__ |= how
+        return array
+
+    there = described().__cuda_array_interface__["data"][0]
+    negative = ByDLPack(emulated, floats)
+    negative._shape[0] = -2
+    for wrong in (described(data=(there + 2, False)), described(shape=(-2, 3, 8, 8)), described(mask=described()), negative):
+        with pytest.raises(InputError, match="images: the array on the GPU must be C-contiguous and aligned, without a mask"):
+            net.forward(wrong)
+    with pytest.raises(InputError, match="images of 32768 x 32769 pixels are too large for the device"):
+        net.forward(described(typestr="|u1", shape=(1, 1 << 15, (1 << 15) + 1, 3)))
+
+
+def test_arrays_of_another_device(put, emulated, monkeypatch):
+    """Are looked at there, where kernels can read them, and copied."""
+    monkeypatch.setenv("DICE_EMULATED_DEVICES", "2")
+    rng = np.random.default_rng(2)
+    weight, bias, mean = rng.standard_normal((5, 7)).astype(np.float32), np.zeros(5, np.float32), rng.random(7)
+    h, floats = rng.random((30, 7), np.float32), rng.standard_normal((2, 3, 8, 8)).astype(np.float32)
+    net, distances = network(), Mahalanobis(device="cuda").fit(h)
+
+    def act(images, floats, weight, bias, h):
+        return [net.forward(images)[1], net.forward(floats)[1], _core.device_moments(h, "cuda")[1],
+                _core.device_rank(mean, weight, 70, False, "cuda")[1], distances.score_samples(h),
+                dice.DICE(weight, bias, 50, mean=mean, device="cuda").score_samples(h)]  # fmt: skip
+
+    arrays = noise(2, 8), floats, weight, bias, h
+    want = act(*arrays)
+    emulated.emulated_set_device(1)
+    there = [put(array) for array in arrays]
+    emulated.emulated_set_device(0)
+    for got, expected in zip(act(*there), want, strict=True):
+        assert got.tobytes() == expected.tobytes()
+
+
 def test_dlpack_is_borrowed_once_and_given_back(emulated):
     h = np.ones((3, 4), np.float32)
     head = _core.Head(np.ones((2, 4), np.float32), np.zeros(2, np.float32), device="cuda")
@@ -87,7 +127,7 @@ def test_dlpack_is_borrowed_once_and_given_back(emulated):
         def __dlpack__(self, *, stream=None):
             raise BufferError("needs a gradient")
 
-    with pytest.raises(InputError, match="need no gradient"):
+    with pytest.raises(InputError, match="^h: the array on the GPU cannot be had: needs a gradient$"):
         head.forward(Refusing(emulated, h), np.inf, "energy")
 
 
@@ -104,6 +144,23 @@ def test_on_gpu_looks_at_the_device():
             return 1, 0
 
     assert not on_gpu(OnHost()) and not on_gpu(np.ones(3)) and not on_gpu([1.0])
+
+
+def test_a_parameter_that_wants_a_gradient_is_refused(emulated):
+    """As torch's are: W of a model's last layer, not detached."""
+
+    class Parameter(ByDLPack):
+        @property
+        def __cuda_array_interface__(self):
+            raise RuntimeError("requires grad")
+
+        def __dlpack__(self, *, stream=None):
+            raise BufferError("use tensor.detach()")
+
+    weight = np.ones((2, 4), np.float32)
+    detector = dice.DICE(Parameter(emulated, weight), np.zeros(2, np.float32), 50, mean=np.ones(4), device="cuda")
+    with pytest.raises(InputError, match=r"^W: the array on the GPU cannot be had: use tensor.detach\(\)$"):
+        detector.score_samples(weight)
 
 
 def test_ranking_takes_weights_where_they_are(put):

@@ -107,9 +107,9 @@ typedef struct dice_backend {
     dice_status (*distance_forward)(dice_distance *distance, const void *h, int is_double, size_t n, double *out);
     void (*distance_free)(dice_distance *distance);
 
-    /* Waits for what `stream` of the caller's (0: nothing) has under way, then *finite = whether x (count), memory of the
-     * device, holds neither NaN nor infinity; NULL is not looked at. Offered where images, features, weights and outputs
-     * may also be memory of the device. */
+    /* Waits for what `stream` of the caller's (0: nothing) has under way on the device that holds x, then *finite = whether
+     * the first `count` floats of x are neither NaN nor infinity. Offered where images, features, weights and outputs may
+     * also be memory of a device. */
     dice_status (*arrived)(const dice_options *options, uintptr_t stream, const float *x, size_t count, int *finite);
 } dice_backend;
 

@@ -48,11 +48,14 @@ static dice_status arrived(const dice_options *options, uintptr_t stream, const 
     TRY(backend_check_device(options->device));
     const on_device here(options->device);
     CUDA_TRY(here.error, "device");
+    const int found = device_of(x, options->device), holder = found < 0 ? options->device : found;
+    const on_device there(holder);  /* its default streams are meant, and its kernels may read x */
+    CUDA_TRY(there.error, "device");
     if (stream != 0) {
         CUDA_TRY(cudaStreamSynchronize(reinterpret_cast<cudaStream_t>(stream)), "the stream of an array");
     }
     *finite = 1;
-    return x == nullptr || count == 0 ? DICE_OK : statistics_finite(x, count, options->device, finite);
+    return count == 0 ? DICE_OK : statistics_finite(x, count, holder, finite);
 }
 
 extern "C" __attribute__((visibility("default"))) const dice_backend *dice_plugin(const dice_plugin_core *core)

@@ -29,7 +29,7 @@ static int offers_dlpack(PyObject *object)
     return read && (type == DL_CUDA || type == DL_CUDA_MANAGED);
 }
 
-/* Fills *array from object.__dlpack__(). 0 where it is not C-contiguous or refused; an exception says why it was. */
+/* Fills *array from object.__dlpack__(). 0 where it is not C-contiguous or not given, which an exception explains. */
 static int read_dlpack(PyObject *object, dice_py_cuda_array *array)
 {
     PyObject *method = PyObject_GetAttrString(object, "__dlpack__"), *nothing = PyTuple_New(0);
@@ -43,7 +43,8 @@ static int read_dlpack(PyObject *object, dice_py_cuda_array *array)
     int64_t step = 1;
     for (int axis = good ? tensor->ndim - 1 : -1; axis >= 0; axis--) {
         array->shape[axis] = (npy_intp)tensor->shape[axis];
-        good &= tensor->strides == NULL || tensor->shape[axis] <= 1 || tensor->strides[axis] == step;
+        good &= tensor->shape[axis] >= 0
+            && (tensor->strides == NULL || tensor->shape[axis] <= 1 || tensor->strides[axis] == step);
         step *= tensor->shape[axis];
     }
     if (!good) {
@@ -76,7 +77,7 @@ static int read_interface(PyObject *dict, dice_py_cuda_array *array)
     PyObject *strides = item(dict, "strides"), *stream = item(dict, "stream");
     const char *text = type != NULL && PyUnicode_Check(type) ? PyUnicode_AsUTF8(type) : NULL;
     if (text == NULL || shape == NULL || !PyTuple_Check(shape) || PyTuple_GET_SIZE(shape) > MOST_DIMENSIONS || data == NULL
-        || !PyTuple_Check(data) || PyTuple_GET_SIZE(data) != 2) {
+        || !PyTuple_Check(data) || PyTuple_GET_SIZE(data) != 2 || item(dict, "mask") != NULL) {
         return 0;
     }
     array->typenum = strcmp(text, "|u1") == 0 ? NPY_UINT8 : strcmp(text, "<f4") == 0 ? NPY_FLOAT32 : NPY_NOTYPE;
@@ -86,9 +87,10 @@ static int read_interface(PyObject *dict, dice_py_cuda_array *array)
     Py_ssize_t step = array->typenum == NPY_UINT8 ? 1 : 4;
     for (int axis = array->ndim - 1; axis >= 0; axis--) {
         array->shape[axis] = PyLong_AsSsize_t(PyTuple_GET_ITEM(shape, axis));
-        if (strides != NULL && array->shape[axis] > 1
-            && (!PyTuple_Check(strides) || PyTuple_GET_SIZE(strides) != array->ndim
-                || PyLong_AsSsize_t(PyTuple_GET_ITEM(strides, axis)) != step)) {
+        if (array->shape[axis] < 0
+            || (strides != NULL && array->shape[axis] > 1
+                && (!PyTuple_Check(strides) || PyTuple_GET_SIZE(strides) != array->ndim
+                    || PyLong_AsSsize_t(PyTuple_GET_ITEM(strides, axis)) != step))) {
             return 0;
         }
         step *= array->shape[axis];
@@ -103,6 +105,30 @@ void dice_py_release(PyObject *owner)
     PyErr_Fetch(&type, &value, &trace);
     Py_XDECREF(owner);
     PyErr_Restore(type, value, trace);
+}
+
+/* A misaligned float would be the end of every kernel of the process. */
+static int is_aligned(const dice_py_cuda_array *array)
+{
+    return array->typenum != NPY_FLOAT32 || (uintptr_t)array->data % sizeof(float) == 0;
+}
+
+/* With what the array's owner says (torch: that it needs a gradient, or lives on another device than the current one). */
+static dice_status refuse(const char *argument)
+{
+    PyObject *type, *value, *trace;
+    PyErr_Fetch(&type, &value, &trace);
+    PyObject *text = value == NULL ? NULL : PyObject_Str(value);
+    const char *why = text == NULL ? NULL : PyUnicode_AsUTF8(text);
+    const dice_status status = why != NULL
+        ? dice_fail(DICE_E_INPUT, "%s: the array on the GPU cannot be had: %s", argument, why)
+        : dice_fail(DICE_E_INPUT, "%s: the array on the GPU must be C-contiguous and aligned, without a mask, and have at most 4 "
+                                  "dimensions", argument);
+    Py_XDECREF(text);
+    Py_XDECREF(type);
+    Py_XDECREF(value);
+    Py_XDECREF(trace);
+    return status;
 }
 
 /* DLPack first: it alone says when the array is ready, whatever stream makes it. */
@@ -121,9 +147,8 @@ int dice_py_cuda(PyObject *object, const char *argument, const dice_backend *bac
     dice_status status = DICE_OK;
     if (backend->arrived == NULL) {
         status = dice_fail(DICE_E_INPUT, "%s: lives on a GPU; copy it to the host, or use device=\"cuda\"", argument);
-    } else if (!(by_dlpack ? read_dlpack(object, array) : read_interface(dict, array))) {
-        status = dice_fail(DICE_E_INPUT, "%s: the array on the GPU must be C-contiguous, have at most 4 dimensions and need no "
-                                         "gradient", argument);
+    } else if (!(by_dlpack ? read_dlpack(object, array) : read_interface(dict, array)) || !is_aligned(array)) {
+        status = refuse(argument);
     } else {
         size_t count = array->typenum == NPY_FLOAT32;
         for (int axis = 0; axis < array->ndim; axis++) {
@@ -131,7 +156,7 @@ int dice_py_cuda(PyObject *object, const char *argument, const dice_backend *bac
         }
         int finite;
         Py_BEGIN_ALLOW_THREADS
-        status = backend->arrived(options, array->stream, count == 0 ? NULL : array->data, count, &finite);
+        status = backend->arrived(options, array->stream, array->data, count, &finite);
         Py_END_ALLOW_THREADS
         if (status == DICE_OK && !finite) {
             status = dice_fail(DICE_E_INPUT, "%s: holds NaN or infinity", argument);
