@@ -92,7 +92,7 @@ dice_status distance_create(const double *centre, const double *root, const doub
                             size_t classes, const dice_options *options, dice_distance **out)
 {
     TRY(backend_check_device(options->device));
-    if (features > 1u << 20 || classes > 1u << 20) {
+    if (features > 1u << 19 || classes > 1u << 19) {  /* 16 a block, and a grid's second side ends at 65535 */
         return dice_core->fail(DICE_E_INPUT, "%zu features and %zu classes are too many for the device", features, classes);
     }
     const on_device here(options->device);

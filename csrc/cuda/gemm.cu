@@ -36,14 +36,22 @@ static bool take(void *library, const char *file, cublas *out)
         return *function != nullptr;
     };
     snprintf(out->file, sizeof out->file, "%s", file);
-    return find("cublasCreate_v2", &out->create) && find("cublasSetStream_v2", &out->set_stream) && find("cublasSetWorkspace_v2", &out->set_workspace)
-        && find("cublasGemmEx", &out->gemm);
+    return find("cublasCreate_v2", &out->create) && find("cublasSetStream_v2", &out->set_stream)
+        && find("cublasSetWorkspace_v2", &out->set_workspace) && find("cublasGemmEx", &out->gemm);
 }
 
 static bool load(const char *file, cublas *out)
 {
     void *library = dlopen(file, RTLD_NOW);
     return library != nullptr && take(library, file, out);
+}
+
+/* The same of "....so.13", made for CUDA 13, where the driver is as new. */
+static bool load_if_it_runs(const char *file, cublas *out)
+{
+    int driver = 0;
+    cudaDriverGetVersion(&driver);
+    return atoi(strstr(file, ".so.") + strlen(".so.")) <= driver / 1000 && load(file, out);
 }
 
 /* The site-packages that loaded libraries lie in: numpy's are there even where dice is built in place. */
@@ -66,7 +74,7 @@ static bool load_from_packages(cublas *out)
     for (const std::string &folder : folders) {
         for (const char *place : {"nvidia/cu13/lib/libcublas.so.13", "nvidia/cublas/lib/libcublas.so.12",
                                   "torch/lib/libcublas.so.13", "torch/lib/libcublas.so.12"}) {
-            if (load((folder + place).c_str(), out)) {
+            if (load_if_it_runs((folder + place).c_str(), out)) {
                 return true;
             }
         }
@@ -83,8 +91,8 @@ static const cublas *find_cublas()
         if (choice != nullptr && choice[0] != '\0' && strcmp(choice, "1") != 0) {
             return load(choice, &found);
         }
-        return take(RTLD_DEFAULT, "already loaded", &found) || load("libcublas.so.13", &found)
-            || load("libcublas.so.12", &found) || load_from_packages(&found);
+        return take(RTLD_DEFAULT, "already loaded", &found) || load_if_it_runs("libcublas.so.13", &found)
+            || load_if_it_runs("libcublas.so.12", &found) || load_from_packages(&found);
     }();
     return there ? &found : nullptr;
 }

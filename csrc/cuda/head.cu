@@ -1,7 +1,7 @@
 /* The last layer with its scores: logits with the bias, then all reductions of a row in one kernel.
  *
- * Dense (most weights stay): one convolution of 1 x 1, six products; or a product of cuBLAS, see gemm.cuh. Sparse: a warp takes a class and 32 images, and
- * walks the weights that stay. Scores are computed in double from the float32 logits. */
+ * Dense (most weights stay): one convolution of 1 x 1, six products; or a product of cuBLAS, see gemm.cuh. Sparse: a warp
+ * takes a class and 32 images, and walks the weights that stay. Scores are computed in double from the float32 logits. */
 #include <mutex>
 
 #include "gemm.cuh"

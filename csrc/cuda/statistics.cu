@@ -271,6 +271,9 @@ dice_status statistics_moments(const float *h, size_t n, size_t features, const 
                                double *squares, int *negative)
 {
     TRY(backend_check_device(options->device));
+    if (features > INT32_MAX) {
+        return dice_core->fail(DICE_E_INPUT, "h: got %zu features, want at most 2^31 - 1", features);
+    }
     const on_device here(options->device);
     CUDA_TRY(here.error, "device");
     session s;
