@@ -56,6 +56,9 @@ def fit(
     """
     fits, head = Fits(Moments(net.weight.shape[1])), _core.Head(net.weight, net.bias)
     counts = {FITTED: 0, HELD_OUT: 0}
+    bank = None  # of all features fitted: those that keep them keep views of it, one copy for all
+    if any(detector.keeps_features for detector in detectors.values()):
+        bank = np.empty((len(train) - len(train) // EVERY, net.weight.shape[1]), np.float32)
     splits = {name: HELD_OUT if detector.wants_held_out else FITTED for name, detector in detectors.items()}
     for name, detector in detectors.items():
         if detector.needs_labels and train.labels is None:
@@ -68,7 +71,8 @@ def fit(
             for split, taken in ((FITTED, ~held_out), (HELD_OUT, held_out)):
                 if not taken.any():
                     continue
-                h = features[taken]
+                out = bank[counts[split] :][: np.count_nonzero(taken)] if bank is not None and split == FITTED else None
+                h = np.compress(taken, features, axis=0, out=out)
                 (z,) = head.forward(h, np.inf, "logits")
                 y = None if train.labels is None else train.labels[indices[taken]]
                 counts[split] += len(h)

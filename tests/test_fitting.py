@@ -152,6 +152,18 @@ def test_a_refusal_of_one_fit_does_not_stop_the_others(tmp_path):
     assert {"she", "openmax"} <= set(entries[0]["left_out"]) and "0 to 3" in entries[0]["left_out"]["she"]
 
 
+def test_what_keeps_the_features_shares_one_copy_of_them():
+    net, train = FakeNet(), array_set("id", 203, 7, labels=True)
+    detectors = {name: make(name, net.weight, net.bias) for name in ("knn", "relation", "klm")}
+    H = net.forward(train.pixels)[0]
+    chunks = ((np.arange(first, min(first + 32, 203)), H[first : first + 32]) for first in range(0, 203, 32))
+    fitting.fit(detectors, train, chunks, net, evaluate.Clock())
+    rows = [detectors[name]._bank.columns()[0] for name in ("knn", "relation")]
+    assert np.shares_memory(*rows)
+    for bank in rows:
+        np.testing.assert_array_equal(bank, H[np.arange(203) % 5 != 4])
+
+
 def test_what_a_fit_is_short_of_is_said(tmp_path):
     _, id_set, far = sets()
     few = array_set("id", 10, 7, labels=True)
@@ -229,6 +241,8 @@ def test_the_command_fits_on_training_images_of_ones_own(args, data, tmp_path):
     assert done.stdout.count("OOD detection method:") == len(METHODS) and " all methods, FPR / AUROC" in done.stdout
     assert "warning: knn: k=50 of a bank of 48" in done.stderr
     assert "backbone" in done.stderr and f"methods {entries[0]['seconds']['head']:.2f} s" in done.stderr
+    again = dice_run(*args, "--method", "all", "--train-data", data / "train", cwd=tmp_path)
+    assert "all from stored features" in again.stderr and "backbone" not in again.stderr and "% of it" not in again.stderr
     report = dice_run("report", "output/ood_scores/id/knn", cwd=tmp_path)
     assert report.returncode == 0, report.stderr
     assert "fitted on 48 images of id train" in (tmp_path / "report.md").read_text()

@@ -21,7 +21,9 @@ from dice.detectors import (
     Relation,
     Residual,
     ViM,
+    WeiPer,
 )
+from dice.detectors._bank import joined
 from dice.detectors._typical import weibull_tail
 from dice.detectors.registry import METHODS, make
 from dice.io import read_state_dict
@@ -240,7 +242,8 @@ def test_one_pass_with_own_detectors_and_refusals():
     assert np.array_equal(found["near"]["x"], KNN(3).fit(case.train32).score_samples(case.test32))
     assert list(found) == ["near", "mine"]
     for bad, word in (({"h_train": case.train32[:, :3]}, "h_train: got 3 features"), ({"sets": {"x": case.test32[0]}}, "sets\\['x'\\]: got shape"),
-                      ({"y": [1, 2]}, "y: got shape"), ({"methods": ["magic"]}, "method: got 'magic'")):  # fmt: skip
+                      ({"y": [1, 2]}, "y: got shape"), ({"methods": ["magic"]}, "method: got 'magic'"), ({"methods": "magic"}, "method: got 'magic'"),
+                      ({"sets": case.test32}, "sets: got ndarray, want features by name")):  # fmt: skip
         given = {"h_train": case.train32, "sets": {"x": case.test32}, "W": W, "b": b, **bad}
         with pytest.raises(InputError, match=word):
             fit_and_score(given.pop("h_train"), given.pop("sets"), **given)
@@ -380,6 +383,128 @@ def test_variants():
     close(ViM(*case.layer32, dim=5).fit(case.train32).score_samples(case.test32),
                                formulas.vim(case.h, case.W, case.b, case.H, 5))  # fmt: skip
     close(Residual(dim=5).fit(case.train32).score_samples(case.test32), -formulas.residual_norm(case.h, case.H, 0, 5))
+
+
+def test_she_with_other_metrics():
+    case = random_case()
+    patterns = formulas.she_patterns(case.W, case.b, case.H, case.y)[case.z.argmax(1)]
+    det = SHE(*case.layer32).fit(case.train32, case.y)
+    euclidean = -np.linalg.norm(case.h - patterns, axis=1)
+    close(det.set_params(variant="euclidean").score_samples(case.test32), euclidean)
+    cosine = (case.h * patterns).sum(1) / np.linalg.norm(case.h, axis=1) / np.linalg.norm(patterns, axis=1)
+    cosines = det.set_params(variant="cosine").score_samples(case.test32)
+    close(cosines, cosine)
+    assert np.array_equal(np.concatenate([det.score_samples(row[None]) for row in case.test32]), cosines)
+    assert det.score_samples(np.zeros((1, 48))) == 0
+    with pytest.raises(InputError, match="variant: got 'cos', want predicted, max, euclidean or cosine"):
+        det.set_params(variant="cos").score_samples(case.test32)
+
+
+@pytest.mark.parametrize("name, change", [
+    ("nnguide", {"fraction": 0.5}), ("nnguide", {"seed": 1}), ("nnguide", {"W": None}), ("nnguide", {"b": None}),
+    ("relation", {"W": None}), ("relation", {"b": None}), ("she", {"W": None}), ("she", {"b": None}), ("weiper", {"images": 9}),
+])  # fmt: skip
+def test_what_was_learnt_with_another_parameter_is_not_taken(name, change):
+    case = random_case()
+    W, b = case.layer32
+    change = {key: {"W": 2 * W[::-1], "b": b + 1}.get(key, value) for key, value in change.items()}
+    det = fitted(name, case)
+    scores = det.score_samples(case.test32)
+    assert np.array_equal(det.set_params(**{key: getattr(det, key) for key in change}).score_samples(case.test32), scores)
+    with pytest.raises(InputError, match=f"not fitted .another .*{next(iter(change))}"):
+        det.set_params(**change).score_samples(case.test32)
+    fresh = make(name, **{"W": W, "b": b} | change).fit(case.train32, case.y)
+    assert np.array_equal(det.fit(case.train32, case.y).score_samples(case.test32), fresh.score_samples(case.test32))
+
+
+@pytest.mark.parametrize("name", ["dice", "react", "fdbd", "nci", "vim", "residual", "gradnorm", "weiper"])
+def test_what_does_not_hang_on_the_last_layer_is_kept(name):
+    case = random_case()
+    W, b = 2 * case.layer32[0][::-1], case.layer32[1] + 1
+    det = fitted(name, case)
+    det.score_samples(case.test32)
+    fresh = make(name, W, b)
+    fresh = fresh.fit(case.train32) if METHODS[name].needs_fit else fresh
+    assert np.array_equal(det.set_params(W=W, b=b).score_samples(case.test32), fresh.score_samples(case.test32))
+    if name not in ("react", "gradnorm"):  # they have learnt nothing of that width
+        with pytest.raises(InputError, match="W: |h: |mean: "):
+            det.set_params(W=W[:, :9]).score_samples(case.test32[:, :9])
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_merging_refuses_what_does_not_fit(name):
+    case, other = random_case(), random_case(d=20, c=6)
+    det = fitted(name, case)
+    with pytest.raises(InputError, match="merge: got (MSP|KNN), want another"):
+        det.merge(make("knn" if name == "msp" else "msp"))
+    if METHODS[name].needs_fit:
+        before = scored_by(name, det, case)
+        with pytest.raises(InputError, match="merge: got a .* of (20|6) features, this one has (48|7)"):
+            det.merge(fitted(name, other))
+        assert np.array_equal(scored_by(name, det, case), before)
+        empty = make(name, *case.layer32).merge(det)
+        assert empty.n_features_in_ == det.n_features_in_
+
+
+def test_parameters_of_a_score_within():
+    case = random_case()
+    det = LastLayer(*case.layer32, score=GEN(M=3))
+    assert det.get_params()["score__M"] == 3 and "score__M" not in det.get_params(deep=False)
+    s = det.score_samples(case.test32)
+    det.set_threshold(tpr=0.9, scores=s)
+    want = LastLayer(*case.layer32, score=GEN(gamma=0.5, M=2)).score_samples(case.test32)
+    assert np.array_equal(det.set_params(score__M=2, score__gamma=0.5).score_samples(case.test32), want)
+    assert not hasattr(det, "threshold_")
+    with pytest.raises(InputError, match="score__T: not a parameter"):
+        det.set_params(score__T=2)
+
+
+def test_weiper_draws_each_copy_once_a_pass(monkeypatch):
+    case, drawn_copies = random_case(), []
+    monkeypatch.setattr(WeiPer, "CACHED", 0)
+    monkeypatch.setattr("dice.arrays.BLOCK_BYTES", 100 * 48 * 4)
+    disturbed = WeiPer.disturbed
+    monkeypatch.setattr(WeiPer, "disturbed", lambda self, copy: drawn_copies.append(copy) or disturbed(self, copy))
+    det = WeiPer(*case.layer32, copies=7).fit(case.train32)
+    scores = det.score_samples(case.test32)
+    assert sorted(drawn_copies) == sorted([*range(7)] * 3)  # the range, the training histograms, the images
+    drawn_copies.clear()
+    monkeypatch.setattr(WeiPer, "CACHED", 4 * case.layer32[0].nbytes)
+    det = WeiPer(*case.layer32, copies=7).fit(case.train32)
+    assert np.array_equal(det.score_samples(case.test32), scores)
+    assert sorted(drawn_copies) == sorted([*range(4), *[4, 5, 6] * 3])
+    monkeypatch.undo()
+    want = WeiPer(*case.layer32, copies=7).fit(case.train32).score_samples(case.test32)
+    np.testing.assert_allclose(scores, want, rtol=1e-12)
+
+
+@pytest.mark.parametrize("mapped", [False, True])
+def test_blocks_of_one_array_are_a_bank_without_a_copy(mapped, tmp_path, monkeypatch):
+    case = random_case()
+    monkeypatch.setattr("dice.arrays.BLOCK_BYTES", 100 * 48 * 4)
+    np.save(tmp_path / "h.npy", case.train32)
+    h = np.load(tmp_path / "h.npy", mmap_mode="r") if mapped else case.train32
+    own = {"knn": KNN(), "relation": Relation(*case.layer32)}
+    found = fit_and_score(h, {"x": case.test32}, W=case.layer32[0], b=case.layer32[1], methods=own)
+    for name, det in own.items():
+        rows = det._bank.columns()[0]
+        assert np.shares_memory(rows, h) and np.array_equal(rows, h)
+        assert np.array_equal(found[name]["x"], fitted(name, case).score_samples(case.test32))
+        det.partial_fit(case.train32[:3])  # not the next rows: a copy
+        assert np.array_equal(det._bank.columns()[0], np.concatenate([h, case.train32[:3]]))
+        back = pickle.loads(pickle.dumps(det))
+        assert np.array_equal(back.score_samples(case.test32), det.score_samples(case.test32))
+
+
+def test_parts_that_do_not_follow_each_other_are_copied():
+    a = np.arange(24, dtype=np.float32).reshape(12, 2)
+    other = np.zeros((2, 2), np.float32)
+    for parts in ([a[:4], a[5:9]], [a[4:8], a[:4]], [a[:4], other], [a[:0], a[:4]], [a[:2], a[:2]], [a.T[:1].T.copy(), a[:2, :1].copy()]):
+        got = joined(parts)
+        assert np.array_equal(got, np.concatenate(parts)) and not np.shares_memory(got, a)
+    for parts in ([a[:4], a[4:5], a[5:9]], [a[3:4], a[4:4], a[4:12]]):
+        got = joined(parts)
+        assert np.array_equal(got, np.concatenate(parts)) and np.shares_memory(got, a)
 
 
 @pytest.mark.parametrize("k", [1, 2, 50, 1500, 2999, 3000, 9999])

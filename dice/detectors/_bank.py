@@ -1,5 +1,6 @@
 """Scores against a bank of training features: KNN, NNGuide, Relation. No matrix of images x bank ever exists."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -16,11 +17,18 @@ BLOCK_BYTES = 32 << 20  # of images that a pass over the bank serves
 
 
 class Bank:
-    """Rows kept as float32, with columns beside them. One array as given stays where it is, memory-mapped or not."""
+    """Rows kept as float32, with columns beside them. One array, given whole or in blocks one after the other, stays where
+    it is, memory-mapped or not."""
 
     def __init__(self) -> None:
         self.seen = 0  # images, kept or not
         self._parts: list[tuple[np.ndarray, ...]] = []
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"seen": self.seen, "_parts": [self.columns()] if self._parts else []}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
 
     def empty(self) -> "Bank":
         """A new one."""
@@ -38,7 +46,7 @@ class Bank:
     def columns(self) -> tuple[np.ndarray, ...]:
         """All rows, joined once."""
         if len(self._parts) > 1:
-            self._parts = [tuple(np.concatenate(column) for column in zip(*self._parts, strict=True))]
+            self._parts = [tuple(joined(column) for column in zip(*self._parts, strict=True))]
         return self._parts[0]
 
     def __len__(self) -> int:
@@ -48,6 +56,27 @@ class Bank:
     def features(self) -> int:
         """D."""
         return self._parts[0][0].shape[1]
+
+
+def joined(parts: Sequence[np.ndarray]) -> np.ndarray:
+    """Contiguous arrays as one: a view, where they lie one after the other in the same array, else a copy."""
+    owner, begin = _owner(parts[0]), parts[0].ctypes.data
+    end = begin
+    for part in parts:
+        if not (len(part) == 0 or part.ctypes.data == end and _owner(part) is owner and part.dtype == owner.dtype):
+            return np.concatenate(parts)
+        end += part.nbytes
+    if not (len(parts[0]) and owner.flags.c_contiguous):
+        return np.concatenate(parts)
+    shape = (sum(map(len, parts)), *parts[0].shape[1:])
+    return np.ndarray(shape, owner.dtype, owner, begin - owner.ctypes.data)
+
+
+def _owner(array: np.ndarray) -> np.ndarray:
+    """The array that `array` is a view of, at last."""
+    while isinstance(array.base, np.ndarray):
+        array = array.base
+    return array
 
 
 class KNN(Detector):
@@ -64,6 +93,8 @@ class KNN(Detector):
     the score but for what float leaves open, is as on the CPU.
     """
 
+    keeps_features = True
+
     def __init__(self, k: int = 50, device: str = "cpu") -> None:
         self.k = k
         self.device = device
@@ -75,13 +106,11 @@ class KNN(Detector):
         bank.add(array, _core.bank_norms(array))
         return self._take(bank)
 
-    def merge(self, other: "KNN") -> "KNN":
-        """Adds the bank of `other`."""
+    def _merge(self, other: Any) -> None:
         if "_bank" in other.__dict__:
             bank = self.__dict__.get("_bank") or Bank()
             bank.merge(other._bank)
             self._take(bank)
-        return self
 
     def _take(self, bank: Bank) -> "KNN":
         self._bank = bank
@@ -106,7 +135,7 @@ class KNN(Detector):
     def _score(self, h: np.ndarray) -> np.ndarray:
         k = min(whole(self.k, "k"), len(self._bank))
         rows, scale = self._bank.columns()
-        return -_core.bank_knn(rows, scale, h, k, self.device)
+        return -_core.bank_knn(rows, scale, h, k, self._on())
 
 
 class NNGuide(HeadScore):
@@ -115,9 +144,11 @@ class NNGuide(HeadScore):
 
     The bank is a random `fraction` of the training images (the paper: 1 % for ImageNet), each drawn by itself from
     `seed` and its place in the stream, the first always; K at most the bank. OpenOOD takes the first batches instead,
-    pytorch-ood all images. `device` as for KNN.
+    pytorch-ood all images (fraction=1). OpenOOD's normaliser adds 1e-10 to every number after the division: less than the
+    rounding of float32 products. `device` as for KNN.
     """
 
+    fit_depends_on = ("W", "b", "fraction", "seed")
     _LEARNT = ("_bank",)
 
     def __init__(self, W: Any, b: Any, K: int = 100, fraction: float = 0.01, seed: int = 0, device: str = "cpu") -> None:
@@ -132,7 +163,7 @@ class NNGuide(HeadScore):
         if not 0 < real(self.fraction, "fraction") <= 1:
             raise InputError(f"fraction: got {self.fraction!r}, want more than 0 and at most 1")
         bank = self.__dict__.setdefault("_bank", Bank())
-        drawn = np.random.Generator(np.random.PCG64(self.seed).advance(bank.seen)).random(len(h)) < self.fraction
+        drawn = np.random.Generator(np.random.PCG64(whole(self.seed, "seed", 0)).advance(bank.seen)).random(len(h)) < self.fraction
         drawn[: bank.seen == 0] = True
         rows = h[drawn].astype(np.float32)
         bank.add(rows, _core.bank_norms(rows) * _core.score("energy", z[drawn], None, (), (1.0,)))
@@ -147,7 +178,7 @@ class NNGuide(HeadScore):
     def _score(self, h: np.ndarray, z: np.ndarray) -> np.ndarray:
         bank = self._learnt("_bank")
         rows, scale = bank.columns()
-        nearness = _core.bank_guide(rows, scale, h, min(whole(self.K, "K"), len(bank)), self.device)
+        nearness = _core.bank_guide(rows, scale, h, min(whole(self.K, "K"), len(bank)), self._on())
         return _core.score("energy", z, None, (), (1.0,)) * nearness
 
 
@@ -159,6 +190,8 @@ class Relation(HeadScore):
     `device` as for KNN.
     """
 
+    keeps_features = True
+    fit_depends_on = ("W", "b")
     _LEARNT = ("_bank",)
 
     def __init__(self, W: Any, b: Any, threshold: float = 0.03, power: float = 1.0, device: str = "cpu") -> None:
@@ -181,4 +214,4 @@ class Relation(HeadScore):
     def _score(self, h: np.ndarray, z: np.ndarray) -> np.ndarray:
         rows, scale, p = self._learnt("_bank").columns()
         return _core.bank_relation(rows, scale, p, h, self._probabilities(z), real(self.threshold, "threshold"),
-                                   positive(self.power, "power"), self.device)  # fmt: skip
+                                   positive(self.power, "power"), self._on())  # fmt: skip

@@ -41,20 +41,26 @@ class Detector:
 
     Whatever is computed from parameters and statistics is kept by `_get` under a name. Setting a parameter, by
     `set_params` or by assignment, forgets it and drops the threshold, so that a change always takes effect; what was
-    learnt from features is kept.
+    learnt from features is kept, but where it hangs on that parameter: then another `fit` is asked for.
     """
 
     takes = "h"  #: what is fitted and scored: "z" logits, "h" features
     needs_fit = True  #: whether there is anything to learn before scoring
     needs_labels = False  #: whether fit wants the training images' classes
     wants_held_out = False  #: whether fit calibrates, which asks for ID images that nothing else was fitted on
+    keeps_features = False  #: whether all features that are fitted are kept, as they are given where they are float32
     device = "cpu"  #: that computes the products; a parameter of those that can use a GPU
+    fit_depends_on: tuple[str, ...] = ()  #: parameters that what was learnt hangs on: another value forgets it
     about_: dict[str, Any]  #: of a loaded detector: what it was fitted on
+    n_features_in_: int  #: width of what was fitted
 
     def __setattr__(self, name: str, value: Any) -> None:
+        before = self.__dict__.get(name)
         super().__setattr__(name, value)
         if name in self._param_names():
             self._changed()
+        if name in self.fit_depends_on and not (value is before or (np.isscalar(value) and np.isscalar(before) and value == before)):
+            self._reset()
 
     def _changed(self) -> None:
         """Parameters or statistics are other ones now."""
@@ -85,25 +91,42 @@ class Detector:
         def short(value: Any) -> str:
             return f"array{value.shape}" if hasattr(value, "shape") else repr(value)
 
-        return f"{type(self).__name__}({', '.join(f'{k}={short(v)}' for k, v in self.get_params().items())})"
+        return f"{type(self).__name__}({', '.join(f'{k}={short(v)}' for k, v in self.get_params(deep=False).items())})"
 
     @classmethod
     def _param_names(cls) -> tuple[str, ...]:
         return tuple(inspect.signature(cls).parameters)
 
     def get_params(self, deep: bool = True) -> dict[str, Any]:
-        """The constructor's parameters as they are now. `deep` is accepted for scikit-learn's sake."""
-        return {name: getattr(self, name) for name in self._param_names()}
+        """The constructor's parameters as they are now; `deep`: with those of a parameter that is a detector itself, as
+        "score__T"."""
+        params = {name: getattr(self, name) for name in self._param_names()}
+        for name, value in list(params.items()) if deep else ():
+            if isinstance(value, Detector):
+                params |= {f"{name}__{key}": inner for key, inner in value.get_params().items()}
+        return params
 
     def set_params(self, **params: Any) -> "Detector":
-        """Changes parameters; what was fitted is kept, the threshold is to be set again."""
-        known = self._param_names()
+        """Changes parameters, "score__T" that of a parameter; what was fitted is kept, but where it hangs on them (see
+        `fit_depends_on`), the threshold is to be set again."""
+        known = self.get_params()
         for name in params:
             if name not in known:
                 raise InputError(f"{name}: not a parameter of {type(self).__name__}; it has {', '.join(known)}")
         for name, value in params.items():
-            setattr(self, name, value)
+            own, _, inner = name.partition("__")
+            if inner:
+                getattr(self, own).set_params(**{inner: value})
+                self._changed()
+            else:
+                setattr(self, name, value)
         return self
+
+    def _on(self) -> str:
+        """`device`, checked to be a name."""
+        if not isinstance(self.device, str):
+            raise InputError(f"device: got {self.device!r}, want cpu, cuda or cuda:1")
+        return self.device
 
     def fit(self, h: Any, y: Any = None) -> "Detector":
         """Learns from training features `h` (N, D) with labels `y` (N,), forgetting what was learnt before.
@@ -120,6 +143,24 @@ class Detector:
 
     def partial_fit(self, h: Any, y: Any = None) -> "Detector":
         """Learns from further training features `h` (N, D)."""
+        raise NotImplementedError
+
+    def merge(self, other: Any) -> Any:
+        """Adds what `other` has learnt, as if it had been fitted here; `other` stays as it is. InputError where it is of
+        another class, or of features of another width."""
+        if type(other) is not type(self):
+            raise InputError(f"merge: got {type(other).__name__}, want another {type(self).__name__}")
+        mine, theirs = (getattr(each, "n_features_in_", None) or getattr(each, "features", None) for each in (self, other))
+        if mine and theirs and mine != theirs:
+            raise InputError(f"merge: got a {type(self).__name__} of {theirs} features, this one has {mine}")
+        self._merge(other)
+        if hasattr(other, "n_features_in_"):
+            self.n_features_in_ = other.n_features_in_
+        self._changed()
+        return self
+
+    def _merge(self, other: Any) -> None:
+        """The same without checks."""
         raise NotImplementedError
 
     def _reset(self) -> None:
@@ -139,7 +180,17 @@ class Detector:
         return ""
 
     def save(self, path: PathLike, *, about: Mapping[str, Any] | None = None) -> None:
-        """Writes one file with all of this detector; see `dice.detectors.files.save`."""
+        """Writes one file with all of this detector; see `dice.detectors.files.save`.
+
+        >>> import tempfile
+        >>> from dice.detectors import KNN
+        >>> detector = KNN(k=1).fit([[1, 0], [0, 1]])
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     detector.save(f"{folder}/knn.dice", about={"set": "two points"})
+        ...     loaded = Detector.load(f"{folder}/knn.dice")
+        >>> loaded, loaded.about_["set"], loaded.score_samples([[2, 0]])
+        (KNN(k=1, device='cpu'), 'two points', array([-0.]))
+        """
         from dice.detectors import files
 
         files.save(self, path, about=about)
@@ -248,10 +299,10 @@ def positive(value: Any, name: str) -> float:
     return number
 
 
-def whole(value: Any, name: str) -> int:
-    """A parameter as a whole number of at least 1."""
-    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
-        raise InputError(f"{name}: got {value!r}, want a whole number of at least 1")
+def whole(value: Any, name: str, least: int = 1) -> int:
+    """A parameter as a whole number of at least `least`."""
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
+        raise InputError(f"{name}: got {value!r}, want a whole number of at least {least}")
     return int(value)
 
 

@@ -40,7 +40,20 @@ class DICE(Detector):
         Where mean, ranking and scores are computed. A GPU reads features, W and b that live on it (torch's, cupy's, ...) where
         they are; the mask has the same bits as the CPU's.
 
-    Every parameter can be changed at any time and takes effect at once; the fitted mean is kept.
+    Every parameter can be changed at any time and takes effect at once; the fitted mean is kept. As the authors' code and
+    OpenOOD, whose sweep over p keeps its first mask; pytorch-ood's percentile is float32 and refuses more than 2^24
+    weights; `detectors` ranks W alone, which mean=np.ones(D) does.
+
+    >>> rng = np.random.default_rng(0)
+    >>> W, b = rng.standard_normal((3, 8)), np.zeros(3)
+    >>> train, held_out, new = (rng.random((n, 8)) for n in (200, 99, 4))
+    >>> detector = DICE(W, b, p=70).fit(train)
+    >>> int(detector.keep_.sum()), W.size
+    (7, 24)
+    >>> detector.set_threshold(tpr=0.95, scores=detector.score_samples(held_out)).predict(new[:1])
+    array([1])
+    >>> int(detector.set_params(p=50).keep_.sum())  # another mask of the same fit
+    12
     """
 
     def __init__(self, W: Any, b: Any, p: float | None = 90, *, clip: float | None = None, mean: Any = None,
@@ -60,10 +73,10 @@ class DICE(Detector):
         if not on_gpu(h):
             check_features(self, h, self)
         moments = getattr(self, "_moments", None) or Moments(self.features)
-        if self.device == "cpu":
+        if self._on() == "cpu":
             moments.add(h)
         else:
-            moments.add_on(self.device, h)
+            moments.add_on(self._on(), h)
         self._moments = moments
         self.n_features_in_ = self.features
         self._changed()
@@ -76,16 +89,13 @@ class DICE(Detector):
 
     def _layer(self) -> tuple[Any, Any]:
         """W and b where they live."""
-        return (self.W, self.b) if on_gpu(self.W) and self.device != "cpu" else last_layer(self.W, self.b)
+        return (self.W, self.b) if on_gpu(self.W) and self._on() != "cpu" else last_layer(self.W, self.b)
 
-    def merge(self, other: "DICE") -> "DICE":
-        """Adds the training features that `other` has seen, as if they had been fitted here."""
+    def _merge(self, other: Any) -> None:
         self._refuse_fit()
         theirs = getattr(other, "_moments", None)
         if theirs is not None:
-            self._moments = (getattr(self, "_moments", None) or Moments(theirs.features)).merge(theirs)
-            self._changed()
-        return self
+            self._moments = (getattr(self, "_moments", None) or theirs.empty()).merge(theirs)
 
     def _refuse_fit(self) -> None:
         if self.mean is not None:
@@ -153,10 +163,10 @@ class DICE(Detector):
             warnings.warn("features below 0 were seen: V = mean * W then does not rank contributions, and DICE is known to "
                           'do badly; contribution="abs" ranks by abs(V)', UserWarning, stacklevel=5)  # fmt: skip
         weight, p = self._layer()[0], real(self.p, "p")
-        if self.device != "cpu":
-            return _core.device_rank(mean, weight, p, absolute, self.device)
+        if self._on() != "cpu":
+            return _core.device_rank(mean, weight, p, absolute, self._on())
         return _core.contribution_percentile(mean, weight, p, absolute), None
 
     def _head(self) -> Any:
         weight, bias = self._layer()
-        return _core.Head(weight, bias, None if self.p is None else self.keep_.view(np.uint8), self.device)
+        return _core.Head(weight, bias, None if self.p is None else self.keep_.view(np.uint8), self._on())

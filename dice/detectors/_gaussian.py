@@ -45,9 +45,9 @@ class Mahalanobis(Detector):
         fresh = ClassMoments(len(names), array.shape[1], scatter=True).add(array, index.astype(np.int64))
         return self._take(names, fresh)
 
-    def merge(self, other: "Mahalanobis") -> "Mahalanobis":
-        """Adds the training features that `other` has seen, as if they had been fitted here."""
-        return self._take(other.classes_, other._moments) if hasattr(other, "_moments") else self
+    def _merge(self, other: Any) -> None:
+        if hasattr(other, "_moments"):
+            self._take(other.classes_, other._moments)
 
     def _take(self, names: np.ndarray, moments: ClassMoments) -> "Mahalanobis":
         if hasattr(self, "_moments"):
@@ -86,7 +86,7 @@ class Mahalanobis(Detector):
         return self._moments
 
     def _distance(self, block: Any, total: bool) -> np.ndarray:
-        return self._get(f"gaussian {total}", lambda: _core.Gaussian(self._seen().state, total, self.device)).distance(block)
+        return self._get(f"gaussian {total}", lambda: _core.Gaussian(self._seen().state, total, self._on())).distance(block)
 
     def score_samples(self, h: Any) -> np.ndarray:
         """Scores float64 (N,) of features `h` (N, D); higher means in-distribution."""

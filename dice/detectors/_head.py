@@ -46,7 +46,7 @@ class HeadScore(Detector):
         return scored(self._logits, check_features(self, h, self), np.float32)
 
     def _logits(self, block: Any) -> np.ndarray:
-        head = self._get("head", lambda: _core.Head(*self._layer(), device=self.device))
+        head = self._get("head", lambda: _core.Head(*self._layer(), device=self._on()))
         return head.forward(block if on_gpu(block) else block.astype(np.float32, copy=False), np.inf, "logits")[0]
 
     def score_samples(self, h: Any) -> np.ndarray:
@@ -74,27 +74,28 @@ class HeadScore(Detector):
         self._changed()
         self._derived = layer  # is the same as before
 
-    def merge(self, other: Any) -> "HeadScore":
-        """Adds what `other` has learnt, as if it had been fitted here."""
+    def _merge(self, other: Any) -> None:
         for name, theirs in other.__dict__.items():
             if name in self._LEARNT:
                 mine = self.__dict__.get(name)
                 if mine is None:
                     self.__dict__[name] = mine = theirs.empty()
                 mine.merge(theirs)
-        self._changed()
-        return self
 
     _LEARNT: tuple[str, ...] = ()  # attributes that hold what was learnt; each has merge and empty
 
     def _reset(self) -> None:
-        for name in self._LEARNT:
+        for name in (*self._LEARNT, "n_features_in_"):
             self.__dict__.pop(name, None)
 
     def _learnt(self, name: str) -> Any:
         if name not in self.__dict__:
-            raise InputError(f"{type(self).__name__}: not fitted; call fit with training features first")
-        return self.__dict__[name]
+            forgets = f" (another {' or '.join(self.fit_depends_on)} forgets the fit)" if self.fit_depends_on else ""
+            raise InputError(f"{type(self).__name__}: not fitted{forgets}; call fit with training features first")
+        found = self.__dict__[name]
+        if getattr(found, "features", self.features) != self.features:
+            raise InputError(f"W: got {self.features} features, {type(self).__name__} was fitted with {found.features}")
+        return found
 
     def _learn(self, h: np.ndarray, z: np.ndarray, y: np.ndarray) -> None:
         """Nothing, where there is nothing to learn."""
@@ -190,11 +191,13 @@ class SHE(HeadScore):
     """Simplified Hopfield energy (Zhang et al., ICLR 2023, eq. 8): <h, S_y>, S_c the mean feature of the training images
     of class c that are classified correctly; y is the predicted class.
 
-    A class without such an image takes the plain mean of its images, one without any takes 0. variant="max" is oodeel's:
-    the largest <h, S_c> over the classes, over D. Labels are needed. One pass; memory C D doubles.
+    A class without such an image takes the plain mean of its images, one without any takes 0; pytorch-ood refuses both.
+    variant="max" is oodeel's: the largest <h, S_c> over the classes, over D. "euclidean", -norm(h - S_y), and "cosine" are
+    OpenOOD's other metrics. Labels are needed. One pass; memory C D doubles.
     """
 
     needs_labels = True
+    fit_depends_on = ("W", "b")
     _LEARNT = ("_means", "_right")
     _means: ClassMoments
     _right: np.ndarray  # (C,) whether a class's mean is that of correctly classified images; else it is of all
@@ -218,8 +221,7 @@ class SHE(HeadScore):
         self._means.mean[begun] = 0
         self._right = self._right | classes
 
-    def merge(self, other: Any) -> "SHE":
-        """Adds what `other` has learnt, as if it had been fitted here."""
+    def _merge(self, other: Any) -> None:
         if "_means" in other.__dict__:
             if "_means" not in self.__dict__:
                 self._means, self._right = other._means.empty(), np.zeros_like(other._right)
@@ -227,8 +229,6 @@ class SHE(HeadScore):
             theirs = ClassMoments(*other._means.mean.shape)
             theirs.count[:], theirs.mean = np.where(self._right & ~other._right, 0, other._means.count), other._means.mean
             self._means.merge(theirs)
-            self._changed()
-        return self
 
     def shortfall(self) -> str:
         right = self._learnt("_right")
@@ -243,7 +243,13 @@ class SHE(HeadScore):
     def _score(self, h: np.ndarray, z: np.ndarray) -> np.ndarray:
         if self.variant == "predicted":
             return _core.score("she", z, h, (self.patterns_,), ())
+        if self.variant in ("euclidean", "cosine"):
+            x, patterns = h.astype(np.float64, copy=False), self.patterns_[z.argmax(axis=1)]
+            if self.variant == "euclidean":
+                return -np.linalg.norm(x - patterns, axis=1)
+            norms = np.linalg.norm(x, axis=1) * np.linalg.norm(patterns, axis=1)
+            return np.divide((x * patterns).sum(axis=1), norms, out=np.zeros(len(x)), where=norms > 0)
         if self.variant != "max":
-            raise InputError(f"variant: got {self.variant!r}, want predicted or max")
+            raise InputError(f"variant: got {self.variant!r}, want predicted, max, euclidean or cosine")
         products = self._get("products", lambda: _core.Head(self.patterns_.astype(np.float32), np.zeros(z.shape[1], np.float32)))
         return products.forward(h.astype(np.float32, copy=False), np.inf, "maxlogit")[0] / h.shape[1]

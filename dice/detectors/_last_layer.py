@@ -27,7 +27,14 @@ class LastLayer(DICE):
     activation : dice.activations.Activation or None
     score : "energy", "msp", "maxlogit", or a detector of logits such as `GEN()`, fitted already if it has to be
 
-    One pass: `fit` learns the mean feature and, where the activation has quantiles, counts their values (8 MB; the few filled bins in a file).
+    One pass: `fit` learns the mean feature and, where the activation has quantiles, counts their values (8 MB; the few
+    filled bins in a file).
+
+    >>> from dice.activations import ASH
+    >>> rng = np.random.default_rng(0)
+    >>> W, b, train, new = rng.standard_normal((3, 8)), np.zeros(3), rng.random((200, 8)), rng.random((4, 8))
+    >>> LastLayer(W, b, activation=ASH("s", 90), p=70).fit(train).score_samples(new).shape  # ASH + DICE
+    (4,)
     """
 
     def __init__(self, W: Any, b: Any, *, activation: Activation | None = None, p: float | None = None, mean: Any = None,
@@ -55,15 +62,12 @@ class LastLayer(DICE):
         self._changed()
         return self
 
-    def merge(self, other: Any) -> "LastLayer":
-        """Adds the training features that `other` has seen, as if they had been fitted here."""
+    def _merge(self, other: Any) -> None:
         if "_histogram" in other.__dict__:
             self._histogram = self.__dict__.get("_histogram") or ValueHistogram()
             self._histogram.merge(other._histogram)
         if self.mean is None:
-            super().merge(other)
-        self._changed()
-        return self
+            super()._merge(other)
 
     def _reset(self) -> None:
         super()._reset()

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from dice import _core
-from dice.arrays import as_array, blocks
+from dice.arrays import blocks
 from dice.detectors._base import (
     Detector,
     check_features,
@@ -28,11 +28,9 @@ class LogitScore(Detector):
     takes = "z"
     needs_fit = False
 
-    n_features_in_: int
-
     def partial_fit(self, z: Any, y: Any = None) -> "LogitScore":
         """Nothing to learn: looks whether `z` (N, C) could be scored."""
-        array = check_features(self, z, self if hasattr(self, "n_features_in_") else None)
+        array = check_features(self, z, self._fitted())
         for block in blocks(array, float_type(array)):
             finite(block, "z")
         self.n_features_in_ = array.shape[1]
@@ -43,17 +41,19 @@ class LogitScore(Detector):
         """C, once something was fitted."""
         return self.n_features_in_
 
+    def _fitted(self) -> "LogitScore | None":
+        return self if hasattr(self, "n_features_in_") else None
+
     def _reset(self) -> None:
         for name in ("_sample", "n_features_in_"):
             self.__dict__.pop(name, None)
 
-    def merge(self, other: Any) -> "LogitScore":
-        """Nothing was learnt; returns self."""
-        return self
+    def _merge(self, other: Any) -> None:
+        """Nothing, where there is nothing to learn."""
 
     def score_samples(self, z: Any) -> np.ndarray:
         """Scores float64 (N,) of logits `z` (N, C); higher means in-distribution."""
-        return scored(self._score, as_array(z, "z", 2))
+        return scored(self._score, check_features(self, z, self._fitted()))
 
     def _score(self, z: np.ndarray) -> np.ndarray:
         """Scores of one block."""
@@ -152,13 +152,10 @@ class TempScale(LogitScore):
         self._changed()
         return self
 
-    def merge(self, other: Any) -> "TempScale":
-        """Adds what `other` has kept of its logits."""
+    def _merge(self, other: Any) -> None:
         if "_sample" in other.__dict__:
-            self._sample = self.__dict__.get("_sample") or Thinned(other._sample.capacity)
+            self._sample = self.__dict__.get("_sample") or other._sample.empty()
             self._sample.merge(other._sample)
-            self._changed()
-        return self
 
     def learnt(self) -> dict[str, float]:
         return {"temperature": self.temperature_}

@@ -70,12 +70,10 @@ class Residual(Detector):
         moments.add(array, np.zeros(len(array), np.int64))
         return self._take(moments)
 
-    def merge(self, other: "Residual") -> "Residual":
-        """Adds the training features that `other` has seen."""
-        if "_moments" not in other.__dict__:
-            return self
-        moments = self.__dict__.get("_moments") or other._moments.empty()
-        return self._take(moments.merge(other._moments))
+    def _merge(self, other: Any) -> None:
+        if "_moments" in other.__dict__:
+            moments = self.__dict__.get("_moments") or other._moments.empty()
+            self._take(moments.merge(other._moments))
 
     def _take(self, moments: ClassMoments) -> "Residual":
         self._moments = moments
@@ -107,7 +105,7 @@ class Residual(Detector):
         return scored(self._score, check_features(self, h, self._moments), np.float32)
 
     def _score(self, h: Any) -> np.ndarray:
-        return _residual(self._get("rest", lambda: _rest(self._moments, self._origin(), self.dim, self.device)), h)
+        return _residual(self._get("rest", lambda: _rest(self._moments, self._origin(), self.dim, self._on())), h)
 
 
 class ViM(HeadScore):
@@ -133,11 +131,11 @@ class ViM(HeadScore):
             self._moments = ClassMoments(1, h.shape[1], scatter=True)
             self._sample = Thinned(max(1, self.KEPT // h.shape[1]))
         self._moments.add(h, y)
-        self._sample.add(h.astype(np.float32, copy=False), z.max(axis=1))
+        self._sample.add(h.astype(np.float32, copy=False))
 
     def _layer_of_rest(self) -> Any:
         origin = -_core.least_norm(*self._layer())
-        return _rest(self._learnt("_moments"), origin, self.dim, self.device)
+        return _rest(self._learnt("_moments"), origin, self.dim, self._on())
 
     def learnt(self) -> dict[str, float]:
         return {"alpha": self.alpha_}
@@ -152,9 +150,10 @@ class ViM(HeadScore):
 
     def _alpha(self) -> float:
         rest = self._get("rest", self._layer_of_rest)
-        h, best = self._learnt("_sample").rows()
+        (h,) = self._learnt("_sample").rows()
         norm = -scored(lambda block: _residual(rest, block), h).mean()
-        return float(best.mean(dtype=np.float64) / norm) if norm > 0 else 0.0
+        best = scored(lambda block: self._logits(block).max(axis=1), h).mean(dtype=np.float64)
+        return float(best / norm) if norm > 0 else 0.0
 
     def _score(self, h: np.ndarray, z: np.ndarray) -> np.ndarray:
         norm = -_residual(self._get("rest", self._layer_of_rest), h)

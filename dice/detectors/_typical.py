@@ -7,7 +7,7 @@ from scipy.special import softmax
 
 from dice import _core
 from dice.arrays import blocks
-from dice.detectors._base import check_features, class_labels, finite, whole
+from dice.detectors._base import check_features, class_labels, finite, real, whole
 from dice.detectors._logits import LogitScore, keep_logits
 from dice.errors import InputError
 from dice.moments import ClassMoments
@@ -58,13 +58,10 @@ class KLM(LogitScore):
         for name in ("_by_prediction", "_by_label"):
             self.__dict__.pop(name, None)
 
-    def merge(self, other: Any) -> "KLM":
-        """Adds what `other` has learnt with the same variant."""
-        theirs = other.__dict__.get(self._name())
+    def _merge(self, other: Any) -> None:
+        theirs = other.__dict__.get(self._name())  # of the same variant
         if theirs is not None:
             self.__dict__[self._name()] = (self.__dict__.get(self._name()) or theirs.empty()).merge(theirs)
-            self._changed()
-        return self
 
     @property
     def typical_(self) -> np.ndarray:
@@ -125,13 +122,10 @@ class OpenMax(LogitScore):
         self._changed()
         return self
 
-    def merge(self, other: Any) -> "OpenMax":
-        """Adds what `other` has kept."""
+    def _merge(self, other: Any) -> None:
         if "_sample" in other.__dict__:
             self._sample = self.__dict__.get("_sample") or other._sample.empty()
             self._sample.merge(other._sample)
-            self._changed()
-        return self
 
     def shortfall(self) -> str:
         z, y = self._sample.rows()
@@ -148,7 +142,7 @@ class OpenMax(LogitScore):
         model = np.zeros((z.shape[1], 3))
         for c in np.flatnonzero(moments.count):
             distances = np.sort(np.linalg.norm(z[y == c] - moments.mean[c], axis=1))[-tail:]
-            model[c] = weibull_tail(distances, self.translation)
+            model[c] = weibull_tail(distances, real(self.translation, "translation"))
         return moments.mean, model
 
     def _score(self, z: np.ndarray) -> np.ndarray:

@@ -24,11 +24,12 @@ class WeiPer(HeadScore):
     `bins` bins over the training images' range, the image's smoothed by a running mean of `smooth` bins (`smooth_copies`
     for the logits), eps (`eps_copies`) added to every bin. Defaults are CIFAR-10's.
 
-    Directions come from `seed`, copy by copy, and are drawn again where the copies would take more than 256 MB. Training
+    Directions come from `seed`, copy by copy; copies beyond 256 MB are not kept but drawn again for each block. Training
     histograms need the range first: an evenly spread sample of at most `images` features is kept, all of them where
     they are fewer; the authors take all.
     """
 
+    fit_depends_on = ("images",)
     _LEARNT = ("_sample",)
     CACHED = 1 << 28  # bytes of copies kept
 
@@ -57,18 +58,20 @@ class WeiPer(HeadScore):
     def disturbed(self, copy: int) -> np.ndarray:
         """float32 (C, D): W of that copy, from 0."""
         weight, _ = self._layer()
-        noise = np.random.default_rng((self.seed, copy)).standard_normal(weight.shape, dtype=np.float32)
+        noise = np.random.default_rng((whole(self.seed, "seed", 0), copy)).standard_normal(weight.shape, dtype=np.float32)
         length = np.linalg.norm(weight, axis=1, keepdims=True) / np.linalg.norm(noise, axis=1, keepdims=True)
-        return weight + np.float32(real(self.delta, "delta")) * length * noise
+        noise *= np.float32(real(self.delta, "delta")) * length
+        noise += weight
+        return noise
 
     def _heads(self) -> Iterator[Any]:
         weight, bias = self._layer()
-        kept = whole(self.copies, "copies") * weight.nbytes <= self.CACHED
-        for copy in range(self.copies):
-            def make(copy: int = copy) -> Any:
+        kept = self.CACHED // weight.nbytes
+        for copy in range(whole(self.copies, "copies")):
+            def draw(copy: int = copy) -> Any:
                 return _core.Head(self.disturbed(copy), bias)
 
-            yield self._get(f"copy {copy}", make) if kept else make()
+            yield self._get(f"copy {copy}", draw) if copy < kept else draw()
 
     def _range(self, low: float, high: float, images: int) -> tuple[float, float]:
         gap = (high - low) / images
@@ -86,22 +89,24 @@ class WeiPer(HeadScore):
                 (z,) = head.forward(block, np.inf, "logits")
                 low, high = min(low, float(z.min())), max(high, float(z.max()))
         span_copies = self._range(low, high, len(h))
-        totals = [np.zeros(whole(self.bins, "bins")) for _ in range(2)]
-        for block in blocks(h, np.float32):
-            for total, shares in zip(totals, self._histograms(block, span, span_copies)[:2], strict=True):
-                total += shares.sum(axis=0) / len(h)
-        return span, span_copies, *totals
+        of_h, of_z, _ = self._histograms(h, span, span_copies)
+        return span, span_copies, of_h.mean(axis=0), of_z.mean(axis=0)
 
     def _histograms(self, h: np.ndarray, span: tuple[float, float], span_copies: tuple[float, float]) -> tuple[np.ndarray, ...]:
         """Shares of each image's features and disturbed logits in the bins (n, bins) twice, mean MSP (n,)."""
-        of_h, of_z, msp = np.zeros((len(h), self.bins)), np.zeros((len(h), self.bins)), np.zeros(len(h))
+        bins, classes = whole(self.bins, "bins"), len(self._layer()[0])
+        of_h, of_z, msp = np.zeros((len(h), bins)), np.zeros((len(h), bins)), np.zeros(len(h))
         _core.count_bins(h, *span, of_h)
         h = h.astype(np.float32, copy=False)
-        for head in self._heads():
-            z, largest = head.forward(h, np.inf, "logits", "msp")
-            _core.count_bins(z, *span_copies, of_z)
-            msp += largest
-        return of_h / h.shape[1], of_z / (self.copies * z.shape[1]), msp / self.copies
+        for head in self._heads():  # each is drawn once for all images
+            first = 0
+            for block in blocks(h, np.float32):
+                part = slice(first, first + len(block))
+                z, largest = head.forward(block, np.inf, "logits", "msp")
+                _core.count_bins(z, *span_copies, of_z[part])
+                msp[part] += largest
+                first += len(block)
+        return of_h / h.shape[1], of_z / (self.copies * classes), msp / self.copies
 
     def _score(self, h: np.ndarray, z: np.ndarray) -> np.ndarray:
         span, span_copies, mean_h, mean_z = self._get("training", self._training)

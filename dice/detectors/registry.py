@@ -106,6 +106,9 @@ def make(name: str, W: Any = None, b: Any = None, *, dataset: str | None = None,
 
     W (C, D) and b (C,) are the last layer, for methods that need it. Further parameters override the table's.
     InputError for an unknown name, a parameter that the method does not have, or W or b missing.
+
+    >>> make("knn", dataset="imagenet"), make("gen", M=10)
+    (KNN(k=1000, device='cpu'), GEN(gamma=0.1, M=10))
     """
     if name not in METHODS:
         raise InputError(f"method: got {name!r}, want one of {', '.join(METHODS)}")

@@ -17,7 +17,7 @@ __all__ = ["fit_and_score", "learn", "score"]
 
 def fit_and_score(
     h_train: Any, sets: Mapping[str, Any], *, W: Any, b: Any, y: Any = None,
-    methods: Iterable[str] | Mapping[str, Detector] | None = None, dataset: str | None = None,
+    methods: str | Iterable[str] | Mapping[str, Detector] | None = None, dataset: str | None = None,
 ) -> dict[str, dict[str, np.ndarray]]:  # fmt: skip
     """Fits detectors on training features and scores sets of features: {method: {set: float64 (n,)}}.
 
@@ -25,7 +25,7 @@ def fit_and_score(
     size do; the logits W h + b of a block are computed once for all. W (C, D), b (C,); y (N,) are the training images'
     classes, 0 to C - 1.
 
-    methods: names of `dice.detectors.registry` with the published parameters of `dataset`, or detectors by any name (they
+    methods: a name or names of `dice.detectors.registry` with the published parameters of `dataset`, or detectors by any name (they
     are fitted further, as `partial_fit` does). None: every method that does not want labels or, with y, every method.
 
     >>> rng = np.random.default_rng(0)
@@ -37,7 +37,10 @@ def fit_and_score(
     weight, bias = last_layer(W, b)
     if methods is None:
         methods = [name for name, row in METHODS.items() if y is not None or not row.needs_labels]
+    if not isinstance(sets, Mapping):
+        raise InputError(f"sets: got {type(sets).__name__}, want features by name, as {{'test': features}}")
     if not isinstance(methods, Mapping):
+        methods = [methods] if isinstance(methods, str) else methods
         methods = {name: make(name, weight, bias, dataset=dataset) for name in methods}
     arrays = {name: _features(value, f"sets[{name!r}]", weight) for name, value in sets.items()}
     train = _features(h_train, "h_train", weight)
