@@ -260,7 +260,7 @@ def evaluate_one(
         remarks=remarks,
         **decoding(args),
     )
-    print_results(entries, [id_set, *sets], order, titles)
+    print_results(entries, [id_set, *sets], order, titles, whole=not clock.stored)
     return entries
 
 
@@ -328,8 +328,9 @@ def open_sets(specs: list[str], root: str, strict: bool) -> tuple[list[str], lis
 
 
 def print_results(
-    entries: list[dict[str, Any]], sets: list[Any], order: list[str], titles: bool = False
+    entries: list[dict[str, Any]], sets: list[Any], order: list[str], titles: bool = False, *, whole: bool
 ) -> None:
+    """whole: every image went through the backbone; none of the features were stored."""
     for entry in entries:
         if titles:
             print("No Sparsity" if entry["p"] is None else f"With Sparsity p={entry['p']}")
@@ -345,19 +346,17 @@ def print_results(
         for words in (*image_set.notes, *image_set.bad):
             note(words)
     first = entries[0]
-    speed = (
-        f", {first['images_per_s']:.0f} images/s" if first["images_per_s"] else ", all from stored features"
-    )
+    speed = first["images_per_s"]
+    passed = "all from stored features" if speed is None else f"{speed:.0f} images/s" if speed >= 10 else f"{speed:.2g} images/s"
     accuracy = "" if first["accuracy"] is None else f", accuracy {first['accuracy']:.2f} %"
     note(
         f"{first['in_dataset']}: {first['n_id']} ID images{accuracy}, {first['precision']} on {first['device']} ({first['isa']}), "
-        f"{first['convention']} convention, {first['seconds']['total']:.1f} s{speed}"
+        f"{first['convention']} convention, {first['seconds']['total']:.1f} s, {passed}"
     )
     seconds = first["seconds"]
-    share = f", {100 * seconds['head'] / seconds['backbone']:.1f} % of it" if seconds["backbone"] else ""
-    note(
-        f"backbone {seconds['backbone']:.2f} s; fits, scores and metrics of {len(entries)} methods {seconds['head']:.2f} s{share}"
-    )
+    methods = f"fits, scores and metrics of {len(entries)} methods {seconds['head']:.2f} s"
+    share = f", {100 * seconds['head'] / seconds['backbone']:.1f} % of it" if whole and seconds["backbone"] else ""
+    note(methods if speed is None else f"backbone {seconds['backbone']:.2f} s; {methods}{share}")
     for reason in dict.fromkeys(first.get("left_out", {}).values()):
         labels = [label for label, its in first["left_out"].items() if its == reason]
         note(f"{', '.join(labels)}: left out, {reason}")

@@ -140,7 +140,7 @@ def demo(args: Namespace) -> int:
             clock=clock,
             **decoding(args),
         )
-        print_results(entries, [id_set, *ood], [image_set.name for image_set in ood])
+        print_results(entries, [id_set, *ood], [image_set.name for image_set in ood], whole=not clock.stored)
         return entries
 
     print(

@@ -70,12 +70,13 @@ class Measure:
 
 @dataclass
 class Clock:
-    """Seconds by stage, and the images that went through the backbone."""
+    """Seconds by stage, the images that went through the backbone, and those whose features were stored."""
 
     load: float = 0.0
     backbone: float = 0.0
     head: float = 0.0
     images: int = 0
+    stored: int = 0
     started: float = field(default_factory=time.perf_counter)
 
     @contextmanager
@@ -112,6 +113,7 @@ def features(
         for stop, indices, stored in cache.read(complete=not skip_bad):
             bar.update(stop - done)
             done = stop
+            clock.stored += len(indices)
             yield indices, stored
         if done:
             debug(f"{image_set.name}: {done} of {len(image_set)} images from stored features")
@@ -376,7 +378,7 @@ def evaluate(
             **({"left_out": left_out} if left_out else {}),
             **measure.averages(head.sets),
             "seconds": seconds,
-            "images_per_s": round(clock.images / clock.backbone, 1) if clock.images else None,
+            "images_per_s": round(clock.images / clock.backbone, 3) if clock.images else None,
             **(remarks or {}),
         }
         for head in heads

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from dice import commands, datasets, preprocess, results, statistics, tables
+from dice import commands, datasets, preprocess, results, statistics, tables, thresholds
 from dice.console import error, note, progress
 from dice.detectors import Detector, registry
 from dice.errors import InputError
@@ -83,6 +83,8 @@ def fit(args: Namespace) -> int:
         train = commands.own_or_known(args.in_data, args.in_dataset, args.root, "train")
     if args.calibration:
         held_out = datasets.open_set(args.calibration, args.root)
+        if not args.by_class:
+            thresholds.realised_tpr(len(held_out), args.tpr)  # refuses now, not after a pass over all images
         if train is not None and train.identity == held_out.identity:
             raise InputError(f"--calibration {args.calibration}: these are the training images; give held-out ones")
     net = commands.open_network(args, args.in_dataset)

@@ -98,10 +98,16 @@ def row_writer(form: str, columns: Sequence[str]) -> Callable[[Sequence[Any]], N
     if form == "csv":
         writer = csv.writer(sys.stdout, lineterminator="\n")
         writer.writerow(columns)
-        return writer.writerow
+
+        def write(row: Sequence[Any]) -> None:
+            writer.writerow(row)
+            sys.stdout.flush()
+
+        return write
     print(*(f"{name:>12s}" for name in columns[1:]), columns[0], sep="  ")
     return lambda row: print(
         *(f"{cell:12.6f}" if isinstance(cell, float) else f"{'-' if cell is None else cell:>12}" for cell in row[1:]),
         row[0],
         sep="  ",
+        flush=True,
     )

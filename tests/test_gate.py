@@ -132,6 +132,9 @@ def test_refusals(data, tmp_path):
     refused(dice_run(*fit, "mine", cwd=tmp_path), "--method mine", "dice")
     refused(dice_run(*fit, "dice", "--param", "q=1", cwd=tmp_path), "q: not a parameter")
     refused(dice_run(*fit, "dice", "--calibration", f"t={data / 'train'}", cwd=tmp_path), "training images")
+    done = dice_run(*fit, "knn", "--calibration", f"held={data / 'held'}", "--tpr", 0.99, cwd=tmp_path)
+    refused(done, "60 cannot guarantee tpr=0.99", "at least 99")
+    refused(dice_run(*fit, "knn", "--calibration", f"held={data / 'held'}", "--tpr", 1, cwd=tmp_path), "tpr")
     save_images(tmp_path / "flat", 5, 1)
     for path in (tmp_path / "flat" / "class0").iterdir():
         shutil.move(path, tmp_path / "flat")
