@@ -47,6 +47,10 @@ def evaluate(scores_id: Any, scores_ood: Any, convention: str = "paper") -> dict
     """All metrics of two sets of scores (N,), as fractions: fpr95, auroc, auin, auout, dterr.
 
     O(N log N). Infinities are scores like others. InputError for NaN, an empty set or an unknown convention.
+
+    >>> found = evaluate([4, 3, 2, 1], [0, 0.5, 2.5])
+    >>> {name: round(value, 3) for name, value in found.items()}
+    {'fpr95': 0.333, 'auroc': 0.833, 'auin': 0.746, 'auout': 0.683, 'dterr': 0.143}
     """
     return dict(zip(METRICS, _measure(scores_id, scores_ood, convention), strict=False))
 

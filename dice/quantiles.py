@@ -19,6 +19,10 @@ class QuantileSketch:
     Up to SIZE scores nothing is lost. Memory: SIZE doubles a level.
 
     Attributes: `count` scores seen; `error`, the bound on the error of a rank that follows from the steps taken so far.
+
+    >>> sketch = QuantileSketch().add(np.arange(1000)).merge(QuantileSketch().add(np.arange(1000, 2000)))
+    >>> sketch.quantile(0.5), sketch.error
+    (999.0, 0)
     """
 
     SIZE = 1 << 15

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import dice
+from dice.detectors.registry import METHODS
 
 ROOT = Path(dice.__file__).resolve().parents[1]
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
@@ -25,6 +26,7 @@ def run(name, *args, cwd):
 
 def test_each_is_tested():
     assert {path.name for path in EXAMPLES.glob("*.py")} == {
+        "features_from_npy.py",
         "gate_classifier.py",
         "own_network.py",
         "scores_from_npy.py",
@@ -47,6 +49,21 @@ def test_scores_from_npy(tmp_path):
     for convention, line in zip(dice.metrics.CONVENTIONS, lines, strict=True):
         want = dice.metrics.evaluate(ids, oods, convention)
         assert line.split()[:6] == [convention, *(f"{100 * value:.2f}" for value in want.values())]
+
+
+def test_features_from_npy(tmp_path):
+    rng = np.random.default_rng(0)
+    arrays = {"W": rng.standard_normal((5, 12)), "b": rng.standard_normal(5), "train": rng.random((300, 12)),
+              "id": rng.random((80, 12)), "ood": rng.random((70, 12)) ** 3}  # fmt: skip
+    for name, array in arrays.items():
+        np.save(tmp_path / f"{name}.npy", array)
+    lines = run("features_from_npy.py", *(f"{name}.npy" for name in arrays), cwd=tmp_path).splitlines()
+    assert [line.split()[0] for line in lines] == [name for name, row in METHODS.items() if not row.needs_labels]
+    for line in lines:
+        method = line.split()[0]
+        ids, oods = (np.load(tmp_path / f"{name}.{method}.npy") for name in ("id", "ood"))
+        assert len(ids) == 80 and len(oods) == 70
+        assert f"AUROC {100 * dice.metrics.auroc(ids, oods):6.2f}" in line
 
 
 def test_sklearn_digits(tmp_path):

@@ -1,0 +1,33 @@
+"""Scores by every method that needs no labels, from features that any program saved:
+python features_from_npy.py W.npy b.npy TRAIN.npy ID.npy OOD.npy
+
+W (C, D) and b (C,) are the network's last layer, the others what goes into it, (N, D). They are memory-mapped and read
+once, a block at a time. What comes out is saved beside ID and OOD, method by method.
+"""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+
+import dice
+
+
+def main(weight, bias, train, *tests):
+    scores = dice.fit_and_score(
+        np.load(train, mmap_mode="r"),
+        {file: np.load(file, mmap_mode="r") for file in tests},
+        W=np.load(weight),
+        b=np.load(bias),
+    )
+    for method, found in scores.items():
+        for file, values in found.items():
+            np.save(Path(file).with_suffix(f".{method}.npy"), values)
+        result = dice.metrics.evaluate(*found.values(), convention="paper")
+        print(f"{method:12s} FPR95 {100 * result['fpr95']:6.2f}  AUROC {100 * result['auroc']:6.2f}  (paper convention)")
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 6:
+        sys.exit(__doc__)
+    main(*sys.argv[1:])
