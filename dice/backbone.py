@@ -94,7 +94,7 @@ def load_backbone(
         arch: "densenet", "wideresnet", "resnet18" ... "resnet152", "resnet20" ... "resnet110" (CIFAR),
             "BiT-S-R101x1" and its sisters; None recognises the network by the names and shapes in the file.
         file: torch checkpoint (zip or legacy format) or .npz; no code in it is run. Or the weights themselves, name -> array.
-        device: "cpu", "cuda", or "auto" for a GPU where one can be used.
+        device: "cpu", "cuda" ("cuda:1"), or "auto" for a GPU where one can be used.
         precision: "float32", "bf16x3" or "bf16".
         normalize: (mean, std) of three values each, applied to uint8 images after division by 255;
             None means the architecture's own.

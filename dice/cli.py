@@ -251,7 +251,7 @@ def _device(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda", "auto"))
     parser.add_argument("--precision", default="float32", choices=("float32", "bf16x3", "bf16"))
     parser.add_argument("--threads", type=_count, metavar="N", help="default: DICE_THREADS, else one a core")
-    parser.add_argument("--gpu", default="0", metavar="INDEX", help="which GPU --device cuda uses")
+    parser.add_argument("--gpu", default="0", metavar="INDEX", help="which of the visible GPUs --device cuda uses")
 
 
 def _network(parser: argparse.ArgumentParser) -> None:

@@ -74,9 +74,8 @@ def load_network(args: Namespace, arch: str | None, source: Path | dict[str, np.
         from dice import _core
 
         _core.threads_set(args.threads)
-    if args.device != "cpu":
-        os.environ.setdefault("CUDA_VISIBLE_DEVICES", args.gpu)
-    net = load_backbone(arch, source, device=args.device, precision=args.precision)
+    device = f"cuda:{args.gpu}" if args.device == "cuda" and args.gpu != "0" else args.device
+    net = load_backbone(arch, source, device=device, precision=args.precision)
     debug(
         f"network {source if isinstance(source, Path) else 'made up'}: {net.arch} on {net.device}, {net.precision}, {net.isa}"
     )

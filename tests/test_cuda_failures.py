@@ -251,11 +251,11 @@ def test_threads_share_what_is_made_and_have_their_own(small):
 # --- on the command line -------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("device", [("--device", "cuda"), ("--device", "cuda", "--gpu", "3")])
-def test_the_command_line_refuses_in_one_line(device, tmp_path):
+@pytest.mark.parametrize(("device", "name"), [((), "cuda"), (("--gpu", "3"), "cuda:3"), (("--gpu", "0"), "cuda")])
+def test_the_command_line_refuses_in_one_line(device, name, tmp_path):
     np.savez(tmp_path / "net.npz", **weights_of(densenet((2, 2), 3), 8))
-    done = subprocess.run([sys.executable, "-m", "dice", "bench", "--checkpoint", "net.npz", *device], cwd=tmp_path,
+    done = subprocess.run([sys.executable, "-m", "dice", "bench", "--checkpoint", "net.npz", "--device", "cuda", *device], cwd=tmp_path,
                           capture_output=True, text=True, check=False,
                           env=os.environ | {"DICE_CUDA_PLUGIN": str(tmp_path / "none.so"), "PYTHONPATH": str(Path(dice.__file__).parents[1])})  # fmt: skip
     assert done.returncode == 2
-    assert done.stderr.splitlines() == [f'dice: error: device cuda: no plug-in ({tmp_path}/none.so); use device="cpu"']
+    assert done.stderr.splitlines() == [f'dice: error: device {name}: no plug-in ({tmp_path}/none.so); use device="cpu"']
