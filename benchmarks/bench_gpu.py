@@ -187,7 +187,7 @@ def main():
     print(f"{torch.cuda.get_device_name(torch_device(args.device))}, torch {torch.__version__}, dice built with "
           f"{_core.build_info()['cuda']}, medians of {args.repeats}")
     rows = []
-    with torch.inference_mode():
+    with torch.inference_mode(), torch.cuda.device(torch_device(args.device)):
         for batch in args.batch:
             for name in args.net:
                 rows += bench_network(name, batch, args.device, args.repeats)

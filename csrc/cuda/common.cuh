@@ -54,8 +54,8 @@ public:
     ~on_device()
     {
         int now = before;
-        if (cudaGetDevice(&now) == cudaSuccess && now != before) {
-            cudaSetDevice(before);
+        if (cudaGetDevice(&now) == cudaSuccess && now != before && cudaSetDevice(before) != cudaSuccess) {
+            cudaGetLastError();  /* that device may be full: not the next launch's failure */
         }
     }
     on_device(const on_device &) = delete;
