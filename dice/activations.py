@@ -46,7 +46,8 @@ def _percentile(value: Any, name: str) -> float:
 
 @dataclass(frozen=True)
 class Clip(Activation):
-    """ReAct (Sun, Guo & Li, NeurIPS 2021, arXiv 2111.12797, eq. 1): min(h, at). at=None: the value at `quantile`."""
+    """ReAct (Sun, Guo & Li, NeurIPS 2021, arXiv 2111.12797, eq. 1): min(h, at). at=None: the value at `quantile`, which
+    OpenOOD takes of ID validation images, pytorch-ood of training images: of what `fit` is given."""
 
     at: float | None = None
     quantile: float = 0.9
@@ -68,7 +69,7 @@ class ASH(Activation):
 
     variant "p": as they are; "b": all at s1 / k; "s": times exp(s1 / s2); the others become 0. s1 is the sum of all D
     numbers, s2 that of the k; k = D - round(D percentile / 100), at least 1; ties go by place. The paper acts on the map
-    before pooling; as OpenOOD and pytorch-ood for ResNets, this acts on the pooled feature.
+    before pooling, as pytorch-ood on whatever map it is given; as OpenOOD, this acts on the pooled feature.
     """
 
     variant: str = "b"
@@ -101,7 +102,7 @@ class VRA(Activation):
     """Variational rectified activation (Xu et al., NeurIPS 2023, arXiv 2302.11716, eq. 6): h < low -> 0, h > high -> high.
 
     low, high = None: the values at `quantiles_`. below="clip" is OpenOOD's and pytorch-ood's other variant: what is
-    below `low` becomes `low`, not 0.
+    below `low` becomes `low`, not 0. pytorch-ood has cuts of its own for every number of the map; here they are common.
     """
 
     low: float | None = None

@@ -12,6 +12,7 @@ from dice import InputError, _core, fit_and_score
 from dice.activations import ASH, SCALE, VRA, Clip
 from dice.detectors import (
     DICE,
+    FDBD,
     GEN,
     KLM,
     KNN,
@@ -383,6 +384,15 @@ def test_variants():
     close(ViM(*case.layer32, dim=5).fit(case.train32).score_samples(case.test32),
                                formulas.vim(case.h, case.W, case.b, case.H, 5))  # fmt: skip
     close(Residual(dim=5).fit(case.train32).score_samples(case.test32), -formulas.residual_norm(case.h, case.H, 0, 5))
+
+
+def test_fdbd_over_the_norm():
+    case = random_case()
+    want = formulas.fdbd(case.h, case.W, case.b, case.H) * np.linalg.norm(case.h - case.H.mean(0), axis=1)
+    det = FDBD(*case.layer32).fit(case.train32).set_params(over="norm")
+    close(det.score_samples(case.test32), want / np.linalg.norm(case.h, axis=1))
+    with pytest.raises(InputError, match="over: got 'mean', want distance or norm"):
+        det.set_params(over="mean").score_samples(case.test32)
 
 
 def test_she_with_other_metrics():

@@ -101,7 +101,8 @@ class RMDS(Mahalanobis):
     """-min over classes c of (M_c - M_0) (Ren et al., 2021, arXiv 2106.09022, eq. 2).
 
     M_c is the Mahalanobis distance to class c, M_0 that to the one Gaussian of all training images. Fitted as
-    `Mahalanobis` is: the covariance of all images follows from the classes' by adding what lies between them.
+    `Mahalanobis` is: the covariance of all images follows from the classes' by adding what lies between them. OpenOOD's is
+    the same; pytorch-ood's two covariances are sums, not means (a score N times smaller), with 1e-6 on their diagonals.
     """
 
     def _score(self, h: Any) -> np.ndarray:

@@ -143,13 +143,15 @@ class FDBD(_CentredScore):
     """Distance to the decision boundaries (Liu & Qin, ICML 2024, arXiv 2312.11536, eq. 5 as a sum):
     sum over c of |z_y - z_c| / norm(w_y - w_c), over norm(h - mean).
 
-    The paper and pytorch-ood divide by C - 1, OpenOOD does not; the order of images is the same. Classes with equal
+    The paper and pytorch-ood divide by C - 1, OpenOOD does not; the order of images is the same. over="norm" is OpenOOD's
+    other regulariser, norm(h), which it tries on validation images; the mean then plays no part. Classes with equal
     weights have no boundary and do not count. Memory: C C floats for the norms, never C C D.
     """
 
-    def __init__(self, W: Any, b: Any) -> None:
+    def __init__(self, W: Any, b: Any, over: str = "distance") -> None:
         self.W = W
         self.b = b
+        self.over = over
 
     def _inverse_distances(self) -> np.ndarray:
         weight = self._layer()[0].astype(np.float64)
@@ -167,7 +169,10 @@ class FDBD(_CentredScore):
         return inverse
 
     def _score(self, h: np.ndarray, z: np.ndarray) -> np.ndarray:
-        return _core.score("fdbd", z, h, (self.mean_, self._get("inverse", self._inverse_distances)), ())
+        if self.over not in ("distance", "norm"):
+            raise InputError(f"over: got {self.over!r}, want distance or norm")
+        origin = self.mean_ if self.over == "distance" else np.zeros(h.shape[1])
+        return _core.score("fdbd", z, h, (origin, self._get("inverse", self._inverse_distances)), ())
 
 
 class NCI(_CentredScore):
