@@ -24,14 +24,14 @@ class WeiPer(HeadScore):
     `bins` bins over the training images' range, the image's smoothed by a running mean of `smooth` bins (`smooth_copies`
     for the logits), eps (`eps_copies`) added to every bin. Defaults are CIFAR-10's.
 
-    Directions come from `seed`, copy by copy; copies beyond 256 MB are not kept but drawn again for each block. Training
+    Directions come from `seed`, copy by copy; copies beyond 1 GB are not kept but drawn again for each block. Training
     histograms need the range first: an evenly spread sample of at most `images` features is kept, all of them where
     they are fewer; the authors take all.
     """
 
     fit_depends_on = ("images",)
     _LEARNT = ("_sample",)
-    CACHED = 1 << 28  # bytes of copies kept
+    CACHED = 1 << 30  # bytes of copies kept: all 100 of an ImageNet head
 
     def __init__(self, W: Any, b: Any, copies: int = 100, delta: float = 1.8, bins: int = 100, lambda_1: float = 2.5,
                  lambda_2: float = 0.1, smooth: int = 4, smooth_copies: int = 15, eps: float = 0.01,
