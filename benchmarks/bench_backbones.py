@@ -136,7 +136,8 @@ def engines(net, batch, precisions, isa):
         with torch.autocast("cpu", torch.bfloat16):
             return last(x.contiguous(memory_format=torch.channels_last))[1].float()
 
-    yield "torch channels last bf16", True, "bf16", autocast
+    if "bf16" in precisions:
+        yield "torch channels last bf16", True, "bf16", autocast
     with tempfile.TemporaryDirectory() as folder:
         path = None
         try:
@@ -152,10 +153,14 @@ def engines(net, batch, precisions, isa):
             ("OpenVINO latency bf16", "bf16", lambda: openvino_runner(path, "LATENCY", "bf16")),
             ("OpenVINO streams bf16", "bf16", lambda: openvino_runner(path, "THROUGHPUT", "bf16")),
         ):
+            if precision not in precisions:
+                continue
             try:
                 yield name, True, precision, make_runner()
             except ImportError as error:
                 yield name, True, precision, f"not installed: {error}"
+            except RuntimeError as error:
+                yield name, True, precision, f"fails: {str(error).splitlines()[-1]}"
 
 
 def measure(net, batch, precisions, isa, rounds, seconds, clock):
@@ -187,6 +192,7 @@ def measure(net, batch, precisions, isa, rounds, seconds, clock):
             runs.append((row, run, max(1, round(seconds / once)), []))
         for _ in range(rounds):
             for _, run, times, seen in runs:
+                run(x)  # the threads of the engine before may still spin
                 start = clock()
                 for _ in range(times):
                     run(x)
