@@ -20,10 +20,6 @@ from dice.statistics import Statistics
 
 ROOT = Path(dice.__file__).resolve().parents[1]
 CHUNKED = "import sys; from dice import evaluate; evaluate.CHUNK_IMAGES = 16; from dice.cli import main; sys.exit(main(sys.argv[1:]))"
-SLOWLY = (  # chunks take long enough for a signal to find the run alive, however slow the machine is to send it
-    "import time; from dice.results import FeatureCache; write = FeatureCache.write\n"
-    "FeatureCache.write = lambda *args, **named: (write(*args, **named), time.sleep(0.05))\n"
-) + CHUNKED
 METRICS = ("fpr95", "auroc", "auin", "auout", "dterr")
 
 
@@ -351,11 +347,17 @@ def long_run(data):
     return args, entries(data / "whole" / "r.json")
 
 
-def begin(args, cwd, code=CHUNKED):
-    command = [sys.executable, "-c", code, *map(str, args)]
+def begin(args, cwd):
+    command = [sys.executable, "-c", CHUNKED, *map(str, args)]
     return subprocess.Popen(
-        command, cwd=cwd, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+        command, cwd=cwd, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        preexec_fn=heed_interrupts,
+    )  # fmt: skip
+
+
+def heed_interrupts():
+    """What a shell starts in the background ignores them, and so would all that it starts."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def chunks(cwd):
@@ -386,7 +388,7 @@ def test_kill_9_loses_nothing_finished(long_run, tmp_path, count):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interruption_is_one_line_and_can_be_resumed(long_run, tmp_path, number):
     args, whole = long_run
-    process = begin(args, tmp_path, SLOWLY)
+    process = begin(args, tmp_path)
     wait_for_chunks(process, tmp_path, 10)
     process.send_signal(number)
     _, err = process.communicate(timeout=60)
