@@ -148,3 +148,15 @@ def _others() -> list[Case]:
 
 
 CASES = _convolutions() + _others()
+
+LARGE = [  # photographs of an odd size, in the layers that meet them; too slow for an emulated device
+    Case("conv", 3, 16, (500, 333), 7, 2, 3, bias=True, relu=True),
+    Case("conv", 3, 13, (500, 333), 3, 1, 1, residual=True),
+    Case("conv", 13, 3, (333, 500), 3, 2, 1, pre=True, slices=True),
+    Case("conv", 1, 16, (500, 333), 1, bias=True),
+    Case("conv", 48, 1, (125, 333), 3, 1, 1),
+    Case("maxpool", 13, 13, (500, 333), 3, 2, 1),
+    Case("avgpool", 3, 3, (500, 333), 2, 2, pre=True),
+    Case("global_mean", 13, 13, (500, 333)),
+    Case("groupnorm", 13, 13, (500, 333), groups=1, relu=True),
+]

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from numpy.lib.stride_tricks import sliding_window_view
-from op_cases import CASES, Case, Problem, make
+from op_cases import CASES, LARGE, Case, Problem, make
 
 from dice import _core
 from dice.errors import InputError
@@ -86,6 +86,12 @@ def test_op(case, isa):
     check(case, isa)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("case", LARGE, ids=lambda case: case.id)
+def test_large(case, isa):
+    check(case, isa)
+
+
 @pytest.mark.parametrize("case", list(filter(suits_winograd, CASES)), ids=lambda case: case.id)
 def test_winograd(case, isa):
     check(case, isa, winograd=True)
@@ -127,8 +133,14 @@ def check(case, isa, winograd=False, precision="float32"):
     assert together.tobytes() == apart.tobytes(), "bits depend on the batch or the threads"
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("case", list(filter(suits_winograd, LARGE)), ids=lambda case: case.id)
+def test_winograd_large(case, isa):
+    check(case, isa, winograd=True)
+
+
 def test_ids_are_unique():
-    assert len({case.id for case in CASES}) == len(CASES)
+    assert len({case.id for case in CASES + LARGE}) == len(CASES + LARGE)
 
 
 def test_overlapping_lives_share_no_memory(isa):
