@@ -159,4 +159,7 @@ LARGE = [  # photographs of an odd size, in the layers that meet them; too slow 
     Case("avgpool", 3, 3, (500, 333), 2, 2, pre=True),
     Case("global_mean", 13, 13, (500, 333)),
     Case("groupnorm", 13, 13, (500, 333), groups=1, relu=True),
+    Case("conv", 17, 16, (8, 8), 1, bias=True, scale=2e37),  # sums up to the largest floats
+    Case("conv", 17, 16, (8, 8), 3, 2, 1, relu=True, scale=2e37),
+    Case("maxpool", 13, 13, (7, 5), 3, 2, 1, scale=6e37),
 ]
