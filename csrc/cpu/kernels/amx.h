@@ -74,7 +74,8 @@ static inline void amx_begin(void)
         config.bytes[t] = 64;
         config.rows[t] = 16;
     }
-    _tile_loadconfig(&config);
+    /* gcc's _tile_loadconfig says that it reads 8 bytes, so the compiler drops the other 56 */
+    __asm__ volatile("ldtilecfg %0" : : "m"(config));
 }
 
 static inline void amx_end(void)
@@ -82,7 +83,12 @@ static inline void amx_end(void)
     _tile_release();
 }
 
-#define AMX_LOAD(t, from, stride) _tile_loadd(t, from, stride)
+/* gcc's _tile_loadd does not say that it reads memory: stores to it must not move past it */
+#define AMX_LOAD(t, from, stride)              \
+    do {                                       \
+        __asm__ volatile("" : : : "memory");   \
+        _tile_loadd(t, from, stride);          \
+    } while (0)
 #define AMX_STORE(t, to, stride) _tile_stored(t, to, stride)
 #define AMX_MULTIPLY(c, a, b) _tile_dpbf16ps(c, a, b)
 
