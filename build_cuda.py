@@ -20,7 +20,15 @@ KNOWN = ["80", "86", "89", "90", "100"]
 FLAGS = ["-std=c++17", "-O3", "-Icsrc"]
 HOST_FLAGS = ["-fPIC", "-fvisibility=hidden", "-ffp-contract=off"]
 # -fmad=false: percentiles are to have the CPU's bits
-NVCC_FLAGS = [*FLAGS, "-fmad=false", "-cudart", "static", "-Icsrc/cuda/device", "-Xcompiler", ",".join(HOST_FLAGS)]
+NVCC_FLAGS = [
+    *FLAGS,
+    "-fmad=false",
+    "-cudart",
+    "static",
+    "-Icsrc/cuda/device",
+    "-Xcompiler",
+    ",".join(HOST_FLAGS),
+]
 WERROR = ["-Werror", "all-warnings"]
 
 
@@ -48,13 +56,18 @@ def architectures(nvcc, choice):
     named = re.findall(r"[^\s,;]+", os.environ.get("DICE_CUDA_ARCHS", ""))
     unknown = [arch for arch in named if arch not in known]
     if unknown:
-        raise CudaBuildError(f"DICE_CUDA_ARCHS: {nvcc} does not know {unknown[0]}; it knows {' '.join(sorted(known, key=int))}")
+        raise CudaBuildError(
+            f"DICE_CUDA_ARCHS: {nvcc} does not know {unknown[0]}; it knows {' '.join(sorted(known, key=int))}"
+        )
     offered = [arch for arch in KNOWN if arch in known]
     if not named and not offered:
         raise CudaBuildError(f"{nvcc} knows none of the compute capabilities {' '.join(KNOWN)}")
     if not named and choice == "auto":
-        here = re.findall(r"^(\d+)\.(\d+)$", answer("nvidia-smi", "--query-gpu=compute_cap", "--format=csv,noheader"),
-                          re.MULTILINE)
+        here = re.findall(
+            r"^(\d+)\.(\d+)$",
+            answer("nvidia-smi", "--query-gpu=compute_cap", "--format=csv,noheader"),
+            re.MULTILINE,
+        )
         mine = ["".join(gpu) for gpu in here if "".join(gpu) in known and int("".join(gpu)) >= int(KNOWN[0])]
         return sorted(set(mine), key=int) or offered[:1]
     return sorted(named or offered, key=int)
@@ -84,7 +97,12 @@ def compile_and_link(target, sources, command, link):
 
     objects = [folder / f"{source.stem}.o" for source in sources]
     with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
-        list(pool.map(lambda pair: run([*command, "-c", str(pair[0]), "-o", str(pair[1])]), zip(sources, objects, strict=True)))
+        list(
+            pool.map(
+                lambda pair: run([*command, "-c", str(pair[0]), "-o", str(pair[1])]),
+                zip(sources, objects, strict=True),
+            )
+        )
     run([*link, *map(str, objects), "-o", str(target)])
     stamp.write_text(key)
 
@@ -94,7 +112,9 @@ def build(target, nvcc, choice):
     archs = architectures(nvcc, choice)
     code = code_flags(archs)
     command = [nvcc, *NVCC_FLAGS, *code, *(WERROR if os.environ.get("DICE_WERROR") else [])]
-    compile_and_link(target, sorted(Path("csrc/cuda").glob("*.cu")), command, [nvcc, "-shared", "-cudart", "static", *code])
+    compile_and_link(
+        target, sorted(Path("csrc/cuda").glob("*.cu")), command, [nvcc, "-shared", "-cudart", "static", *code]
+    )
     version = re.search(r"release ([\d.]+)", answer(nvcc, "--version"))
     return f"nvcc {version[1] if version else '?'}, code for {' '.join(archs)}"
 
@@ -102,6 +122,17 @@ def build(target, nvcc, choice):
 def build_emulated(target, compiler):
     """Makes the same plug-in for the host, from the same sources; see csrc/cuda/emulation/cuda_runtime.h."""
     sources = [*sorted(Path("csrc/cuda").glob("*.cu")), *sorted(Path("csrc/cuda/emulation").glob("*.cpp"))]
-    command = [compiler, *FLAGS, *HOST_FLAGS, "-Icsrc/cuda/emulation", "-Wall", "-Wextra", "-Wshadow",
-               "-Wno-unknown-pragmas", "-Werror", "-x", "c++"]
+    command = [
+        compiler,
+        *FLAGS,
+        *HOST_FLAGS,
+        "-Icsrc/cuda/emulation",
+        "-Wall",
+        "-Wextra",
+        "-Wshadow",
+        "-Wno-unknown-pragmas",
+        "-Werror",
+        "-x",
+        "c++",
+    ]
     compile_and_link(target, sources, command, [compiler, "-shared", "-lpthread", "-ldl"])

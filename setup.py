@@ -36,13 +36,28 @@ from setuptools.errors import SetupError
 sys.path.insert(0, str(Path(__file__).resolve().parent))  # an isolated build does not have it
 import build_cuda
 
-LAYERS = ["base", "nn", "ood", "backend", "cpu", "cpu/kernels", "python"]
+LAYERS = [
+    "base",
+    "nn",
+    "linalg",
+    "linalg/kernels",
+    "ood/fit",
+    "ood/scores",
+    "ood/metrics",
+    "backend",
+    "cpu",
+    "cpu/kernels",
+    "python",
+]
 AVX2 = ["-mavx2", "-mfma"]
 AVX512 = [*AVX2, "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mprefer-vector-width=512"]
 AMX = [*AVX512, "-mavx512bf16", "-mamx-tile", "-mamx-bf16"]
 ISA_FLAGS = {"avx2": AVX2, "avx512": AVX512, "amx": AMX}
-ISA_PROBE = {"avx2": "vpaddd %ymm0, %ymm0, %ymm0", "avx512": "vpaddd %zmm0, %zmm0, %zmm0",
-             "amx": "tdpbf16ps %tmm0, %tmm1, %tmm2"}  # the assembler must know it too
+ISA_PROBE = {
+    "avx2": "vpaddd %ymm0, %ymm0, %ymm0",
+    "avx512": "vpaddd %zmm0, %zmm0, %zmm0",
+    "amx": "tdpbf16ps %tmm0, %tmm1, %tmm2",
+}  # the assembler must know it too
 WARNINGS = ["-Wall", "-Wextra", "-Wshadow", "-Wconversion"]
 COMMON_FLAGS = ["-std=c11", "-O3", "-fvisibility=hidden", "-ffp-contract=off", *WARNINGS]
 VENDOR = "_vendor"  # the folder of the package that holds OpenBLAS
@@ -69,8 +84,12 @@ class OpenBLAS(NamedTuple):
 
 def system_openblas():
     def ask(*what):
-        answer = subprocess.run([os.environ.get("PKG_CONFIG", "pkg-config"), *what, "openblas"],
-                                check=True, capture_output=True, text=True).stdout
+        answer = subprocess.run(
+            [os.environ.get("PKG_CONFIG", "pkg-config"), *what, "openblas"],
+            check=True,
+            capture_output=True,
+            text=True,
+        ).stdout
         return shlex.split(answer)
 
     try:
@@ -85,18 +104,25 @@ def wheel_openblas():
         import scipy_openblas32 as wheel
     except ImportError:
         return None
-    return OpenBLAS("wheel", metadata.version("scipy-openblas32"),
-                    ["-isystem", wheel.get_include_dir(), "-DDICE_BLAS_PREFIXED"],
-                    [f"-L{wheel.get_lib_dir()}", f"-l{wheel.get_library()}"])
+    return OpenBLAS(
+        "wheel",
+        metadata.version("scipy-openblas32"),
+        ["-isystem", wheel.get_include_dir(), "-DDICE_BLAS_PREFIXED"],
+        [f"-L{wheel.get_lib_dir()}", f"-l{wheel.get_library()}"],
+    )
 
 
 def find_openblas():
     choice = switch("DICE_OPENBLAS", "auto", "system", "wheel")
-    found = (system_openblas() if choice != "wheel" else None) or (wheel_openblas() if choice != "system" else None)
+    found = (system_openblas() if choice != "wheel" else None) or (
+        wheel_openblas() if choice != "system" else None
+    )
     if found is None:
-        how = {"system": "pkg-config finds no openblas; install libopenblas-dev (openblas-devel) and pkg-config",
-               "wheel": "not installed; pip install scipy-openblas32",
-               "auto": "pip install scipy-openblas32, or install libopenblas-dev and pkg-config"}[choice]
+        how = {
+            "system": "pkg-config finds no openblas; install libopenblas-dev (openblas-devel) and pkg-config",
+            "wheel": "not installed; pip install scipy-openblas32",
+            "auto": "pip install scipy-openblas32, or install libopenblas-dev and pkg-config",
+        }[choice]
         raise SetupError(f"no OpenBLAS (DICE_OPENBLAS={choice}): {how}")
     return found
 
@@ -164,7 +190,9 @@ def is_fresh(target, stamp, key):
             return False
         made = target.stat().st_mtime_ns
         # the make rule of the compiler: "target: source header header ..."
-        inputs = re.split(r"(?<!\\)\s+", target.with_suffix(".d").read_text().replace("\\\n", " ").strip())[1:]
+        inputs = re.split(r"(?<!\\)\s+", target.with_suffix(".d").read_text().replace("\\\n", " ").strip())[
+            1:
+        ]
         return all(Path(path.replace("\\ ", " ")).stat().st_mtime_ns <= made for path in inputs)
     except OSError:
         return False
@@ -192,8 +220,9 @@ class BuildExt(build_ext):
         self.cc = self.compiler.compiler_so
         self.sanitize = os.environ.get("DICE_SANITIZE", "")
         self.sanitize_flags = [f"-fsanitize={self.sanitize}"] if self.sanitize else []
-        self.compiler_version = subprocess.run([*self.cc, "--version"], check=True, capture_output=True,
-                                               text=True).stdout.splitlines()[0]
+        self.compiler_version = subprocess.run(
+            [*self.cc, "--version"], check=True, capture_output=True, text=True
+        ).stdout.splitlines()[0]
         self.openblas = find_openblas()
         self.plugin = Path(self.build_temp, "cuda", "_cuda.so").resolve()
         sources, macros, missing = choose_sources(self.cc, LAYERS)
@@ -208,7 +237,9 @@ class BuildExt(build_ext):
             "sanitize": self.sanitize,
         }
 
-        sources.sort(key=lambda source: (isa_of(source) is None, -source.stat().st_size))  # the slow ones first
+        sources.sort(
+            key=lambda source: (isa_of(source) is None, -source.stat().st_size)
+        )  # the slow ones first
         with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
             objects = list(pool.map(lambda source: self.compile(source, macros), sources))
         self.link(objects, Path(self.get_ext_fullpath(ext.name)))
@@ -221,13 +252,19 @@ class BuildExt(build_ext):
             flags.append("-Werror")
         if self.sanitize:
             flags += ["-O1", "-g", "-fno-omit-frame-pointer", "-fno-sanitize-recover=all"]
-        if source == Path("csrc/cpu/blas.c"):
+        if source == Path("csrc/linalg/blas.c"):
             flags += self.openblas.compile_args
         if source.parts[1] == "python":  # not our headers, so not our warnings
-            flags += [part for path in [*self.compiler.include_dirs, numpy.get_include()] for part in ("-isystem", path)]
+            flags += [
+                part
+                for path in [*self.compiler.include_dirs, numpy.get_include()]
+                for part in ("-isystem", path)
+            ]
             flags.append("-DNPY_TARGET_VERSION=NPY_1_23_API_VERSION")
         if source == Path("csrc/python/build_info.c"):
-            flags += [f"-DDICE_BUILD_{name.upper()}={json.dumps(value)}" for name, value in self.facts.items()]
+            flags += [
+                f"-DDICE_BUILD_{name.upper()}={json.dumps(value)}" for name, value in self.facts.items()
+            ]
         command = [*self.cc, *flags, "-Icsrc", "-MMD", "-c", str(source), "-o", str(target)]
         key = "\n".join([self.compiler_version, *command])
         if self.force or not is_fresh(target, stamp, key):
@@ -243,11 +280,25 @@ class BuildExt(build_ext):
             rpath = [f"-Wl,-rpath,@loader_path/{VENDOR}"]
         else:  # the old kind of tag also serves what OpenBLAS needs itself
             rpath = ["-Wl,--disable-new-dtags", f"-Wl,-rpath,$ORIGIN/{VENDOR}"]
-        rpath += [f"-Wl,-rpath,{flag[2:]}" for flag in self.openblas.link_args
-                  if flag.startswith("-L") and self.openblas.origin == "system"]
-        self.spawn([*self.compiler.linker_so, *map(str, objects), "-o", str(extension), *rpath,
-                             *self.openblas.link_args, *self.sanitize_flags, "-lm", "-lpthread",
-                             *([] if MACOS else ["-ldl"])])
+        rpath += [
+            f"-Wl,-rpath,{flag[2:]}"
+            for flag in self.openblas.link_args
+            if flag.startswith("-L") and self.openblas.origin == "system"
+        ]
+        self.spawn(
+            [
+                *self.compiler.linker_so,
+                *map(str, objects),
+                "-o",
+                str(extension),
+                *rpath,
+                *self.openblas.link_args,
+                *self.sanitize_flags,
+                "-lm",
+                "-lpthread",
+                *([] if MACOS else ["-ldl"]),
+            ]
+        )
 
     def vendor(self, extension):
         """Puts OpenBLAS, what it needs beyond the C library, and its licence beside the extension."""
@@ -268,22 +319,32 @@ class BuildExt(build_ext):
 
     def summary(self):
         left_out = f" (left out: {self.facts['isa_left_out']})" if self.facts["isa_left_out"] else ""
-        print(f"dice {self.distribution.get_version()} is built:",
-              f"  compiler          {self.facts['compiler']}",
-              f"  instruction sets  {self.facts['isa']}{left_out}",
-              f"  OpenBLAS          {self.facts['openblas']}",
-              f"  CUDA              {self.facts['cuda']}", sep="\n", flush=True)
+        print(
+            f"dice {self.distribution.get_version()} is built:",
+            f"  compiler          {self.facts['compiler']}",
+            f"  instruction sets  {self.facts['isa']}{left_out}",
+            f"  OpenBLAS          {self.facts['openblas']}",
+            f"  CUDA              {self.facts['cuda']}",
+            sep="\n",
+            flush=True,
+        )
 
 
 def openblas_licence():
     """The text that the scipy-openblas32 wheel ships, or that of the system's package."""
     try:
-        texts = [file.read_text() for file in metadata.files("scipy-openblas32") or [] if file.name == "LICENSE.txt"]
+        texts = [
+            file.read_text()
+            for file in metadata.files("scipy-openblas32") or []
+            if file.name == "LICENSE.txt"
+        ]
     except metadata.PackageNotFoundError:
         texts = []
     texts += [path.read_text() for path in Path("/usr/share/doc").glob("libopenblas*/copyright")]
     if not texts:
-        raise SetupError("OpenBLAS cannot be shipped without its licence: pip install scipy-openblas32, which has it")
+        raise SetupError(
+            "OpenBLAS cannot be shipped without its licence: pip install scipy-openblas32, which has it"
+        )
     return texts[0]
 
 

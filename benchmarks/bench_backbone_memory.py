@@ -50,7 +50,9 @@ def run_torch(net, x, threads, folder, compiled=False):
     import torch_models
 
     torch.set_num_threads(threads)
-    make = {"densenet": torch_models.DenseNet, "resnet50": torch_models.ResNet50, "bit": torch_models.BiT}[net]
+    make = {"densenet": torch_models.DenseNet, "resnet50": torch_models.ResNet50, "bit": torch_models.BiT}[
+        net
+    ]
     model = make().eval()
     model.load_state_dict(torch.load(folder / "weights.pt"))
     model = model.to(memory_format=torch.channels_last)
@@ -72,16 +74,20 @@ def run_onnxruntime(net, x, threads, folder):
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
-    onnxruntime.InferenceSession(
-        str(folder / "model.onnx"), options, providers=["CPUExecutionProvider"]
-    ).run(None, {"x": x})
+    onnxruntime.InferenceSession(str(folder / "model.onnx"), options, providers=["CPUExecutionProvider"]).run(
+        None, {"x": x}
+    )
 
 
 def run_openvino(net, x, threads, folder):
     import openvino
 
     core = openvino.Core()
-    config = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": threads}
+    config = {
+        "PERFORMANCE_HINT": "LATENCY",
+        "INFERENCE_PRECISION_HINT": "f32",
+        "INFERENCE_NUM_THREADS": threads,
+    }
     core.compile_model(core.read_model(str(folder / "model.onnx")), "CPU", config)(x)
 
 
@@ -117,7 +123,10 @@ def main():
                     done.check_returncode()
                     continue
                 lines = (done.stdout if done.returncode == 0 else done.stderr).splitlines()
-                print(f"{engine:28s} {lines[-1] if done.returncode == 0 else 'fails: ' + lines[-1]:>8s}", flush=True)
+                print(
+                    f"{engine:28s} {lines[-1] if done.returncode == 0 else 'fails: ' + lines[-1]:>8s}",
+                    flush=True,
+                )
 
 
 if __name__ == "__main__":

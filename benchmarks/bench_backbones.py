@@ -83,12 +83,17 @@ def openvino_runner(path, hint, precision):
     import openvino
 
     core = openvino.Core()
-    config = {"PERFORMANCE_HINT": hint, "INFERENCE_PRECISION_HINT": precision,
-              "INFERENCE_NUM_THREADS": _core.threads_count()}
+    config = {
+        "PERFORMANCE_HINT": hint,
+        "INFERENCE_PRECISION_HINT": precision,
+        "INFERENCE_NUM_THREADS": _core.threads_count(),
+    }
     model = core.compile_model(core.read_model(path), "CPU", config)
     if hint == "LATENCY":
         return lambda x: torch.from_numpy(model(x.numpy())[1])
-    requests = [model.create_infer_request() for _ in range(model.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS"))]
+    requests = [
+        model.create_infer_request() for _ in range(model.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS"))
+    ]
 
     def run(x):
         """As many batches at once as the device wants; returns one of them."""
@@ -122,15 +127,23 @@ def engines(net, batch, precisions, isa):
     last = make().eval()
     last.load_state_dict(model.state_dict())
     last = last.to(memory_format=torch.channels_last)
-    yield "torch eager channels last", True, "float32", lambda x: last(
-        x.contiguous(memory_format=torch.channels_last))[1]
+    yield (
+        "torch eager channels last",
+        True,
+        "float32",
+        lambda x: last(x.contiguous(memory_format=torch.channels_last))[1],
+    )
     import torch._inductor.config as inductor
 
     inductor.freezing = True
     inductor.cpp.simdlen = 256 if isa == "avx2" else None
     compiled = torch.compile(last)
-    yield "torch.compile frozen", True, "float32", lambda x: compiled(
-        x.contiguous(memory_format=torch.channels_last))[1]
+    yield (
+        "torch.compile frozen",
+        True,
+        "float32",
+        lambda x: compiled(x.contiguous(memory_format=torch.channels_last))[1],
+    )
 
     def autocast(x):
         with torch.autocast("cpu", torch.bfloat16):
@@ -205,18 +218,27 @@ def measure(net, batch, precisions, isa, rounds, seconds, clock):
 
 def show(rows, peak):
     """One table for each network and batch size."""
-    best = {p: max((r["images_per_s"] for r in rows if r["peer"] and r["precision"] == p and "images_per_s" in r),
-                   default=float("nan")) for p in ("float32", "bf16")}
+    best = {
+        p: max(
+            (r["images_per_s"] for r in rows if r["peer"] and r["precision"] == p and "images_per_s" in r),
+            default=float("nan"),
+        )
+        for p in ("float32", "bf16")
+    }
     print(f"\n{rows[0]['net']}, batch {rows[0]['batch']}")
-    print(f"{'engine':28s} {'images/s':>9s} {'GFLOP/s':>8s} {'of peak':>8s} {'x best float32':>15s} {'x best bf16':>12s}"
-          f" {'difference':>11s}")
+    print(
+        f"{'engine':28s} {'images/s':>9s} {'GFLOP/s':>8s} {'of peak':>8s} {'x best float32':>15s} {'x best bf16':>12s}"
+        f" {'difference':>11s}"
+    )
     for row in rows:
         if "missing" in row:
             print(f"{row['engine']:28s} missing: {row['missing']}")
             continue
         speed = row["images_per_s"]
-        print(f"{row['engine']:28s} {speed:9.1f} {row['gflops']:8.0f} {row['gflops'] / peak:8.0%} "
-              f"{speed / best['float32']:15.2f} {speed / best['bf16']:12.2f} {row['difference']:11.1e}")
+        print(
+            f"{row['engine']:28s} {speed:9.1f} {row['gflops']:8.0f} {row['gflops'] / peak:8.0%} "
+            f"{speed / best['float32']:15.2f} {speed / best['bf16']:12.2f} {row['difference']:11.1e}"
+        )
 
 
 def main():
@@ -228,20 +250,27 @@ def main():
     parser.add_argument("--threads", type=int, default=0, help="default: all processors")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--seconds", type=float, default=1.0, help="of each engine in each round")
-    parser.add_argument("--processor-time", action="store_true",
-                        help="count processor time, not the clock's: with --threads 1 for a machine that is not idle")
+    parser.add_argument(
+        "--processor-time",
+        action="store_true",
+        help="count processor time, not the clock's: with --threads 1 for a machine that is not idle",
+    )
     parser.add_argument("--json", help="write the rows to this file")
     args = parser.parse_args()
     wanted = PEERS_ISA.get(args.isa, {})
-    if any(os.environ.get(name) != value for name, value in wanted.items()):  # read when the libraries are loaded
+    if any(
+        os.environ.get(name) != value for name, value in wanted.items()
+    ):  # read when the libraries are loaded
         os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, **wanted})
     _core.threads_set(args.threads)
     torch.set_num_threads(_core.threads_count())
     clock = time.process_time if args.processor_time else time.perf_counter
     peak = _core.peak_gflops(args.isa) * _core.threads_count()
-    print(f"{sys.platform}, {_core.threads_count()} threads, dice isa {_core.isa_select(args.isa)}, measured float32 "
-          f"peak {peak:.0f} GFLOP/s, torch {torch.__version__}, {args.rounds} rounds of {args.seconds} s, medians"
-          f"{', processor time' if args.processor_time else ''}")
+    print(
+        f"{sys.platform}, {_core.threads_count()} threads, dice isa {_core.isa_select(args.isa)}, measured float32 "
+        f"peak {peak:.0f} GFLOP/s, torch {torch.__version__}, {args.rounds} rounds of {args.seconds} s, medians"
+        f"{', processor time' if args.processor_time else ''}"
+    )
     rows = []
     for net in args.net:
         for batch in args.batch or NETS[net][3]:

@@ -44,8 +44,14 @@ def dice_cases(model, arch, side, batch, device, x):
 
     for precision in ("float32", "bf16x3", "bf16"):
         yield f"dice {precision}", lambda p=precision: (lambda net: lambda: net.forward(x)[1])(made(p, "0"))
-        yield f"dice {precision} uint8 host", lambda p=precision: (lambda net: lambda: net.forward(host)[1])(made(p, "0"))
-        yield f"dice {precision} + cuBLAS", lambda p=precision: (lambda net: lambda: net.forward(x)[1])(made(p, "1"))
+        yield (
+            f"dice {precision} uint8 host",
+            lambda p=precision: (lambda net: lambda: net.forward(host)[1])(made(p, "0")),
+        )
+        yield (
+            f"dice {precision} + cuBLAS",
+            lambda p=precision: (lambda net: lambda: net.forward(x)[1])(made(p, "1")),
+        )
 
 
 def graph_of(run, x):
@@ -71,6 +77,7 @@ def peer_cases(model, x):
     last = model.to(x.device, memory_format=torch.channels_last)
     x = x.contiguous(memory_format=torch.channels_last)
     for precision in ("float32", "bf16"):
+
         def run(x, net=last, precision=precision):
             with torch.autocast("cuda", torch.bfloat16, enabled=precision == "bf16"):
                 return net(x)[1]
@@ -84,8 +91,10 @@ def peer_cases(model, x):
 
         compiled = torch.compile(last, mode="max-autotune")
         yield f"torch eager {precision}", lambda run=run: lambda: run(x).float().cpu().numpy()
-        yield (f"torch.compile {precision}",
-               lambda run=run, compiled=compiled: lambda: run(x, compiled).float().cpu().numpy())
+        yield (
+            f"torch.compile {precision}",
+            lambda run=run, compiled=compiled: lambda: run(x, compiled).float().cpu().numpy(),
+        )
         yield f"torch CUDA graph {precision}", lambda run=run: graph_of(run, x)
         yield f"TensorRT {precision}", tensorrt
 
@@ -99,7 +108,9 @@ def prepared(cases):
             results[name] = run()
             runs[name] = run
         except Exception as error:
-            missing[name] = f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error) else ''}"
+            missing[name] = (
+                f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error) else ''}"
+            )
     return runs, missing, results
 
 
@@ -118,21 +129,35 @@ def bench_network(name, batch, device, repeats):
         print(f"\n{name}, batch {batch}: nothing ran: {missing}")
         return []
     want = next(iter(results.values()))
-    differs = {engine: float(np.linalg.norm(z - want) / np.linalg.norm(want)) for engine, z in results.items()}
+    differs = {
+        engine: float(np.linalg.norm(z - want) / np.linalg.norm(want)) for engine, z in results.items()
+    }
     medians = interleaved(runs, repeats)
     best = {precision: max((1e3 * batch / ms for engine, ms in medians.items()
                             if not engine.startswith("dice") and engine.endswith(precision)), default=float("nan"))
             for precision in ("float32", "bf16")}  # fmt: skip
-    print(f"\n{name}, batch {batch}\n{'engine':28s} {'images/s':>9s} {'x best float32':>15s} {'x best bf16':>12s} {'difference':>11s}")
+    print(
+        f"\n{name}, batch {batch}\n{'engine':28s} {'images/s':>9s} {'x best float32':>15s} {'x best bf16':>12s} {'difference':>11s}"
+    )
     for engine, ms in medians.items():
         speed = 1e3 * batch / ms
         against = "".join(f"{speed / best[p]:{width}.2f}" for p, width in (("float32", 16), ("bf16", 13)))
-        print(f"{engine:28s} {speed:9.1f}{against} {differs[engine]:11.1e}"
-              + (" (other images)" if "uint8" in engine else ""))
+        print(
+            f"{engine:28s} {speed:9.1f}{against} {differs[engine]:11.1e}"
+            + (" (other images)" if "uint8" in engine else "")
+        )
     for engine, reason in missing.items():
         print(f"{engine:28s} missing: {reason}")
-    return [{"net": name, "batch": batch, "engine": engine, "images_per_s": 1e3 * batch / ms, "difference": differs[engine]}
-            for engine, ms in medians.items()]
+    return [
+        {
+            "net": name,
+            "batch": batch,
+            "engine": engine,
+            "images_per_s": 1e3 * batch / ms,
+            "difference": differs[engine],
+        }
+        for engine, ms in medians.items()
+    ]
 
 
 def bench_head(batch, device, repeats, classes=1000, features=2048):
@@ -181,11 +206,15 @@ def main():
     args = parser.parse_args()
     reason, plugin = _core.cuda_status()
     if reason is not None or not torch.cuda.is_available():
-        print(f"no GPU to measure: {reason or 'this PyTorch is not made for CUDA'} ({plugin})", file=sys.stderr)
+        print(
+            f"no GPU to measure: {reason or 'this PyTorch is not made for CUDA'} ({plugin})", file=sys.stderr
+        )
         return 2
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
-    print(f"{torch.cuda.get_device_name(torch_device(args.device))}, torch {torch.__version__}, dice built with "
-          f"{_core.build_info()['cuda']}, medians of {args.repeats}")
+    print(
+        f"{torch.cuda.get_device_name(torch_device(args.device))}, torch {torch.__version__}, dice built with "
+        f"{_core.build_info()['cuda']}, medians of {args.repeats}"
+    )
     rows = []
     with torch.inference_mode(), torch.cuda.device(torch_device(args.device)):
         for batch in args.batch:

@@ -71,14 +71,19 @@ def head_cases(det, h, keep):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--classes", type=int, default=1000)
     parser.add_argument("--features", type=int, default=2048)
     parser.add_argument("--batch", type=int, nargs="+", default=[1, 16, 200])
     parser.add_argument("--p", type=float, nargs="+", default=[50, 70, 90])
     parser.add_argument("--repeats", type=int, default=15)
-    parser.add_argument("--processor-time", action="store_true",
-                        help="count processor time, not the clock's: with DICE_THREADS=1 for a machine that is not idle")
+    parser.add_argument(
+        "--processor-time",
+        action="store_true",
+        help="count processor time, not the clock's: with DICE_THREADS=1 for a machine that is not idle",
+    )
     args = parser.parse_args()
     clock = time.process_time if args.processor_time else time.perf_counter
     warnings.filterwarnings("ignore", message=".*[Ss]parse CSR.*")
@@ -99,8 +104,11 @@ def main():
 
     print(f"\n{'mask: p':18}{'dice':>12}{'numpy':>12}")
     for p in args.p:
+
         def mask(p=p):
-            return _core.contribution_keep(mean, weight, _core.contribution_percentile(mean, weight, p, False), False)
+            return _core.contribution_keep(
+                mean, weight, _core.contribution_percentile(mean, weight, p, False), False
+            )
 
         def numpy_mask(p=p):
             v = mean[None, :] * weight
@@ -108,14 +116,21 @@ def main():
 
         assert np.array_equal(mask().view(bool), numpy_mask())
         medians = interleaved({"dice": mask, "numpy": numpy_mask}, max(3, args.repeats // 3), clock)
-        print(f"{p:<18g}{medians['dice']:12.2f}{medians['numpy']:12.2f}   x{medians['numpy'] / medians['dice']:.1f}")
+        print(
+            f"{p:<18g}{medians['dice']:12.2f}{medians['numpy']:12.2f}   x{medians['numpy'] / medians['dice']:.1f}"
+        )
 
     print(f"\n{'head: p, batch':18}" + "".join(f"{name:>12}" for name in COLUMNS))
     for p in [None, *args.p]:
         det = DICE(weight, bias, p, mean=mean)
         for n in args.batch:
-            h = np.maximum(rng.standard_normal((n, args.features)), 0).astype(np.float32) * mean.astype(np.float32)
-            table_row(f"{p if p is None else f'{p:g}'}, {n}", interleaved(head_cases(det, h, det.keep_), args.repeats, clock))
+            h = np.maximum(rng.standard_normal((n, args.features)), 0).astype(np.float32) * mean.astype(
+                np.float32
+            )
+            table_row(
+                f"{p if p is None else f'{p:g}'}, {n}",
+                interleaved(head_cases(det, h, det.keep_), args.repeats, clock),
+            )
 
 
 if __name__ == "__main__":

@@ -41,14 +41,20 @@ def operations(case: Case) -> int:
     h, w = case.out_size()
     if case.kind == "conv":
         return 2 * case.c_in * case.c_out * case.kernel**2 * h * w
-    return case.c_out * h * w * max(case.kernel**2, 1) if "pool" in case.kind else 8 * case.c_in * np.prod(case.size)
+    return (
+        case.c_out * h * w * max(case.kernel**2, 1)
+        if "pool" in case.kind
+        else 8 * case.c_in * np.prod(case.size)
+    )
 
 
 def traffic(case: Case) -> int:
     """Bytes that one image must move at the least."""
     h, w = case.out_size()
     weights = case.c_in * case.c_out * case.kernel**2 if case.kind == "conv" else 0
-    return 4 * (case.c_in * int(np.prod(case.size)) + case.c_out * h * w * (2 if case.residual else 1) + weights)
+    return 4 * (
+        case.c_in * int(np.prod(case.size)) + case.c_out * h * w * (2 if case.residual else 1) + weights
+    )
 
 
 def copy_speed() -> float:
@@ -78,7 +84,9 @@ def seconds(case: Case, isa, precision, winograd, rounds) -> float:
         return time.thread_time() - start
 
     n = 1 + int(np.clip(2e9 / operations(case), 8, 200))
-    return statistics.median(((run(4, n) - run(4, 1)) - (run(1, n) - run(1, 1))) / (3 * (n - 1)) for _ in range(rounds))
+    return statistics.median(
+        ((run(4, n) - run(4, 1)) - (run(1, n) - run(1, 1))) / (3 * (n - 1)) for _ in range(rounds)
+    )
 
 
 def main():
@@ -91,8 +99,10 @@ def main():
     args = parser.parse_args()
     _core.threads_set(1)
     peak, speed = _core.peak_gflops(args.isa) * 1e9, copy_speed()
-    print(f"isa {_core.isa_select(args.isa)}, {args.precision}, 1 thread, peak {peak / 1e9:.0f} GFLOP/s, "
-          f"memory {speed / 1e9:.1f} GB/s")
+    print(
+        f"isa {_core.isa_select(args.isa)}, {args.precision}, 1 thread, peak {peak / 1e9:.0f} GFLOP/s, "
+        f"memory {speed / 1e9:.1f} GB/s"
+    )
     print(f"{'op':60s} {'us':>9s} {'GFLOP/s':>8s} {'limit':>8s} {'share':>7s}")
     for case in LAYERS + (CASES if args.all else []):
         if args.match not in case.id:
@@ -100,7 +110,9 @@ def main():
         took = seconds(case, args.isa, args.precision, True, args.rounds)
         limit = max(operations(case) / peak, traffic(case) / speed)
         binds = "compute" if operations(case) / peak >= traffic(case) / speed else "memory"
-        print(f"{case.id:60s} {took * 1e6:9.1f} {operations(case) / took / 1e9:8.1f} {binds:>8s} {limit / took:7.0%}")
+        print(
+            f"{case.id:60s} {took * 1e6:9.1f} {operations(case) / took / 1e9:8.1f} {binds:>8s} {limit / took:7.0%}"
+        )
 
 
 if __name__ == "__main__":

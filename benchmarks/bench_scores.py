@@ -46,7 +46,11 @@ class Absent(importlib.abc.MetaPathFinder, importlib.abc.Loader):
             return type(name, (), {})
 
     def find_spec(self, name, path=None, target=None):
-        return importlib.machinery.ModuleSpec(name, self, is_package=True) if name.split(".")[0] == "torchvision" else None
+        return (
+            importlib.machinery.ModuleSpec(name, self, is_package=True)
+            if name.split(".")[0] == "torchvision"
+            else None
+        )
 
     def create_module(self, spec):
         return self.Module(spec.name)
@@ -72,7 +76,12 @@ def peer(name, W, b):
     def on_maps(make):
         """Detectors of maps (N, D, 1, 1)."""
         made = make(None, lambda maps: head(maps.flatten(1)))
-        return made, "h", lambda x, y: made.fit_feature_maps(x[:, :, None, None], y), lambda x: made.predict_feature_maps(x[:, :, None, None])
+        return (
+            made,
+            "h",
+            lambda x, y: made.fit_feature_maps(x[:, :, None, None], y),
+            lambda x: made.predict_feature_maps(x[:, :, None, None]),
+        )
 
     def on(kind, made):
         return made, kind[0], getattr(made, f"fit_{kind}"), getattr(made, f"predict_{kind}")
@@ -115,7 +124,9 @@ def peak(reset=False):
     try:
         if reset:
             Path("/proc/self/clear_refs").write_text("5")
-        line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
+        line = next(
+            line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM")
+        )
         return 1024 * int(line.split()[1])
     except OSError:
         return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -143,7 +154,9 @@ def run(who, name, folder, rows, repeats, threads):
         def score(x):
             return -predict(x)
 
-    train, test = (np.load(Path(folder, f"{array}.npy")) for array in (("Z", "z") if takes[0] in "zl" else ("H", "h")))
+    train, test = (
+        np.load(Path(folder, f"{array}.npy")) for array in (("Z", "z") if takes[0] in "zl" else ("H", "h"))
+    )
     images = len(test)
     test = test[:rows]
     if who != "dice":
@@ -163,7 +176,10 @@ def run(who, name, folder, rows, repeats, threads):
         if sum(times) > 60:
             break
     memory = peak() - before
-    np.save(Path(folder, f"{who}_scores.npy"), np.asarray(scores.detach() if who != "dice" else scores, np.float64))
+    np.save(
+        Path(folder, f"{who}_scores.npy"),
+        np.asarray(scores.detach() if who != "dice" else scores, np.float64),
+    )
     scale = images / len(test)
     return {"fit": fitted, "score": scale * statistics.median(times), "cpu": scale * statistics.median(processor),
             "memory": memory, "rows": len(test)}  # fmt: skip
@@ -185,11 +201,30 @@ def data(folder, args):
 
 
 def case(who, name, folder, args):
-    rows = min(args.test, args.knn_rows or args.test if name == "knn" else args.test if who == "dice" else PEER_ROWS.get(name, args.test))
-    command = [sys.executable, __file__, "--worker", who, name, folder, str(rows), str(args.repeats), str(args.threads)]
+    rows = min(
+        args.test,
+        args.knn_rows or args.test
+        if name == "knn"
+        else args.test
+        if who == "dice"
+        else PEER_ROWS.get(name, args.test),
+    )
+    command = [
+        sys.executable,
+        __file__,
+        "--worker",
+        who,
+        name,
+        folder,
+        str(rows),
+        str(args.repeats),
+        str(args.threads),
+    ]
     limits = {"OMP_NUM_THREADS": str(args.threads), "OPENBLAS_NUM_THREADS": str(args.threads)}
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=args.limit, env={**os.environ, **limits})
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=args.limit, env={**os.environ, **limits}
+        )
     except subprocess.TimeoutExpired:
         return {"failed": f"over {args.limit} s"}
     if done.returncode != 0:
@@ -206,10 +241,14 @@ def main():
     for name, value in (("train", 50000), ("test", 50000), ("features", 2048), ("classes", 1000), ("repeats", 3), ("limit", 600),
                         ("threads", os.cpu_count()), ("knn_rows", 0)):  # fmt: skip
         parser.add_argument(f"--{name.replace('_', '-')}", type=int, default=value)
-    parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=list(METHODS), metavar="METHOD")
+    parser.add_argument(
+        "--methods", nargs="+", default=list(METHODS), choices=list(METHODS), metavar="METHOD"
+    )
     parser.add_argument("--json", help="write the figures there too")
     args = parser.parse_args()
-    print(f"{args.train} training, {args.test} test features of {args.features}, {args.classes} classes, {args.threads} threads")
+    print(
+        f"{args.train} training, {args.test} test features of {args.features}, {args.classes} classes, {args.threads} threads"
+    )
     print(f"{'':12}{'dice: fit s':>12}{'score s':>10}{'cpu s':>10}{'MB':>8}{'pytorch-ood':>13}{'score s':>10}{'cpu s':>10}{'MB':>8}"
           f"{'faster':>9}{'by cpu':>9}{'memory':>8}  ranks")  # fmt: skip
     results = {}
@@ -225,7 +264,9 @@ def main():
                     line += f"{found['fit']:12.2f}{found['score']:10.3f}{found['cpu']:10.3f}{found['memory'] / 1e6:8.0f} "
             if "fit" in ours and "fit" in theirs:
                 rows = min(ours["rows"], theirs["rows"])
-                alike = spearmanr(*(np.load(Path(folder, f"{who}_scores.npy"))[:rows] for who in ("dice", "peer"))).statistic
+                alike = spearmanr(
+                    *(np.load(Path(folder, f"{who}_scores.npy"))[:rows] for who in ("dice", "peer"))
+                ).statistic
                 results[name]["rank_correlation"] = float(alike)
                 line += f"{theirs['score'] / ours['score']:8.2f}x{theirs['cpu'] / ours['cpu']:8.2f}x"
                 line += f"{ours['memory'] / max(1, theirs['memory']):8.3f}  {alike:.4f}"

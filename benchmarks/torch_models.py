@@ -131,7 +131,9 @@ class BiT(nn.Module):
         for i, count in enumerate(blocks):
             block, c_out = nn.Sequential(), 256 * factor * 2**i
             for j in range(count):
-                block.add_module(f"unit{j + 1:02d}", _PreActivation(c_in, c_out, 2 if i > 0 and j == 0 else 1))
+                block.add_module(
+                    f"unit{j + 1:02d}", _PreActivation(c_in, c_out, 2 if i > 0 and j == 0 else 1)
+                )
                 c_in = c_out
             self.body.add_module(f"block{i + 1}", block)
         self.before_head = nn.Sequential()

@@ -7,29 +7,33 @@ import importlib
 
 __version__ = "0.1.0"
 
-_HOME = {
+_NAMES = {
     "InputError": "dice.errors",
     "DeviceError": "dice.errors",
     "load_backbone": "dice.backbone",
     "Backbone": "dice.backbone",
-    "DICE": "dice.detectors",
-    "Detector": "dice.detectors",
+    "DICE": "dice.detectors.dice",
+    "Detector": "dice.detectors.base",
     "fit_and_score": "dice.detectors.run",
-    "metrics": "",
-    "activations": "",
-    "thresholds": "",
-    "detectors": "",
-    "datasets": "",
+}
+_MODULES = {
+    "metrics": "dice.eval.metrics",
+    "activations": "dice.detectors.activations",
+    "thresholds": "dice.stats.thresholds",
+    "detectors": "dice.detectors",
+    "datasets": "dice.images.datasets",
 }
 
-__all__ = [*_HOME, "__version__"]
+__all__ = [*_NAMES, *_MODULES, "__version__"]
 
 
 def __getattr__(name):
-    if name not in _HOME:
+    if name in _NAMES:
+        value = getattr(importlib.import_module(_NAMES[name]), name)
+    elif name in _MODULES:
+        value = importlib.import_module(_MODULES[name])
+    else:
         raise AttributeError(f"module 'dice' has no attribute {name!r}")
-    home = _HOME[name]
-    value = getattr(importlib.import_module(home), name) if home else importlib.import_module(f"dice.{name}")
     globals()[name] = value
     return value
 

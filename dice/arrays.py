@@ -26,7 +26,13 @@ def as_array(value: Any, name: str, ndim: int) -> np.ndarray:
     try:
         offers_dlpack_only = hasattr(value, "__dlpack__") and not hasattr(value, "__array__")
         array = np.from_dlpack(value) if offers_dlpack_only else np.asarray(value)
-    except (TypeError, ValueError, RuntimeError, BufferError, AttributeError) as error:  # each framework has its own
+    except (
+        TypeError,
+        ValueError,
+        RuntimeError,
+        BufferError,
+        AttributeError,
+    ) as error:  # each framework has its own
         raise InputError(f"{name}: cannot be read as an array ({error})") from None
     if array.dtype.kind == "O" and array.ndim > 0:
         array = _unpacked(array, name)

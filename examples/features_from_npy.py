@@ -24,7 +24,9 @@ def main(weight, bias, train, *tests):
         for file, values in found.items():
             np.save(Path(file).with_suffix(f".{method}.npy"), values)
         result = dice.metrics.evaluate(*found.values(), convention="paper")
-        print(f"{method:12s} FPR95 {100 * result['fpr95']:6.2f}  AUROC {100 * result['auroc']:6.2f}  (paper convention)")
+        print(
+            f"{method:12s} FPR95 {100 * result['fpr95']:6.2f}  AUROC {100 * result['auroc']:6.2f}  (paper convention)"
+        )
 
 
 if __name__ == "__main__":

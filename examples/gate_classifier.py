@@ -27,7 +27,9 @@ def main():
     images, labels = data.test
     answer = gate.predict(images)
     passed = answer >= 0
-    print(f"digits 0-7    {100 * passed.mean():6.2f} % pass, of these {100 * np.mean(answer[passed] == labels[passed]):.2f} % right")
+    print(
+        f"digits 0-7    {100 * passed.mean():6.2f} % pass, of these {100 * np.mean(answer[passed] == labels[passed]):.2f} % right"
+    )
     for name, others in data.ood.items():
         print(f"{name:13s} {100 * np.mean(gate.predict(others) >= 0):6.2f} % pass")
 

@@ -36,7 +36,9 @@ def main():
 
     plain = dice.DICE(head.weight.detach(), head.bias.detach(), p=None).score_samples(features(test))
     energy = torch.logsumexp(model(test), dim=1).detach()
-    print(f"without a mask the scores are the energies: largest difference {abs(plain - energy.numpy()).max():.1e}")
+    print(
+        f"without a mask the scores are the energies: largest difference {abs(plain - energy.numpy()).max():.1e}"
+    )
 
 
 if __name__ == "__main__":

@@ -2,13 +2,17 @@
 
 import sys
 
-from dice import metrics
+from dice.eval import metrics
 from dice.io import read_npy
 
 
 def main(id_file, ood_file):
     ids, oods = read_npy(id_file, ndim=1), read_npy(ood_file, ndim=1)
-    print(f"{'convention':12s}" + "".join(f"{name:>8s}" for name in metrics.METRICS) + "   95 % interval of AUROC")
+    print(
+        f"{'convention':12s}"
+        + "".join(f"{name:>8s}" for name in metrics.METRICS)
+        + "   95 % interval of AUROC"
+    )
     for convention in metrics.CONVENTIONS:
         found = metrics.evaluate(ids, oods, convention)
         low, high = metrics.bootstrap(ids, oods, convention, replicates=200)["auroc"]

@@ -39,7 +39,9 @@ def emulated_plugin() -> Path:
     if compiler is None:
         pytest.skip("no C++ compiler to build the emulated plug-in with")
     target = ROOT / "build" / "emulated" / "_cuda.so"
-    code = "import pathlib, sys, build_cuda; build_cuda.build_emulated(pathlib.Path(sys.argv[1]), sys.argv[2])"
+    code = (
+        "import pathlib, sys, build_cuda; build_cuda.build_emulated(pathlib.Path(sys.argv[1]), sys.argv[2])"
+    )
     done = subprocess.run([sys.executable, "-c", code, str(target), compiler], cwd=ROOT, check=False,
                           capture_output=True, text=True)  # fmt: skip
     assert done.returncode == 0, done.stderr

@@ -61,7 +61,9 @@ class Drawn:
         return (x - mean) / np.sqrt(var + 1e-5) * weight + bias
 
     def groupnorm(self, x, name):
-        weight, bias = (self.weight(f"{name}.{part}", x.shape[1])[:, None, None] for part in ("weight", "bias"))
+        weight, bias = (
+            self.weight(f"{name}.{part}", x.shape[1])[:, None, None] for part in ("weight", "bias")
+        )
         groups = x.reshape(len(x), 32, -1)
         groups = (groups - groups.mean(2, keepdims=True)) / np.sqrt(groups.var(2, keepdims=True) + 1e-5)
         return groups.reshape(x.shape) * weight + bias
@@ -178,8 +180,12 @@ def bit(blocks, widen=1, classes=21):
                 active = net.relu(net.groupnorm(x, f"{name}.gn1"))
                 if j == 1:
                     x = net.conv_standardised(active, f"{name}.downsample", 4 * width, 1, stride)
-                y = net.relu(net.groupnorm(net.conv_standardised(active, f"{name}.conv1", width, 1), f"{name}.gn2"))
-                y = net.relu(net.groupnorm(net.conv_standardised(y, f"{name}.conv2", width, 3, stride), f"{name}.gn3"))
+                y = net.relu(
+                    net.groupnorm(net.conv_standardised(active, f"{name}.conv1", width, 1), f"{name}.gn2")
+                )
+                y = net.relu(
+                    net.groupnorm(net.conv_standardised(y, f"{name}.conv2", width, 3, stride), f"{name}.gn3")
+                )
                 x = x + net.conv_standardised(y, f"{name}.conv3", 4 * width, 1)
         return net.head(net.relu(net.groupnorm(x, "before_head.gn")), "head.conv", classes, dims=4)
 
@@ -193,8 +199,9 @@ def googles(weights: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     for name, value in weights.items():
         *path, layer, part = name.split(".")
         if name.startswith("head"):
-            found[f"resnet/head/conv2d/{'kernel' if part == 'weight' else part}"] = value.transpose(2, 3, 1, 0) \
-                if part == "weight" else value
+            found[f"resnet/head/conv2d/{'kernel' if part == 'weight' else part}"] = (
+                value.transpose(2, 3, 1, 0) if part == "weight" else value
+            )
             continue
         if layer.startswith("gn"):
             part = {"weight": "gamma", "bias": "beta"}[part]

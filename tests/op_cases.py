@@ -44,7 +44,11 @@ class Case:
             text += f"-g{self.groups}"
         for name in ("bias", "relu", "pre", "residual", "zero_padded", "slices"):
             text += f"-{name}" if getattr(self, name) else ""
-        return text + (f"-x{self.scale:g}" if self.scale != 1 else "") + (f"+{self.shift:g}" if self.shift else "")
+        return (
+            text
+            + (f"-x{self.scale:g}" if self.scale != 1 else "")
+            + (f"+{self.shift:g}" if self.shift else "")
+        )
 
     def out_size(self) -> tuple[int, int]:
         if self.kind == "global_mean":
@@ -83,8 +87,17 @@ def make(case: Case) -> Problem:
         residual = values[:, lead + case.c_in : lead + own, :: case.stride, :: case.stride]
     tensors += [(lead + case.c_out + tail, -1, 0), (case.c_out, len(tensors), lead)]
     output = len(tensors) - 1
-    op = {"kind": case.kind, "x": 1, "y": output, "kernel": case.kernel, "stride": case.stride, "pad": case.pad,
-          "groups": case.groups, "relu": int(case.relu), "zero_padded": int(case.zero_padded)}
+    op = {
+        "kind": case.kind,
+        "x": 1,
+        "y": output,
+        "kernel": case.kernel,
+        "stride": case.stride,
+        "pad": case.pad,
+        "groups": case.groups,
+        "relu": int(case.relu),
+        "zero_padded": int(case.zero_padded),
+    }
     if case.kind == "conv":
         shape = (case.c_out, case.c_in, case.kernel, case.kernel)
         op["weight"] = (rng.standard_normal(shape) * np.sqrt(2 / np.prod(shape[1:]))).astype(np.float32)
@@ -109,9 +122,22 @@ def _convolutions() -> list[Case]:
             for i, c_in in enumerate(CHANNELS):
                 for j in range(3):
                     turn = len(found) * 5 + len(found) // 8
-                    found.append(Case("conv", c_in, CHANNELS[(3 * i + 2 * j + 1) % 8], SIZES[turn % 7], kernel,
-                                      stride, pad, bias=turn % 2 == 0, relu=turn // 2 % 2 == 0,
-                                      pre=turn // 3 % 2 == 0, residual=turn // 4 % 3 == 0, slices=turn // 5 % 2 == 0))
+                    found.append(
+                        Case(
+                            "conv",
+                            c_in,
+                            CHANNELS[(3 * i + 2 * j + 1) % 8],
+                            SIZES[turn % 7],
+                            kernel,
+                            stride,
+                            pad,
+                            bias=turn % 2 == 0,
+                            relu=turn // 2 % 2 == 0,
+                            pre=turn // 3 % 2 == 0,
+                            residual=turn // 4 % 3 == 0,
+                            slices=turn // 5 % 2 == 0,
+                        )
+                    )
     return found
 
 
@@ -131,18 +157,33 @@ def _others() -> list[Case]:
         Case("conv", 17, 16, (8, 8), 3, 1, 1, bias=True, scale=1e-40),
         Case("conv", 48, 13, (7, 5), 1, pre=True, scale=1e-40),
         Case("conv", 17, 16, (8, 8), 3, 1, 1, bias=True, relu=True, residual=True, scale=1e30),
-        *(Case("maxpool", c, c, size, 3, 2, 1, zero_padded=zero, slices=c % 2 == 1)
-          for c in (1, 16, 17, 100) for size in ((1, 1), (7, 5), (33, 17)) for zero in (False, True)),
+        *(
+            Case("maxpool", c, c, size, 3, 2, 1, zero_padded=zero, slices=c % 2 == 1)
+            for c in (1, 16, 17, 100)
+            for size in ((1, 1), (7, 5), (33, 17))
+            for zero in (False, True)
+        ),
         Case("maxpool", 13, 13, (8, 8), 2, 2),
         Case("maxpool", 16, 16, (8, 8), 3, 1, 1, shift=-10),  # a zero would win over padding's -inf
-        *(Case("avgpool", c, c, size, 2, 2, pre=pre, slices=not pre)
-          for c in (1, 16, 17, 100) for size in ((2, 3), (8, 8), (33, 17)) for pre in (False, True)),
+        *(
+            Case("avgpool", c, c, size, 2, 2, pre=pre, slices=not pre)
+            for c in (1, 16, 17, 100)
+            for size in ((2, 3), (8, 8), (33, 17))
+            for pre in (False, True)
+        ),
         Case("avgpool", 3, 3, (7, 5), 5, 1),
-        *(Case("global_mean", c, c, size, pre=pre, slices=pre)
-          for c in (1, 13, 16, 100) for size in ((1, 1), (7, 5), (8, 8)) for pre in (False, True)),
-        *(Case("groupnorm", c, c, size, groups=g, relu=relu, slices=relu)
-          for c, g in ((32, 32), (64, 32), (48, 3), (13, 1)) for size in ((1, 1), (7, 5), (33, 17))
-          for relu in (False, True)),
+        *(
+            Case("global_mean", c, c, size, pre=pre, slices=pre)
+            for c in (1, 13, 16, 100)
+            for size in ((1, 1), (7, 5), (8, 8))
+            for pre in (False, True)
+        ),
+        *(
+            Case("groupnorm", c, c, size, groups=g, relu=relu, slices=relu)
+            for c, g in ((32, 32), (64, 32), (48, 3), (13, 1))
+            for size in ((1, 1), (7, 5), (33, 17))
+            for relu in (False, True)
+        ),
         Case("groupnorm", 64, 64, (16, 16), groups=32, shift=1000),  # a one-pass variance loses it
     ]
 

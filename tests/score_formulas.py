@@ -41,7 +41,9 @@ def mahalanobis_distances(h, H, y=None):
     y = np.zeros(len(H), int) if y is None else y
     means = np.stack([H[y == c].mean(0) for c in np.unique(y)])
     away = H - means[np.searchsorted(np.unique(y), y)]
-    _, root, axes = np.linalg.svd(away / np.sqrt(len(H)), full_matrices=False)  # more digits than the covariance has
+    _, root, axes = np.linalg.svd(
+        away / np.sqrt(len(H)), full_matrices=False
+    )  # more digits than the covariance has
     keep = root**2 > H.shape[1] * np.finfo(float).eps * root[0] ** 2
     axes = axes[keep] / root[keep, None]
     return np.stack([(((h - m) @ axes.T) ** 2).sum(1) for m in means], axis=1)
@@ -98,12 +100,16 @@ def fdbd(h, W, b, H):
     z = h @ W.T + b
     y = z.argmax(1)
     apart = np.linalg.norm(W[y][:, None] - W, axis=2)
-    return np.divide(z[np.arange(len(z)), y, None] - z, apart, out=np.zeros_like(z), where=apart > 0).sum(1) / np.linalg.norm(h - H.mean(0), axis=1)
+    return np.divide(z[np.arange(len(z)), y, None] - z, apart, out=np.zeros_like(z), where=apart > 0).sum(
+        1
+    ) / np.linalg.norm(h - H.mean(0), axis=1)
 
 
 def nci(h, W, b, H, alpha=1e-4):
     away = h - H.mean(0)
-    return (W[(h @ W.T + b).argmax(1)] * away).sum(1) / np.linalg.norm(away, axis=1) + alpha * np.abs(h).sum(1)
+    return (W[(h @ W.T + b).argmax(1)] * away).sum(1) / np.linalg.norm(away, axis=1) + alpha * np.abs(h).sum(
+        1
+    )
 
 
 def she_patterns(W, b, H, y):
@@ -164,7 +170,13 @@ def klm(z, Z, y=None):
 def weibull(x):
     """Shape and scale of the most likely Weibull distribution (Rinne 2008, eq. 11.19)."""
     y = np.log(x / x.max())
-    shape = brentq(lambda k: (np.exp(k * y) * y).sum() / np.exp(k * y).sum() - 1 / k - y.mean(), 1e-3, 1e9, xtol=1e-9, rtol=1e-14)
+    shape = brentq(
+        lambda k: (np.exp(k * y) * y).sum() / np.exp(k * y).sum() - 1 / k - y.mean(),
+        1e-3,
+        1e9,
+        xtol=1e-9,
+        rtol=1e-14,
+    )
     return shape, x.max() * np.mean(np.exp(shape * y)) ** (1 / shape)
 
 
@@ -180,7 +192,9 @@ def openmax(z, Z, y, tail, alpha, translation):
         share = np.ones(len(z))  # of a class whose distances do not differ
         if distances[0] < distances[-1]:
             shape, scale = weibull(distances - distances[0] + translation)
-            share = weibull_min.cdf(np.linalg.norm(z - means[k], axis=1) - distances[0] + translation, shape, 0, scale)
+            share = weibull_min.cdf(
+                np.linalg.norm(z - means[k], axis=1) - distances[0] + translation, shape, 0, scale
+            )
         rank = np.argmax(order == k, axis=1)
         weight[:, k] = share * np.maximum(0, (alpha - rank) / alpha)
     unknown = (z * weight).sum(1)

@@ -113,8 +113,10 @@ def test_golden_made_up(name, n, side, bound, shared):
                 np.testing.assert_allclose(scores, golden[f"{key}_p{p}"], rtol=0, atol=5e-5)
 
 
-@pytest.mark.parametrize(("file", "arch", "accuracy"), [("resnet20-12fca82f.th", "resnet20", 91.6),
-                                                        ("resnet56-4bfd9763.th", "resnet56", 92.7)])
+@pytest.mark.parametrize(
+    ("file", "arch", "accuracy"),
+    [("resnet20-12fca82f.th", "resnet20", 91.6), ("resnet56-4bfd9763.th", "resnet56", 92.7)],
+)
 def test_accuracy_of_cifar_resnets(file, arch, accuracy, shared, cifar):
     net = load_backbone(None, shared / "realdata/checkpoints/other" / file)
     assert net.arch == arch
@@ -221,8 +223,11 @@ def changed(weights, name, value):
 @pytest.mark.parametrize(
     ("name", "value", "words"),
     [
-        ("block2.layer.1.conv1.weight", np.ones((20, 4, 1, 1), np.float32),
-         r"layer block2.layer.1.conv1.weight: got \(20, 4, 1, 1\), want \(20, 15, 1, 1\)"),
+        (
+            "block2.layer.1.conv1.weight",
+            np.ones((20, 4, 1, 1), np.float32),
+            r"layer block2.layer.1.conv1.weight: got \(20, 4, 1, 1\), want \(20, 15, 1, 1\)",
+        ),
         ("block2.layer.1.bn2.bias", None, "layer block2.layer.1.bn2.bias: missing"),
         ("fc.bias", np.ones(11, np.float32), r"layer fc.bias: got \(11\), want \(10\)"),
         ("fc.weight", np.nan, "layer fc.weight: holds NaN"),
@@ -273,8 +278,10 @@ def test_a_doubt_must_be_named():
         (np.zeros((1, 16, 16, 3), np.float32), r"images: got float32 \(1, 16, 16, 3\), want \(N, 3, H, W\)"),
         (np.zeros((16, 16, 3), np.uint8), "images: got uint8"),
         (np.full((1, 3, 16, 16), np.inf, np.float32), "images: holds NaN or infinity"),
-        (np.zeros((1, 3, 3, 3), np.float32),
-         "images of 3 x 3 pixels are too small: 1 x 1 are left before layer trans2.bn1"),
+        (
+            np.zeros((1, 3, 3, 3), np.float32),
+            "images of 3 x 3 pixels are too small: 1 x 1 are left before layer trans2.bn1",
+        ),
         (np.zeros((1, 0, 16, 3), np.uint8), "images of 0 x 16 pixels"),
         (np.zeros((1, 1, 20000, 3), np.uint8), "images of 1 x 20000 pixels"),
         ("cat.png", "images"),
@@ -315,9 +322,13 @@ def test_load_backbone(tmp_path, small):
 
 
 def test_refuses_another_network(shared):
-    with pytest.raises(InputError, match=r"atreides_resnet20\.pth: no known network has these weights: conv0\.weight"):
+    with pytest.raises(
+        InputError, match=r"atreides_resnet20\.pth: no known network has these weights: conv0\.weight"
+    ):
         load_backbone(None, shared / "realdata/checkpoints/other/atreides_resnet20.pth")
-    with pytest.raises(InputError, match=r"atreides_resnet20\.pth: .*not a depth of resnet20.*conv0\.weight \(16, 3, 3, 3\)"):
+    with pytest.raises(
+        InputError, match=r"atreides_resnet20\.pth: .*not a depth of resnet20.*conv0\.weight \(16, 3, 3, 3\)"
+    ):
         load_backbone("resnet20", shared / "realdata/checkpoints/other/atreides_resnet20.pth")
 
 

@@ -56,7 +56,9 @@ def test_vendored_openblas_comes_with_its_licence():
     assert len(list(vendor.glob("*openblas*"))) == 1
 
 
-@pytest.mark.parametrize("shape", [(0, 3, 2), (3, 0, 2), (3, 2, 0), (1, 1, 1), (7, 13, 5), (64, 65, 63), (300, 257, 129)])
+@pytest.mark.parametrize(
+    "shape", [(0, 3, 2), (3, 0, 2), (3, 2, 0), (1, 1, 1), (7, 13, 5), (64, 65, 63), (300, 257, 129)]
+)
 def test_products_agree_with_numpy(shape):
     m, k, n = shape
     rng = np.random.default_rng(1)
@@ -93,8 +95,14 @@ def test_products_refuse_what_does_not_fit():
 @pytest.mark.parametrize("value", ["0", "two", "257", "-1"])
 def test_bad_thread_count_is_refused_on_import(value):
     code = "import dice\ntry:\n    import dice._core\nexcept dice.InputError as error:\n    print(error)"
-    done = subprocess.run([sys.executable, "-c", code], env=os.environ | {"DICE_THREADS": value},
-                          cwd=Path(dice.__file__).parents[1], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=os.environ | {"DICE_THREADS": value},
+        cwd=Path(dice.__file__).parents[1],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     assert done.stdout.startswith(f"DICE_THREADS={value}: want a whole number from 1 to 256")
 
 
@@ -128,8 +136,11 @@ def test_cuda_with_a_compiler_that_fails(setup, monkeypatch, tmp_path):
 
 
 def test_system_openblas_is_what_pkg_config_says(setup, monkeypatch, tmp_path):
-    tool = script(tmp_path / "pkg-config", 'case "$1" in --cflags) echo "-I/opt/blas/include";; '
-                                           '--libs) echo "-L/opt/blas/lib -lopenblas";; --modversion) echo 0.3.21;; esac')
+    tool = script(
+        tmp_path / "pkg-config",
+        'case "$1" in --cflags) echo "-I/opt/blas/include";; '
+        '--libs) echo "-L/opt/blas/lib -lopenblas";; --modversion) echo 0.3.21;; esac',
+    )
     monkeypatch.setenv("PKG_CONFIG", str(tool))
     found = setup.find_openblas()
     assert found == ("system", "0.3.21", ["-isystem/opt/blas/include"], ["-L/opt/blas/lib", "-lopenblas"])
@@ -138,7 +149,11 @@ def test_system_openblas_is_what_pkg_config_says(setup, monkeypatch, tmp_path):
 def test_missing_openblas_says_what_to_install(setup, monkeypatch, tmp_path):
     monkeypatch.setenv("PKG_CONFIG", str(script(tmp_path / "pkg-config", "exit 1")))
     monkeypatch.setitem(sys.modules, "scipy_openblas32", None)
-    for choice, advice in [("system", "libopenblas-dev"), ("wheel", "pip install scipy-openblas32"), ("auto", "pip install")]:
+    for choice, advice in [
+        ("system", "libopenblas-dev"),
+        ("wheel", "pip install scipy-openblas32"),
+        ("auto", "pip install"),
+    ]:
         monkeypatch.setenv("DICE_OPENBLAS", choice)
         with pytest.raises(setup.SetupError, match=advice):
             setup.find_openblas()

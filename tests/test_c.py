@@ -12,14 +12,16 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 FLAGS = ["-std=c11", "-O1", "-g", "-pthread", "-ffp-contract=off", "-Icsrc"]
-LAYERS = ["base", "nn", "backend", "cpu", "cpu/kernels", "tests"]
+LAYERS = ["base", "nn", "linalg", "linalg/kernels", "backend", "cpu", "cpu/kernels", "tests"]
 
 
 def run(command: list[str]) -> subprocess.CompletedProcess[str]:
     # a sanitizer preloaded into Python is none of the compiler's business
     env = {name: value for name, value in os.environ.items() if name not in ("LD_PRELOAD", "DICE_THREADS")}
     env["ASAN_OPTIONS"] = "detect_leaks=0:allocator_may_return_null=1"  # the tests count blocks themselves
-    return subprocess.run(command, env=env, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
+    return subprocess.run(
+        command, env=env, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False
+    )
 
 
 def compile_tests(folder: Path, sanitizer: str) -> Path:
@@ -30,13 +32,16 @@ def compile_tests(folder: Path, sanitizer: str) -> Path:
     probe, program = folder / "probe.c", folder / "tests"
     probe.write_text("int main(void) { return 0; }\n")
     try:
-        works = run([*cc, *flags, str(probe), "-o", str(program)]).returncode == 0 and run([str(program)]).returncode == 0
+        works = (
+            run([*cc, *flags, str(probe), "-o", str(program)]).returncode == 0
+            and run([str(program)]).returncode == 0
+        )
     except OSError:
         pytest.skip(f"no C compiler: {cc[0]}")
     if not works:
         pytest.skip(f"no {sanitizer} sanitizer here")
     sources, macros, _ = setup.choose_sources(cc, LAYERS)
-    sources.remove(Path("csrc/cpu/blas.c"))
+    sources.remove(Path("csrc/linalg/blas.c"))
 
     def compile_one(source: Path) -> str:
         target = str(folder / (source.stem + ".o"))
@@ -70,7 +75,9 @@ def load_setup():
         ("", ["fork"]),  # the sanitizers' own locks do not survive a fork with threads
     ],
 )
-def test_c_tests_hold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sanitizer: str, tests: list[str]) -> None:
+def test_c_tests_hold(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sanitizer: str, tests: list[str]
+) -> None:
     monkeypatch.chdir(ROOT)
     program = compile_tests(tmp_path, sanitizer)
     for test in tests:

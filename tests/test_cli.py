@@ -15,11 +15,11 @@ import pytest
 from tiny import array_set, save_densenet, save_images
 
 import dice
-from dice.cli import main
-from dice.statistics import Statistics
+from dice.cli.parser import main
+from dice.stats.training import Statistics
 
 ROOT = Path(dice.__file__).resolve().parents[1]
-CHUNKED = "import sys; from dice import evaluate; evaluate.CHUNK_IMAGES = 16; from dice.cli import main; sys.exit(main(sys.argv[1:]))"
+CHUNKED = "import sys; from dice.eval import evaluate; evaluate.CHUNK_IMAGES = 16; from dice.cli.parser import main; sys.exit(main(sys.argv[1:]))"
 METRICS = ("fpr95", "auroc", "auin", "auout", "dterr")
 
 
@@ -131,7 +131,18 @@ def test_the_network_is_recognised_where_it_is_not_named(data, shared, tmp_path)
 
 
 def test_convention_groups_and_intervals_are_named_where_their_numbers_are(args, tmp_path):
-    done = dice_run(*args, "--convention", "openood", "--near", "near", "--bootstrap", 20, "--json", "r.json", cwd=tmp_path)
+    done = dice_run(
+        *args,
+        "--convention",
+        "openood",
+        "--near",
+        "near",
+        "--bootstrap",
+        20,
+        "--json",
+        "r.json",
+        cwd=tmp_path,
+    )
     assert done.returncode == 0, done.stderr
     entry = json.loads((tmp_path / "r.json").read_text())[0]
     assert entry["convention"] == "openood" and "openood convention" in done.stdout + done.stderr
@@ -143,7 +154,17 @@ def test_convention_groups_and_intervals_are_named_where_their_numbers_are(args,
         assert low <= row["auroc"] <= high and low < high
     lines = done.stdout.splitlines()
     assert lines[0] == " OOD detection method: energy (openood convention)"
-    assert [line[:12].strip() for line in lines[2:]] == ["far", "2.5 %", "97.5 %", "near", "2.5 %", "97.5 %", "AVG", "NEAR", "FAR"]
+    assert [line[:12].strip() for line in lines[2:]] == [
+        "far",
+        "2.5 %",
+        "97.5 %",
+        "near",
+        "2.5 %",
+        "97.5 %",
+        "AVG",
+        "NEAR",
+        "FAR",
+    ]
 
     done = dice_run(*args, "--near", "nearer", cwd=tmp_path)
     assert done.returncode == 2 and "--near nearer: not among" in done.stderr

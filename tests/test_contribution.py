@@ -63,7 +63,9 @@ def large(kind):
     elif kind == "unlike rows":  # one stripe has all that is wanted
         weight[300:] *= np.float32(1e-6)
     elif kind == "unlike what is sampled":  # the golden ratio's places hold other values than the rest
-        places = (np.arange(8192, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15) >> np.uint64(11)).astype(float)
+        places = (np.arange(8192, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15) >> np.uint64(11)).astype(
+            float
+        )
         weight.reshape(-1)[(places * 2.0**-53 * weight.size).astype(np.int64)] += 100
     elif kind == "wide range":
         mean = 10.0 ** rng.uniform(-300, 260, 523)
@@ -97,7 +99,10 @@ def test_many_elements(ties):
 
 def test_p_0_keeps_all_but_the_least_and_p_100_nothing():
     for p, kept in ((0, W.size - 1), (100, 0)):
-        assert _core.contribution_keep(MU, W, _core.contribution_percentile(MU, W, p, False), False).sum() == kept
+        assert (
+            _core.contribution_keep(MU, W, _core.contribution_percentile(MU, W, p, False), False).sum()
+            == kept
+        )
 
 
 @pytest.mark.parametrize("mean, weight, p, word", [

@@ -65,7 +65,9 @@ def test_the_plugin_says_why_it_cannot_run():
     elif not any(sign.exists() for sign in GPU_SIGNS):
         assert Path(file).exists()
         assert reason == "no driver"
-        with pytest.raises(DeviceError, match=r"^device cuda:1: no driver \(.*_cuda.so\); use device=\"cpu\"$"):
+        with pytest.raises(
+            DeviceError, match=r"^device cuda:1: no driver \(.*_cuda.so\); use device=\"cpu\"$"
+        ):
             _core.Head(np.ones((2, 3), np.float32), np.zeros(2, np.float32), device="cuda:1")
 
 
@@ -89,7 +91,9 @@ def test_a_file_that_is_no_plugin_is_a_reason(monkeypatch, tmp_path):
 
 
 def test_a_plugin_of_another_version_is_a_reason(monkeypatch, tmp_path):
-    (tmp_path / "old.c").write_text("const void *dice_plugin(const void *core) { return core == (void *)0 ? core : 0; }")
+    (tmp_path / "old.c").write_text(
+        "const void *dice_plugin(const void *core) { return core == (void *)0 ? core : 0; }"
+    )
     compiler = shutil.which("cc") or shutil.which("gcc")
     subprocess.run([compiler, "-shared", "-fPIC", "old.c", "-o", "old.so"], cwd=tmp_path, check=True)
     monkeypatch.setenv("DICE_CUDA_PLUGIN", str(tmp_path / "old.so"))
@@ -101,7 +105,9 @@ def test_the_plugin_exports_one_symbol():
     plugin = Path(_core.__file__).parent / "_cuda.so"
     if not plugin.exists():
         pytest.skip(f"no plug-in here: {_core.build_info()['cuda']}")
-    listed = subprocess.run(["nm", "-D", "--defined-only", plugin], check=True, capture_output=True, text=True).stdout
+    listed = subprocess.run(
+        ["nm", "-D", "--defined-only", plugin], check=True, capture_output=True, text=True
+    ).stdout
     assert [line.split()[2] for line in listed.splitlines() if line.split()[1] == "T"] == ["dice_plugin"]
 
 
@@ -125,7 +131,9 @@ def test_auto_takes_a_gpu(emulated):
     assert dice.load_backbone(None, weights_of(densenet((2, 2), 3), 8), device="auto").device == "cuda"
 
 
-@pytest.mark.parametrize(("devices", "reason"), [("0", "no device"), ("-1", "no driver"), ("-2", "the driver is too old")])
+@pytest.mark.parametrize(
+    ("devices", "reason"), [("0", "no device"), ("-1", "no driver"), ("-2", "the driver is too old")]
+)
 def test_no_device_no_driver_and_an_old_one_differ(devices, reason, emulated, monkeypatch):
     monkeypatch.setenv("DICE_EMULATED_DEVICES", devices)
     assert _core.cuda_status()[0] == reason
@@ -136,7 +144,9 @@ def test_no_device_no_driver_and_an_old_one_differ(devices, reason, emulated, mo
 def test_a_plugin_without_code_for_the_device(emulated, monkeypatch):
     weights = weights_of(densenet((2, 2), 3), 8)
     monkeypatch.setenv("DICE_EMULATED_CODE", "0")
-    with pytest.raises(DeviceError, match="^cuda:0: device: no kernel image is available for execution on the device$"):
+    with pytest.raises(
+        DeviceError, match="^cuda:0: device: no kernel image is available for execution on the device$"
+    ):
         dice.load_backbone(None, weights, device="cuda")
     with pytest.raises(DeviceError, match="no kernel image"):
         _core.device_moments(np.ones((2, 3), np.float32), "cuda")
@@ -156,15 +166,20 @@ def test_op(case, cuda):
     together = run(case, problem, problem.input)
     want, allowed = expected(case, problem)
     error = np.abs(together - want)
-    assert (error <= allowed).all(), f"{(error / np.maximum(allowed, 1e-300)).max():.3g} times what is allowed"
+    assert (error <= allowed).all(), (
+        f"{(error / np.maximum(allowed, 1e-300)).max():.3g} times what is allowed"
+    )
     if cuda == "gpu" or together[0].size * case.c_in * case.kernel**2 < 100_000:
         alone = run(case, problem, problem.input[1:2])
         assert together[1:2].tobytes() == alone.tobytes(), "bits depend on the batch"
 
 
 @pytest.mark.parametrize(("precision", "share"), [("bf16x3", 2e-5), ("bf16", 8e-3)])
-@pytest.mark.parametrize("case", [Case("conv", 48, 12, (8, 8), 3, 1, 1), Case("conv", 33, 70, (5, 9), 1, pre=True, bias=True)],
-                         ids=lambda case: case.id)
+@pytest.mark.parametrize(
+    "case",
+    [Case("conv", 48, 12, (8, 8), 3, 1, 1), Case("conv", 33, 70, (5, 9), 1, pre=True, bias=True)],
+    ids=lambda case: case.id,
+)
 def test_fewer_products(case, precision, share, cuda):
     problem = make(case)
     want, allowed = expected(case, problem)
@@ -237,8 +252,9 @@ def test_resnet18_of_the_paper(cuda):
 
 @pytest.mark.slow
 def test_golden_scores(cuda, shared):
-    net = dice.load_backbone("densenet", shared / "realdata/checkpoints/CIFAR-10/densenet/checkpoint_100.pth.tar",
-                             device="cuda")
+    net = dice.load_backbone(
+        "densenet", shared / "realdata/checkpoints/CIFAR-10/densenet/checkpoint_100.pth.tar", device="cuda"
+    )
     images, _ = dice.io.read_cifar(shared / "realdata/data/cifar-10-batches-py/test_batch")
     golden = np.load(shared / "golden/cifar10_densenet.npz")
     n = 1 if cuda == "emulated" else len(images)
@@ -321,12 +337,23 @@ def test_cublas_gives_the_same_network(cuda, monkeypatch):
 
 
 def test_a_cublas_that_is_not_there_is_an_error(emulated_plugin):
-    code = "from dice import _core; import numpy as np\n" \
-           "try: _core.Head(np.ones((2, 3), np.float32), np.zeros(2, np.float32), device='cuda')\n" \
-           "except RuntimeError as error: print(type(error).__name__, error)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True,
-                          env=os.environ | {"DICE_CUDA_PLUGIN": str(emulated_plugin), "DICE_CUBLAS": "/none.so",
-                                            "PYTHONPATH": str(Path(dice.__file__).parents[1])})
+    code = (
+        "from dice import _core; import numpy as np\n"
+        "try: _core.Head(np.ones((2, 3), np.float32), np.zeros(2, np.float32), device='cuda')\n"
+        "except RuntimeError as error: print(type(error).__name__, error)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        env=os.environ
+        | {
+            "DICE_CUDA_PLUGIN": str(emulated_plugin),
+            "DICE_CUBLAS": "/none.so",
+            "PYTHONPATH": str(Path(dice.__file__).parents[1]),
+        },
+    )
     assert done.stdout.startswith("DeviceError DICE_CUBLAS=/none.so: no cuBLAS found")
 
 
@@ -345,8 +372,10 @@ def builder(monkeypatch):
 def nvcc(tmp_path):
     """A compiler that knows three architectures and can do nothing else."""
     file = tmp_path / "nvcc"
-    file.write_text("#!/bin/sh\n[ $1 = --list-gpu-arch ] && printf 'compute_75\\ncompute_80\\ncompute_90\\ncompute_120\\n'"
-                    " || { echo 'a.cu: no such thing' >&2; exit 1; }\n")
+    file.write_text(
+        "#!/bin/sh\n[ $1 = --list-gpu-arch ] && printf 'compute_75\\ncompute_80\\ncompute_90\\ncompute_120\\n'"
+        " || { echo 'a.cu: no such thing' >&2; exit 1; }\n"
+    )
     file.chmod(0o755)
     return str(file)
 

@@ -83,8 +83,15 @@ def test_descriptions_that_no_kernel_survives(emulated):
     there = described().__cuda_array_interface__["data"][0]
     negative = ByDLPack(emulated, floats)
     negative._shape[0] = -2
-    for wrong in (described(data=(there + 2, False)), described(shape=(-2, 3, 8, 8)), described(mask=described()), negative):
-        with pytest.raises(InputError, match="images: the array on the GPU must be C-contiguous and aligned, without a mask"):
+    for wrong in (
+        described(data=(there + 2, False)),
+        described(shape=(-2, 3, 8, 8)),
+        described(mask=described()),
+        negative,
+    ):
+        with pytest.raises(
+            InputError, match="images: the array on the GPU must be C-contiguous and aligned, without a mask"
+        ):
             net.forward(wrong)
     with pytest.raises(InputError, match="images of 32768 x 32769 pixels are too large for the device"):
         net.forward(described(typestr="|u1", shape=(1, 1 << 15, (1 << 15) + 1, 3)))
@@ -94,7 +101,11 @@ def test_arrays_of_another_device(put, emulated, monkeypatch):
     """Are looked at there, where kernels can read them, and copied."""
     monkeypatch.setenv("DICE_EMULATED_DEVICES", "2")
     rng = np.random.default_rng(2)
-    weight, bias, mean = rng.standard_normal((5, 7)).astype(np.float32), np.zeros(5, np.float32), rng.random(7)
+    weight, bias, mean = (
+        rng.standard_normal((5, 7)).astype(np.float32),
+        np.zeros(5, np.float32),
+        rng.random(7),
+    )
     h, floats = rng.random((30, 7), np.float32), rng.standard_normal((2, 3, 8, 8)).astype(np.float32)
     net, distances = network(), Mahalanobis(device="cuda").fit(h)
 
@@ -158,7 +169,9 @@ def test_a_parameter_that_wants_a_gradient_is_refused(emulated):
             raise BufferError("use tensor.detach()")
 
     weight = np.ones((2, 4), np.float32)
-    detector = dice.DICE(Parameter(emulated, weight), np.zeros(2, np.float32), 50, mean=np.ones(4), device="cuda")
+    detector = dice.DICE(
+        Parameter(emulated, weight), np.zeros(2, np.float32), 50, mean=np.ones(4), device="cuda"
+    )
     with pytest.raises(InputError, match=r"^W: the array on the GPU cannot be had: use tensor.detach\(\)$"):
         detector.score_samples(weight)
 
@@ -213,7 +226,12 @@ def test_other_scores(put):
     rng = np.random.default_rng(6)
     weight, bias = rng.standard_normal((5, 12)).astype(np.float32), rng.standard_normal(5).astype(np.float32)
     h = rng.standard_normal((60, 12)).astype(np.float32)
-    for detector in (Mahalanobis(device="cuda"), RMDS(device="cuda"), Residual(device="cuda"), ViM(weight, bias, device="cuda")):
+    for detector in (
+        Mahalanobis(device="cuda"),
+        RMDS(device="cuda"),
+        Residual(device="cuda"),
+        ViM(weight, bias, device="cuda"),
+    ):
         want = detector.fit(h).score_samples(h)
         assert detector.score_samples(put(h)).tobytes() == want.tobytes()
         with pytest.raises(InputError, match="got 11 features"):

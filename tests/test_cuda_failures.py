@@ -91,7 +91,11 @@ def test_rows_that_do_not_fit_are_split(kind, emulated, monkeypatch):
     h = np.tile(h, (10, 1))
 
     def make():
-        return dice.DICE(weight, bias, None, device="cuda") if kind == "head" else Mahalanobis(device="cuda").fit(h)
+        return (
+            dice.DICE(weight, bias, None, device="cuda")
+            if kind == "head"
+            else Mahalanobis(device="cuda").fit(h)
+        )
 
     first = make()
     want = first.score_samples(h).tobytes()
@@ -156,7 +160,9 @@ def actions():
     return {
         "network": network,
         "head": lambda: dice.DICE(weight, bias, 20, mean=mean, device="cuda").score_samples(h).tobytes(),
-        "sparse head": lambda: dice.DICE(weight, bias, 90, mean=mean, device="cuda").score_samples(h).tobytes(),
+        "sparse head": lambda: (
+            dice.DICE(weight, bias, 90, mean=mean, device="cuda").score_samples(h).tobytes()
+        ),
         "moments": lambda: dice.DICE(weight, bias, device="cuda").fit(h).mean_.tobytes(),
         "knn": lambda: dice.detectors.KNN(3, device="cuda").fit(h).score_samples(h[:5]).tobytes(),
         "mahalanobis": lambda: Mahalanobis(device="cuda").fit(h).score_samples(h).tobytes(),
@@ -190,7 +196,11 @@ def test_a_sticky_error_reaches_everything_made_before(small, fail_at):
     net, weights = small
     weight, bias, h = detector_problem()
     detector, distances = dice.DICE(weight, bias, None, device="cuda"), Mahalanobis(device="cuda").fit(h)
-    want = detector.score_samples(h).tobytes(), distances.score_samples(h).tobytes(), net.forward(noise(2, 8))[1].tobytes()
+    want = (
+        detector.score_samples(h).tobytes(),
+        distances.score_samples(h).tobytes(),
+        net.forward(noise(2, 8))[1].tobytes(),
+    )
     fail_at(1, ILLEGAL_ADDRESS, 1)
     for _ in range(2):
         for act in (lambda: net.forward(noise(2, 8)), lambda: detector.score_samples(h), lambda: distances.score_samples(h),
@@ -199,7 +209,11 @@ def test_a_sticky_error_reaches_everything_made_before(small, fail_at):
                 act()
     assert dice.load_backbone(None, weights, device="auto").device == "cpu"
     fail_at(0, 0, 0)
-    assert want == (detector.score_samples(h).tobytes(), distances.score_samples(h).tobytes(), net.forward(noise(2, 8))[1].tobytes())
+    assert want == (
+        detector.score_samples(h).tobytes(),
+        distances.score_samples(h).tobytes(),
+        net.forward(noise(2, 8))[1].tobytes(),
+    )
 
 
 # --- several devices and threads -----------------------------------------------------------------------------------
@@ -212,11 +226,16 @@ def test_several_devices(emulated, monkeypatch):
     before = [emulated.emulated_used(i) for i in (0, 1)]
     first, second = (build(weights, device=f"cuda:{i}") for i in (0, 1))
     assert first.forward(images)[1].tobytes() == second.forward(images)[1].tobytes()
-    for make in (lambda device: dice.DICE(weight, bias, 50, device=device).fit(h), lambda device: Mahalanobis(device).fit(h)):
+    for make in (
+        lambda device: dice.DICE(weight, bias, 50, device=device).fit(h),
+        lambda device: Mahalanobis(device).fit(h),
+    ):
         there = [make(device).score_samples(h).tobytes() for device in ("cuda:0", "cuda:1", "cuda")]
         assert there[0] == there[1] == there[2]
     after = [emulated.emulated_used(i) for i in (0, 1)]
-    assert after[1] - before[1] >= second.weight_bytes + second.arena_bytes > 0, "nothing is on the second device"
+    assert after[1] - before[1] >= second.weight_bytes + second.arena_bytes > 0, (
+        "nothing is on the second device"
+    )
     for act in (lambda: build(weights, device="cuda:2"), lambda: dice.DICE(weight, bias, None, device="cuda:2").score_samples(h),
                 lambda: Mahalanobis("cuda:2").fit(h).score_samples(h)):  # fmt: skip
         with pytest.raises(DeviceError, match=r"device cuda:2: this machine has 2 \(cuda:0 is the first\)"):
@@ -251,11 +270,15 @@ def test_threads_share_what_is_made_and_have_their_own(small):
 # --- on the command line -------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("device", "name"), [((), "cuda"), (("--gpu", "3"), "cuda:3"), (("--gpu", "0"), "cuda")])
+@pytest.mark.parametrize(
+    ("device", "name"), [((), "cuda"), (("--gpu", "3"), "cuda:3"), (("--gpu", "0"), "cuda")]
+)
 def test_the_command_line_refuses_in_one_line(device, name, tmp_path):
     np.savez(tmp_path / "net.npz", **weights_of(densenet((2, 2), 3), 8))
     done = subprocess.run([sys.executable, "-m", "dice", "bench", "--checkpoint", "net.npz", "--device", "cuda", *device], cwd=tmp_path,
                           capture_output=True, text=True, check=False,
                           env=os.environ | {"DICE_CUDA_PLUGIN": str(tmp_path / "none.so"), "PYTHONPATH": str(Path(dice.__file__).parents[1])})  # fmt: skip
     assert done.returncode == 2
-    assert done.stderr.splitlines() == [f'dice: error: device {name}: no plug-in ({tmp_path}/none.so); use device="cpu"']
+    assert done.stderr.splitlines() == [
+        f'dice: error: device {name}: no plug-in ({tmp_path}/none.so); use device="cpu"'
+    ]

@@ -9,13 +9,15 @@ import dice
 from dice import _core
 from dice.detectors import KNN, RMDS, Mahalanobis, NNGuide, Relation, Residual, ViM
 from dice.errors import DeviceError, InputError
-from dice.methods import Method
+from dice.eval.methods import Method
 
 NAMES = ("energy", "msp", "maxlogit", "label", "logits")
 
 
-@pytest.mark.parametrize(("classes", "features", "share"),
-                         [(1, 1, 1), (2, 1, 0), (10, 342, 1), (10, 342, 0.1), (37, 65, 0.25), (131, 64, 0.02), (200, 96, 1)])
+@pytest.mark.parametrize(
+    ("classes", "features", "share"),
+    [(1, 1, 1), (2, 1, 0), (10, 342, 1), (10, 342, 0.1), (37, 65, 0.25), (131, 64, 0.02), (200, 96, 1)],
+)
 def test_head(classes, features, share, cuda):
     rng = np.random.default_rng(classes)
     weight = rng.standard_normal((classes, features)).astype(np.float32)
@@ -27,7 +29,11 @@ def test_head(classes, features, share, cuda):
     assert head.info()[1] > 0
     for clip in (np.inf, 1.0):
         energy, msp, maxlogit, label, logits = head.forward(h, clip, *NAMES)
-        z = np.minimum(h, clip).astype(np.float64) @ (weight * keep if share < 1 else weight).astype(np.float64).T + bias
+        z = (
+            np.minimum(h, clip).astype(np.float64)
+            @ (weight * keep if share < 1 else weight).astype(np.float64).T
+            + bias
+        )
         np.testing.assert_allclose(logits, z, rtol=0, atol=2e-6 * max(features, 4) ** 0.5 * 4)
         np.testing.assert_array_equal(label, logits.argmax(1))
         np.testing.assert_array_equal(maxlogit, logits.max(1))
@@ -35,7 +41,9 @@ def test_head(classes, features, share, cuda):
         np.testing.assert_allclose(energy, np.logaddexp.reduce(exact, axis=1), rtol=1e-13)
         np.testing.assert_allclose(msp, np.exp(exact.max(1) - np.logaddexp.reduce(exact, axis=1)), rtol=1e-13)
         for rows in (slice(0, 1), slice(3, 35)):
-            for got, want in zip(head.forward(h[rows], clip, *NAMES), (energy, msp, maxlogit, label, logits), strict=True):
+            for got, want in zip(
+                head.forward(h[rows], clip, *NAMES), (energy, msp, maxlogit, label, logits), strict=True
+            ):
                 assert got.tobytes() == want[rows].tobytes()
     assert head.forward(h[:0], np.inf, "energy")[0].shape == (0,)
 
@@ -102,7 +110,10 @@ def test_moments(n, features, cuda):
 
 def test_dice_on_the_device_is_dice(cuda):
     rng = np.random.default_rng(4)
-    weight, bias = rng.standard_normal((20, 48)).astype(np.float32), rng.standard_normal(20).astype(np.float32)
+    weight, bias = (
+        rng.standard_normal((20, 48)).astype(np.float32),
+        rng.standard_normal(20).astype(np.float32),
+    )
     h = np.abs(rng.standard_normal((90, 48))).astype(np.float32)
     here, there = dice.DICE(weight, bias, clip=1.5), dice.DICE(weight, bias, clip=1.5, device="cuda")
     for first in range(0, 90, 40):
@@ -122,7 +133,13 @@ def test_dice_on_the_device_is_dice(cuda):
 def test_an_evaluation_on_the_device_ranks_and_scores_there(cuda):
     weight, bias, h, y, new = problem()
     here, there = (SimpleNamespace(weight=weight, bias=bias, device=device) for device in ("cpu", "cuda"))
-    for name, p, clip in (("energy", None, None), ("dice", 90.0, None), ("dice", 70.0, 1.0), ("knn", None, None), ("mds", None, None)):
+    for name, p, clip in (
+        ("energy", None, None),
+        ("dice", 90.0, None),
+        ("dice", 70.0, 1.0),
+        ("knn", None, None),
+        ("mds", None, None),
+    ):
         method, scores = Method(name, p, clip), []
         for net in (here, there):
             detector = method.detector(net, h.mean(axis=0, dtype=np.float64))
@@ -144,7 +161,10 @@ def products(request, cuda, monkeypatch):
 def problem(classes=5, features=40, n=300, seed=0):
     """W, b, training features with labels, features to score."""
     rng = np.random.default_rng(seed)
-    weight, bias = rng.standard_normal((classes, features)).astype(np.float32), rng.standard_normal(classes).astype(np.float32)
+    weight, bias = (
+        rng.standard_normal((classes, features)).astype(np.float32),
+        rng.standard_normal(classes).astype(np.float32),
+    )
     y = rng.integers(0, classes, n)
     mix = rng.standard_normal((features, features)) / 4
     h = np.abs(rng.standard_normal((n, features)) @ mix + 2 * weight[y]).astype(np.float32)
@@ -166,7 +186,9 @@ def test_scores_on_the_device_are_the_cpus(name, products):
     assert there.get_params()["device"] == "cuda"
     for features in (new, new.astype(np.float64), h[:1]):
         want = here.score_samples(features)
-        np.testing.assert_allclose(there.score_samples(features), want, rtol=2e-5, atol=2e-6 * np.abs(want).max())
+        np.testing.assert_allclose(
+            there.score_samples(features), want, rtol=2e-5, atol=2e-6 * np.abs(want).max()
+        )
     want, bound = here.score_samples(new), 1e-12 if name in ("mds", "rmds") else 5e-6
     assert np.abs(there.score_samples(new) - want).max() <= bound * np.abs(want).max()
     assert there.score_samples(new).tobytes() == there.score_samples(new).tobytes()
@@ -188,7 +210,10 @@ def test_the_order_of_threads_does_not_matter(emulated, monkeypatch):
 
     def all_scores():
         found = [det.fit(h, y).score_samples(new) for det in detectors(weight, bias, "cuda").values()]
-        found += [dice.DICE(weight, bias, p, clip=1, score="msp", device="cuda").fit(h).score_samples(new) for p in (10, 90)]
+        found += [
+            dice.DICE(weight, bias, p, clip=1, score="msp", device="cuda").fit(h).score_samples(new)
+            for p in (10, 90)
+        ]
         return [scores.tobytes() for scores in found]
 
     want = all_scores()
@@ -227,7 +252,9 @@ def test_a_singular_covariance_on_the_device(products):
     here, there = Mahalanobis().fit(h), Mahalanobis(device="cuda").fit(h)
     np.testing.assert_allclose(there.score_samples(h), here.score_samples(h), rtol=1e-9)
     constant = np.ones((5, 4))  # rank 0
-    np.testing.assert_array_equal(Mahalanobis(device="cuda").fit(constant).score_samples(constant + 1), np.zeros(5))
+    np.testing.assert_array_equal(
+        Mahalanobis(device="cuda").fit(constant).score_samples(constant + 1), np.zeros(5)
+    )
 
 
 def test_a_device_that_is_not_there_is_named(monkeypatch, tmp_path):

@@ -10,10 +10,10 @@ import pytest
 import scipy.io
 from PIL import Image
 
-from dice import datasets
-from dice.datasets import MissingSet, default_ood, open_set, select_svhn
 from dice.errors import InputError
-from dice.preprocess import transform_for
+from dice.images import datasets
+from dice.images.datasets import MissingSet, default_ood, open_set, select_svhn
+from dice.images.preprocess import transform_for
 
 CIFAR = transform_for("cifar")
 

@@ -10,7 +10,7 @@ from scipy.special import logsumexp, softmax
 
 from dice import DICE, InputError
 from dice.io import read_state_dict
-from dice.thresholds import conformal_threshold
+from dice.stats.thresholds import conformal_threshold
 
 RNG = np.random.default_rng(0)
 N, C, D = 40, 7, 30
@@ -30,7 +30,11 @@ def logits(h, p=None, clip=np.inf, mean=None, absolute=False):
     return np.minimum(h, clip).astype(np.float64) @ (W.astype(np.float64) * keep).T + B
 
 
-SCORES = {"energy": lambda z: logsumexp(z, axis=1), "msp": lambda z: softmax(z, axis=1).max(1), "maxlogit": lambda z: z.max(1)}
+SCORES = {
+    "energy": lambda z: logsumexp(z, axis=1),
+    "msp": lambda z: softmax(z, axis=1).max(1),
+    "maxlogit": lambda z: z.max(1),
+}
 
 
 @pytest.mark.parametrize("p", [None, 0, 10, 50, 90, 99.5, 100])
@@ -86,8 +90,10 @@ def test_conventions():
     with pytest.raises(InputError, match="q: not a parameter of DICE; it has W, b, p"):
         det.set_params(p=10, q=1)
     assert det.p == 70
-    assert repr(det) == ("DICE(W=array(7, 30), b=array(7,), p=70, clip=1.0, mean=None, contribution='product', "
-                         "score='energy', device='cpu')")
+    assert repr(det) == (
+        "DICE(W=array(7, 30), b=array(7,), p=70, clip=1.0, mean=None, contribution='product', "
+        "score='energy', device='cpu')"
+    )
 
 
 def test_scikit_learn_clones_it():
@@ -102,7 +108,9 @@ def test_pickles_with_statistics_and_threshold():
     det = DICE(W, B, 70).fit(TRAIN)
     det.set_threshold(tpr=0.9, scores=det.score_samples(TRAIN))
     copy = pickle.loads(pickle.dumps(det))
-    assert np.array_equal(copy.predict(H), det.predict(H)) and np.array_equal(copy.score_samples(H), det.score_samples(H))
+    assert np.array_equal(copy.predict(H), det.predict(H)) and np.array_equal(
+        copy.score_samples(H), det.score_samples(H)
+    )
     copy.partial_fit(TRAIN)
 
 
@@ -122,7 +130,9 @@ def test_threshold():
 
 
 def test_conformal_threshold_is_exact():
-    assert conformal_threshold(np.arange(1.0, 10), 0.9) == 1  # n = 9: k = 10 - 9, not 10 - ceil(9.000000000000002)
+    assert (
+        conformal_threshold(np.arange(1.0, 10), 0.9) == 1
+    )  # n = 9: k = 10 - 9, not 10 - ceil(9.000000000000002)
     assert conformal_threshold(np.arange(1.0, 20)[::-1], 0.95) == 1
     with pytest.raises(InputError, match="at least 19 held-out"):
         conformal_threshold(np.arange(18.0), 0.95)
@@ -134,7 +144,9 @@ def test_conformal_threshold_is_exact():
 
 def test_the_promised_rate_holds():
     rng = np.random.default_rng(0)
-    accepted = [rng.standard_normal() >= conformal_threshold(rng.standard_normal(29), 0.9) for _ in range(4000)]
+    accepted = [
+        rng.standard_normal() >= conformal_threshold(rng.standard_normal(29), 0.9) for _ in range(4000)
+    ]
     assert 0.9 - 3 * 0.005 < np.mean(accepted) < 0.9 + 3 * 0.005  # k / (n + 1) is 0.9 exactly
 
 
@@ -243,7 +255,12 @@ def test_golden_imagenet(shared, arch, head):
 
     golden = np.load(shared / "golden" / f"{arch}_synthetic.npz")
     h = golden["features"]
-    det = DICE(parameter(f"{head}.weight", (1000, 2048)), parameter(f"{head}.bias", (1000,)), None, mean=golden["info"])
+    det = DICE(
+        parameter(f"{head}.weight", (1000, 2048)),
+        parameter(f"{head}.bias", (1000,)),
+        None,
+        mean=golden["info"],
+    )
     np.testing.assert_allclose(det.score_samples(h), golden["energy"], atol=5e-5)
     for p in (10, 70, 90):
         det.set_params(p=p, clip=None)

@@ -8,7 +8,11 @@ import pytest
 
 import dice
 
-MODULES = [m.name for m in pkgutil.walk_packages(dice.__path__, "dice.") if m.name.split(".")[-1][0] != "_" or ".detectors._" in m.name]
+MODULES = [
+    m.name
+    for m in pkgutil.walk_packages(dice.__path__, "dice.")
+    if m.name.split(".")[-1][0] != "_" or ".detectors._" in m.name
+]
 
 
 @pytest.mark.parametrize("name", MODULES)
@@ -17,14 +21,19 @@ def test_the_examples_of(name):
 
 
 def test_there_are_some():
-    found = [test for name in MODULES for test in doctest.DocTestFinder().find(importlib.import_module(name)) if test.examples]
+    found = [
+        test
+        for name in MODULES
+        for test in doctest.DocTestFinder().find(importlib.import_module(name))
+        if test.examples
+    ]
     assert {
-        "dice.detectors._base.Detector.save",
-        "dice.detectors._dice.DICE",
-        "dice.detectors._last_layer.LastLayer",
+        "dice.detectors.base.Detector.save",
+        "dice.detectors.dice.DICE",
+        "dice.detectors.last_layer.LastLayer",
         "dice.detectors.registry.make",
         "dice.detectors.run.fit_and_score",
-        "dice.metrics.evaluate",
-        "dice.quantiles.QuantileSketch",
-        "dice.thresholds.conformal_threshold",
+        "dice.eval.metrics.evaluate",
+        "dice.stats.quantiles.QuantileSketch",
+        "dice.stats.thresholds.conformal_threshold",
     } <= {test.name for test in found}

@@ -14,9 +14,9 @@ import pytest
 import scipy.io
 from PIL import Image
 
-from dice import datasets, download
-from dice.download import GROUPS, ITEMS, Item, fetch, unpack
 from dice.errors import InputError
+from dice.images import datasets, download
+from dice.images.download import GROUPS, ITEMS, Item, fetch, unpack
 
 CONTENT = np.random.default_rng(0).bytes(700_000)
 

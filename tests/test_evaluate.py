@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from tiny import FakeNet, array_set
 
-from dice import evaluate, metrics, results
 from dice.errors import InputError
-from dice.evaluate import Method, choose_methods
-from dice.imagesets import ArraySet
-from dice.preprocess import transform_for
+from dice.eval import evaluate, metrics, results
+from dice.eval.evaluate import Method, choose_methods
+from dice.images.imagesets import ArraySet
+from dice.images.preprocess import transform_for
 
 MEAN = np.linspace(0.5, 2, 12)
 KEYS = {
@@ -118,7 +118,11 @@ def test_scores_metrics_accuracy_and_the_originals_files(tmp_path):
         )
         assert entry["sets"]["far"] == {"n": 30} | {
             key: pytest.approx(100 * measured[key]) for key in metrics.METRICS
-        } | {"autc": pytest.approx(100 * metrics.autc(np.loadtxt(folder / "in_scores.txt"), np.loadtxt(stored)))}
+        } | {
+            "autc": pytest.approx(
+                100 * metrics.autc(np.loadtxt(folder / "in_scores.txt"), np.loadtxt(stored))
+            )
+        }
         assert json.loads((folder / "run.json").read_text())["checkpoint_sha256"] == net.fingerprint
 
 

@@ -58,7 +58,9 @@ def test_features_from_npy(tmp_path):
     for name, array in arrays.items():
         np.save(tmp_path / f"{name}.npy", array)
     lines = run("features_from_npy.py", *(f"{name}.npy" for name in arrays), cwd=tmp_path).splitlines()
-    assert [line.split()[0] for line in lines] == [name for name, row in METHODS.items() if not row.needs_labels]
+    assert [line.split()[0] for line in lines] == [
+        name for name, row in METHODS.items() if not row.needs_labels
+    ]
     for line in lines:
         method = line.split()[0]
         ids, oods = (np.load(tmp_path / f"{name}.{method}.npy") for name in ("id", "ood"))
@@ -71,7 +73,10 @@ def test_sklearn_digits(tmp_path):
     lines = run("sklearn_digits.py", cwd=tmp_path).splitlines()
     assert len(lines) == 2
     for line in lines:
-        auroc, accepted = float(re.search(r"AUROC ([\d.]+)", line)[1]), float(re.search(r"([\d.]+) % of new", line)[1])
+        auroc, accepted = (
+            float(re.search(r"AUROC ([\d.]+)", line)[1]),
+            float(re.search(r"([\d.]+) % of new", line)[1]),
+        )
         assert auroc > 80 and accepted > 88
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from dice import _core
-from dice.moments import ClassMoments
+from dice.stats.moments import ClassMoments
 
 RNG = np.random.default_rng(0)
 W = RNG.standard_normal((20, 300)).astype(np.float32)
@@ -22,7 +22,10 @@ def _moments():
 CALLS = {
     "percentile": (3, lambda: _core.contribution_percentile(MEAN, W, 90, False)),
     "metrics": (2, lambda: _core.metric_measure(B.astype(float), H[0].astype(float), 0, 0.95, 0.05)),
-    "bootstrap": (5, lambda: _core.metric_bootstrap(B.astype(float), H[0].astype(float), 0, 0.95, 0.05, 3, 7).tolist()),
+    "bootstrap": (
+        5,
+        lambda: _core.metric_bootstrap(B.astype(float), H[0].astype(float), 0, 0.95, 0.05, 3, 7).tolist(),
+    ),
     "head": (3, lambda: _core.Head(W, B, KEEP).forward(H, np.inf, "energy")[0].tolist()),
     "scalar head": (4, lambda: _core.Head(W, B, KEEP, isa="scalar").forward(H, np.inf, "energy")[0].tolist()),
     "scores": (1, lambda: _core.score("gen", H, None, (), (0.1, 10)).tolist()),

@@ -8,12 +8,15 @@ import pytest
 from test_cli import dice_run, refused
 from tiny import FakeNet, array_set, save_densenet, save_images
 
-from dice import DICE, evaluate, fitting, metrics, report_html, results, tables
-from dice.activations import Clip
+from dice import DICE
+from dice.detectors import fitting
+from dice.detectors.activations import Clip
 from dice.detectors.registry import METHODS, make
-from dice.evaluate import Method, choose_methods
-from dice.imagesets import ArraySet
-from dice.preprocess import transform_for
+from dice.eval import evaluate, metrics, results, tables
+from dice.eval import report as report_html
+from dice.eval.evaluate import Method, choose_methods
+from dice.images.imagesets import ArraySet
+from dice.images.preprocess import transform_for
 
 LEARNERS = [name for name, row in METHODS.items() if row.needs_fit and name not in ("dice", "dice+react")]
 ALL = choose_methods(["all"], [], None, default_p=90, default_clip=Clip())
@@ -37,7 +40,9 @@ def run(tmp_path, net=None, methods=ALL, *, train, id_set, far, **options):
 
 
 def saved(tmp_path, method, id_set, net=None):
-    folder = results.run_folder(tmp_path / "out", "toy", method.label, "net", net or FakeNet(), id_set.identity)
+    folder = results.run_folder(
+        tmp_path / "out", "toy", method.label, "net", net or FakeNet(), id_set.identity
+    )
     return np.loadtxt(folder / "in_scores.txt"), np.loadtxt(next(folder.glob("far-*/out_scores.txt")))
 
 
@@ -61,7 +66,9 @@ def test_one_pass_over_every_set_serves_all_and_is_not_made_again(tmp_path):
     assert [entry["method"] for entry in entries] == list(METHODS)
     json.dumps(entries, allow_nan=False)
     again = FakeNet()
-    assert [e["sets"] for e in run(tmp_path, again, train=train, id_set=id_set, far=far)] == [e["sets"] for e in entries]
+    assert [e["sets"] for e in run(tmp_path, again, train=train, id_set=id_set, far=far)] == [
+        e["sets"] for e in entries
+    ]
     assert again.images == 0
 
 
@@ -79,7 +86,12 @@ def test_each_is_fitted_on_its_named_split_and_on_nothing_else(tmp_path):
             calibrated = method.name in ("tempscale", "klm", "react", "vra")
             taken = held_out if calibrated else ~held_out
             split = "train, every 5th image" if calibrated else "train, all but every 5th image"
-            assert (fit["set"], fit["split"], fit["n"], fit["identity"]) == ("id", split, taken.sum(), train.identity)
+            assert (fit["set"], fit["split"], fit["n"], fit["identity"]) == (
+                "id",
+                split,
+                taken.sum(),
+                train.identity,
+            )
             x = (H @ net.weight.T + net.bias)[taken] if detector.takes == "z" else H[taken]
             detector.fit(x, train.labels[taken])
         elif method.p is not None:
@@ -88,7 +100,9 @@ def test_each_is_fitted_on_its_named_split_and_on_nothing_else(tmp_path):
             assert fit is None
         for h, scores in zip((h_id, h_far), saved(tmp_path, method, id_set), strict=True):
             x = h @ net.weight.T + net.bias if detector.takes == "z" else h
-            np.testing.assert_allclose(scores, detector.score_samples(x), rtol=2e-4, atol=2e-6, err_msg=method.name)
+            np.testing.assert_allclose(
+                scores, detector.score_samples(x), rtol=2e-4, atol=2e-6, err_msg=method.name
+            )
 
 
 def test_the_mean_that_is_given_is_taken_and_else_that_of_all_training_images(tmp_path):
@@ -138,7 +152,10 @@ def test_a_method_that_cannot_be_fitted_is_named_and_the_others_go_on(tmp_path, 
     broken = Broken("id", train.pixels, None, "other")
     entries = run(tmp_path, train=broken, id_set=id_set, far=far)
     left_out = entries[0]["left_out"]
-    assert set(left_out) == {*LEARNERS, "dice-p90", "dice+react-p10-clip1"} and "bad.png" in capsys.readouterr().err
+    assert (
+        set(left_out) == {*LEARNERS, "dice-p90", "dice+react-p10-clip1"}
+        and "bad.png" in capsys.readouterr().err
+    )
     assert all(reason.startswith("broken: bad.png") for reason in left_out.values())
     with pytest.raises(evaluate.InputError, match=r"knn: .*bad\.png"):
         run(tmp_path, methods=[Method("knn")], train=broken, id_set=id_set, far=far)
@@ -167,7 +184,10 @@ def test_what_keeps_the_features_shares_one_copy_of_them():
 def test_what_a_fit_is_short_of_is_said(tmp_path):
     _, id_set, far = sets()
     few = array_set("id", 10, 7, labels=True)
-    fits = {e["method"]: e.get("fit", {}).get("short_of") for e in run(tmp_path, train=few, id_set=id_set, far=far)}
+    fits = {
+        e["method"]: e.get("fit", {}).get("short_of")
+        for e in run(tmp_path, train=few, id_set=id_set, far=far)
+    }
     assert "k=50 of a bank of 8" in fits["knn"] and "K=100 of a bank of 1" in fits["nnguide"]
     assert "singular" in fits["mds"] and "singular" in fits["rmds"]
     assert "8 images do not span 12 features" in fits["vim"] and fits["residual"] == fits["vim"]
@@ -185,10 +205,15 @@ def test_remarks_name_the_split_the_parameters_and_what_ends_below_msp(tmp_path)
     entries = run(tmp_path, train=train, id_set=id_set, far=far)
     by_name = {line.split(":")[0]: line for line in tables.remarks(entries)}
     assert "k=50; fitted on 163 images of id train, all but every 5th image" in by_name["knn"]
-    assert "temperature" in by_name["tempscale"] and "40 images of id train, every 5th image" in by_name["tempscale"]
+    assert (
+        "temperature" in by_name["tempscale"]
+        and "40 images of id train, every 5th image" in by_name["tempscale"]
+    )
     areas = {e["method"]: e["average"]["auroc"] for e in entries}
     below = {name for name, area in areas.items() if area < areas["msp"]}
-    assert below == {tables.title(e).split()[0] for e in entries if "BELOW MSP" in by_name.get(tables.title(e), "")}
+    assert below == {
+        tables.title(e).split()[0] for e in entries if "BELOW MSP" in by_name.get(tables.title(e), "")
+    }
     assert 0 < len(below) < len(METHODS)
     lines = tables.format_summary(entries).splitlines()
     assert len(lines) == 2 + len(METHODS) and lines[1].split() == ["method", "far", "AVG"]
@@ -209,9 +234,13 @@ def test_the_report_keeps_other_methods_out_of_the_sweep_over_p(tmp_path):
     methods = [Method("energy"), Method("dice", 50), Method("dice", 90), Method("knn"), Method("gen")]
     entries = run(tmp_path, methods=methods, train=train, id_set=id_set, far=far)
     (found,) = report_html._sweeps(results.find_runs([tmp_path])).values()
-    assert [(at["p"], at["auroc"]) for at in found] == [(e["p"] or 0, e["average"]["auroc"]) for e in entries[:3]]
+    assert [(at["p"], at["auroc"]) for at in found] == [
+        (e["p"] or 0, e["average"]["auroc"]) for e in entries[:3]
+    ]
     page = report_html.markdown(results.find_runs([tmp_path]))
-    assert "knn: k=50; fitted on 163 images" in page.replace("\\", "") and page.index("| energy |") < page.index("| knn |")
+    assert "knn: k=50; fitted on 163 images" in page.replace("\\", "") and page.index(
+        "| energy |"
+    ) < page.index("| knn |")
 
 
 # --- the command line ---------------------------------------------------------------------------------------------
@@ -238,11 +267,18 @@ def test_the_command_fits_on_training_images_of_ones_own(args, data, tmp_path):
     assert done.returncode == 0, done.stderr
     entries = json.loads((tmp_path / "r.json").read_text())
     assert [e["method"] for e in entries] == list(METHODS)
-    assert done.stdout.count("OOD detection method:") == len(METHODS) and " all methods, FPR / AUROC" in done.stdout
+    assert (
+        done.stdout.count("OOD detection method:") == len(METHODS)
+        and " all methods, FPR / AUROC" in done.stdout
+    )
     assert "warning: knn: k=50 of a bank of 48" in done.stderr
     assert "backbone" in done.stderr and f"methods {entries[0]['seconds']['head']:.2f} s" in done.stderr
     again = dice_run(*args, "--method", "all", "--train-data", data / "train", cwd=tmp_path)
-    assert "all from stored features" in again.stderr and "backbone" not in again.stderr and "% of it" not in again.stderr
+    assert (
+        "all from stored features" in again.stderr
+        and "backbone" not in again.stderr
+        and "% of it" not in again.stderr
+    )
     report = dice_run("report", "output/ood_scores/id/knn", cwd=tmp_path)
     assert report.returncode == 0, report.stderr
     assert "fitted on 48 images of id train" in (tmp_path / "report.md").read_text()
@@ -257,7 +293,10 @@ def test_without_training_images_the_others_run(args, data, tmp_path):
     done = dice_run(*args, "--method", "all", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     left_out = json.loads((tmp_path / "r.json").read_text())[0]["left_out"]
-    assert list(left_out) == [*LEARNERS, "dice-p90", "dice+react-p10-clip1"] and "no mean feature there" in left_out["dice-p90"]
+    assert (
+        list(left_out) == [*LEARNERS, "dice-p90", "dice+react-p10-clip1"]
+        and "no mean feature there" in left_out["dice-p90"]
+    )
 
 
 def test_what_is_refused(args, data, tmp_path):
@@ -301,5 +340,7 @@ def test_all_on_real_images_takes_a_tenth_of_the_backbone(shared, tmp_path):
 
 
 def test_a_row_of_the_table_has_its_parameters_by_data_set():
-    assert METHODS["knn"].published("imagenet") == {"k": 1000} and METHODS["knn"].published("CIFAR-10") == {"k": 50}
+    assert METHODS["knn"].published("imagenet") == {"k": 1000} and METHODS["knn"].published("CIFAR-10") == {
+        "k": 50
+    }
     assert Method("knn").detector(FakeNet(), None, "imagenet").k == make("knn", dataset="imagenet").k == 1000

@@ -12,11 +12,11 @@ from test_cli import dice_run, refused
 from tiny import array_set, save_densenet, save_images
 
 import dice
-from dice import gate
 from dice.detectors import Detector
 from dice.detectors.registry import METHODS
-from dice.imagesets import FileSet
-from dice.preprocess import transform_for
+from dice.eval import gate
+from dice.images.imagesets import FileSet
+from dice.images.preprocess import transform_for
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +44,16 @@ def rows(done):
 
 @pytest.mark.parametrize("name", ["dice", "mds"])
 def test_what_is_printed_is_what_the_detector_says(data, name, tmp_path):
-    done = dice_run("score", "--detector", data / f"{name}.dice", "--format", "jsonl", data / "new", data / "one.png", cwd=tmp_path)
+    done = dice_run(
+        "score",
+        "--detector",
+        data / f"{name}.dice",
+        "--format",
+        "jsonl",
+        data / "new",
+        data / "one.png",
+        cwd=tmp_path,
+    )
     assert done.returncode == 0, done.stderr
     got = rows(done)
     files = sorted((data / "new").rglob("*.png"))
@@ -61,7 +70,11 @@ def test_what_is_printed_is_what_the_detector_says(data, name, tmp_path):
 
     about = det.about_
     assert about["network"]["sha256"] == net.fingerprint and about["network"]["precision"] == "float32"
-    assert about["preprocessing"] == "cifar" and about["fitted_on"]["n"] == 60 and about["dice"] == dice.__version__
+    assert (
+        about["preprocessing"] == "cifar"
+        and about["fitted_on"]["n"] == 60
+        and about["dice"] == dice.__version__
+    )
     assert about["calibrated_on"]["tpr"] == 0.8
     if name == "dice":
         assert det.p == 50
@@ -73,7 +86,9 @@ def test_what_is_printed_is_what_the_detector_says(data, name, tmp_path):
 
 
 def test_table_and_csv(data, tmp_path):
-    want = rows(dice_run("score", "--detector", data / "dice.dice", "--format", "jsonl", data / "new", cwd=tmp_path))
+    want = rows(
+        dice_run("score", "--detector", data / "dice.dice", "--format", "jsonl", data / "new", cwd=tmp_path)
+    )
     done = dice_run("score", "--detector", data / "dice.dice", "--format", "csv", data / "new", cwd=tmp_path)
     got = list(csv.DictReader(io.StringIO(done.stdout)))
     assert [{**row, "score": float(row["score"]), "p_value": float(row["p_value"]), "class": int(row["class"])}
@@ -92,18 +107,28 @@ def test_fail_on_ood_is_an_exit_status(data, tmp_path):
         assert dice_run(*flags, "--fail-on-ood", cwd=tmp_path).returncode == status
         assert dice_run(*flags, cwd=tmp_path).returncode == 0
     (tmp_path / "bad.png").write_text("no image")
-    done = dice_run("score", "--detector", data / "dice.dice", "--fail-on-ood", verdicts["OOD"], "bad.png", cwd=tmp_path)
+    done = dice_run(
+        "score", "--detector", data / "dice.dice", "--fail-on-ood", verdicts["OOD"], "bad.png", cwd=tmp_path
+    )
     assert done.returncode == 2 and "bad.png" in done.stderr and len(done.stdout.splitlines()) == 2
 
 
 def test_without_calibration_there_are_scores_alone(data, tmp_path):
-    done = dice_run("fit", "--method", "msp", "--checkpoint", data / "net.npz", "--out", "m.dice", cwd=tmp_path)
+    done = dice_run(
+        "fit", "--method", "msp", "--checkpoint", data / "net.npz", "--out", "m.dice", cwd=tmp_path
+    )
     assert done.returncode == 0 and "no --calibration" in done.stderr
-    row = rows(dice_run("score", "--detector", "m.dice", "--format", "jsonl", data / "one.png", cwd=tmp_path))[0]
+    row = rows(
+        dice_run("score", "--detector", "m.dice", "--format", "jsonl", data / "one.png", cwd=tmp_path)
+    )[0]
     assert row["p_value"] is None and row["verdict"] is None and 0 < row["score"] <= 1
     done = dice_run("score", "--detector", "m.dice", data / "one.png", cwd=tmp_path)
     assert done.returncode == 0 and done.stdout.split()[6:8] == ["-", "-"]
-    refused(dice_run("score", "--detector", "m.dice", "--fail-on-ood", data / "one.png", cwd=tmp_path), "m.dice", "threshold")
+    refused(
+        dice_run("score", "--detector", "m.dice", "--fail-on-ood", data / "one.png", cwd=tmp_path),
+        "m.dice",
+        "threshold",
+    )
 
 
 def test_thresholds_by_class_from_the_command_line(data, tmp_path):
@@ -112,7 +137,9 @@ def test_thresholds_by_class_from_the_command_line(data, tmp_path):
     refused(dice_run(*flags, 0.99, cwd=tmp_path), "of class", "at least 99")
     done = dice_run(*flags, 0.1, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    for row in rows(dice_run("score", "--detector", "e.dice", "--format", "jsonl", data / "held", cwd=tmp_path)):
+    for row in rows(
+        dice_run("score", "--detector", "e.dice", "--format", "jsonl", data / "held", cwd=tmp_path)
+    ):
         limit = Detector.load(tmp_path / "e.dice").threshold_[row["class"]]
         assert row["verdict"] == ("ID" if row["score"] >= limit else "OOD")
 
@@ -121,10 +148,22 @@ def test_refusals(data, tmp_path):
     net = ("--checkpoint", data / "net.npz")
     score = ("score", "--detector", data / "dice.dice")
     save_densenet(tmp_path / "other.npz", seed=5)
-    refused(dice_run(*score, "--checkpoint", "other.npz", data / "one.png", cwd=tmp_path), "other.npz", "another network")
-    refused(dice_run(*score, "--checkpoint", "gone.npz", data / "one.png", cwd=tmp_path), "gone.npz", "--checkpoint")
+    refused(
+        dice_run(*score, "--checkpoint", "other.npz", data / "one.png", cwd=tmp_path),
+        "other.npz",
+        "another network",
+    )
+    refused(
+        dice_run(*score, "--checkpoint", "gone.npz", data / "one.png", cwd=tmp_path),
+        "gone.npz",
+        "--checkpoint",
+    )
     refused(dice_run(*score, "--p", 50, "--", data / "one.png", cwd=tmp_path), "--detector", "--p")
-    refused(dice_run("score", "--detector", data / "net.npz", data / "one.png", cwd=tmp_path), "net.npz", "not a detector file")
+    refused(
+        dice_run("score", "--detector", data / "net.npz", data / "one.png", cwd=tmp_path),
+        "net.npz",
+        "not a detector file",
+    )
     (tmp_path / "empty").mkdir()
     refused(dice_run(*score, "empty", cwd=tmp_path), "empty", "no image")
     refused(dice_run("score", *net, "--fail-on-ood", data / "one.png", cwd=tmp_path), "--fail-on-ood")
@@ -139,10 +178,15 @@ def test_refusals(data, tmp_path):
     for path in (tmp_path / "flat" / "class0").iterdir():
         shutil.move(path, tmp_path / "flat")
     (tmp_path / "flat" / "class0").rmdir()
-    refused(dice_run("fit", *net, "--out", "x.dice", "--in-data", "flat", "--method", "rmds", cwd=tmp_path), "labels")
+    refused(
+        dice_run("fit", *net, "--out", "x.dice", "--in-data", "flat", "--method", "rmds", cwd=tmp_path),
+        "labels",
+    )
     assert not (tmp_path / "x.dice").exists()
     dice.detectors.MSP().save(tmp_path / "bare.dice")
-    refused(dice_run("score", "--detector", "bare.dice", data / "one.png", cwd=tmp_path), "bare.dice", "dice fit")
+    refused(
+        dice_run("score", "--detector", "bare.dice", data / "one.png", cwd=tmp_path), "bare.dice", "dice fit"
+    )
 
 
 def test_a_folder_streams(data):
@@ -181,7 +225,7 @@ def test_every_method_learns_in_one_pass(name):
     assert gate.calibrate(det, net, images, transform_for("cifar"), tpr=0.9, batch_size=32) == 80
     parts = list(gate.judge(det, net, images, transform_for("cifar"), batch_size=7))
     h, z = net.forward(images.pixels)
-    assert np.array_equal(np.concatenate([part.scores for part in parts]), det.score_samples(z if det.takes == "z" else h))
+    assert np.array_equal(
+        np.concatenate([part.scores for part in parts]), det.score_samples(z if det.takes == "z" else h)
+    )
     assert sum(part.inside.sum() for part in parts) >= 72
-
-

@@ -10,7 +10,19 @@ NAMES = ("energy", "msp", "maxlogit", "label", "logits")
 NATIVE = ("scalar", "avx2", "avx512", "amx").index(_core.isa_native())
 ISAS = [name for rank, name in enumerate(("scalar", "avx2", "avx512")) if rank <= NATIVE]
 # one, tile - 1, tile, tile + 1 of every tile: 16 classes, 64, panels of 128; features in blocks of 256
-SHAPES = [(1, 1), (2, 3), (10, 342), (15, 7), (16, 8), (17, 255), (63, 256), (64, 257), (65, 16), (127, 300), (129, 513)]
+SHAPES = [
+    (1, 1),
+    (2, 3),
+    (10, 342),
+    (15, 7),
+    (16, 8),
+    (17, 255),
+    (63, 256),
+    (64, 257),
+    (65, 16),
+    (127, 300),
+    (129, 513),
+]
 
 
 def layer(classes, features, n, density=None, seed=0):
@@ -33,7 +45,9 @@ def truth(weight, bias, keep, h, clip):
 def test_equals_numpy(isa, shape, density):
     weight, bias, keep, h = layer(*shape, 37, density)
     for clip in (np.inf, 0.7, -0.2):
-        energy, msp, maxlogit, label, logits = _core.Head(weight, bias, keep, isa=isa).forward(h, clip, *NAMES)
+        energy, msp, maxlogit, label, logits = _core.Head(weight, bias, keep, isa=isa).forward(
+            h, clip, *NAMES
+        )
         z = truth(weight, bias, keep, h, clip)
         size = 2e-7 * np.sqrt(shape[1]) * (1 + np.abs(z).max())
         np.testing.assert_allclose(logits, z, rtol=0, atol=size)
@@ -42,7 +56,9 @@ def test_equals_numpy(isa, shape, density):
         np.testing.assert_allclose(maxlogit, z.max(1), rtol=0, atol=size)
         assert np.array_equal(label, logits.argmax(1))
         # the reductions themselves, from the logits that were used
-        np.testing.assert_allclose(energy, logsumexp(logits.astype(float), axis=1), rtol=0, atol=size if isa == "scalar" else 1e-11)
+        np.testing.assert_allclose(
+            energy, logsumexp(logits.astype(float), axis=1), rtol=0, atol=size if isa == "scalar" else 1e-11
+        )
 
 
 @pytest.mark.parametrize("isa", ISAS)

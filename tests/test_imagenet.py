@@ -13,9 +13,9 @@ from test_cli import dice_run, environment, refused
 from tiny import save_images
 
 import dice
-from dice import results
 from dice.errors import InputError
-from dice.evaluate import Method, parse_run
+from dice.eval import results
+from dice.eval.evaluate import Method, parse_run
 from dice.madeup import made_up_weights
 
 WNIDS = ("n01440764", "n02102040", "n02979186", "n03000684")

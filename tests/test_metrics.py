@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import dice
-from dice import metrics
+from dice.eval import metrics
 
 
 def definition(id_scores, ood_scores):
@@ -44,7 +44,9 @@ def agree(id_scores, ood_scores):
         assert got[name] == pytest.approx(want[name], rel=1e-12, abs=1e-15), name
 
 
-values = st.one_of(st.integers(-3, 3).map(float), st.floats(allow_nan=False), st.sampled_from([0.0, -0.0, np.inf, -np.inf]))
+values = st.one_of(
+    st.integers(-3, 3).map(float), st.floats(allow_nan=False), st.sampled_from([0.0, -0.0, np.inf, -np.inf])
+)
 
 
 @given(st.lists(values, min_size=1, max_size=50), st.lists(values, min_size=1, max_size=50))
@@ -162,7 +164,11 @@ def average_precision(positive, negative):
 def by_convention(convention, ids, oods, tpr=0.95):
     ids, oods = np.asarray(ids, float), np.asarray(oods, float)
     if convention == "openood":
-        return {"fpr95": fpr_of_corners(-oods, -ids, tpr), "auin": trapezoids(ids, oods), "auout": trapezoids(-oods, -ids)}
+        return {
+            "fpr95": fpr_of_corners(-oods, -ids, tpr),
+            "auin": trapezoids(ids, oods),
+            "auout": trapezoids(-oods, -ids),
+        }
     return {"fpr95": fpr_of_corners(ids, oods, tpr), "auin": average_precision(ids, oods),
             "auout": average_precision(-oods, -ids)}  # fmt: skip
 
@@ -304,7 +310,9 @@ def test_bootstrap_does_not_depend_on_threads_and_covers():
     assert metrics.bootstrap(ids, oods, replicates=100, seed=1) != one
     inside = 0
     for _ in range(200):  # AUROC of two unit normals one apart is Phi(1 / sqrt 2)
-        low, high = metrics.bootstrap(rng.standard_normal(200) + 1, rng.standard_normal(200), replicates=100)["auroc"]
+        low, high = metrics.bootstrap(rng.standard_normal(200) + 1, rng.standard_normal(200), replicates=100)[
+            "auroc"
+        ]
         inside += low <= 0.7602499 <= high
     assert 180 <= inside <= 200  # 95 % of 200, three standard deviations, and what 100 replicates lose
 
@@ -314,14 +322,18 @@ def test_bootstrap_of_infinite_and_single_scores():
     assert metrics.bootstrap([1], [0], replicates=5)["auroc"] == (1, 1)
 
 
-@pytest.mark.parametrize("given", [{"replicates": 0}, {"level": 1}, {"seed": -1}, {"tpr": 0}, {"convention": "mine"}])
+@pytest.mark.parametrize(
+    "given", [{"replicates": 0}, {"level": 1}, {"seed": -1}, {"tpr": 0}, {"convention": "mine"}]
+)
 def test_bootstrap_refuses(given):
     with pytest.raises(dice.InputError, match=next(iter(given))):
         metrics.bootstrap([1], [0], **given)
 
 
 def test_average_of_groups():
-    rows = {name: dict.fromkeys(metrics.METRICS, value) for name, value in [("a", 0.1), ("b", 0.3), ("c", 0.8)]}
+    rows = {
+        name: dict.fromkeys(metrics.METRICS, value) for name, value in [("a", 0.1), ("b", 0.3), ("c", 0.8)]
+    }
     assert metrics.average(rows)["auroc"] == pytest.approx(0.4)
     assert metrics.average(rows, ["a", "b"])["fpr95"] == pytest.approx(0.2)
     for names in ([], ["d"]):

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dice import InputError, _core
-from dice.moments import Moments
+from dice.stats.moments import Moments
 
 
 def exact(x):

@@ -103,7 +103,9 @@ PRECISIONS = {"float32": 0.0, "bf16x3": 3 * 2**-16, "bf16": 2 * 2**-8 + 2**-16}
 
 
 @pytest.mark.parametrize("precision", ["bf16x3", "bf16"])
-@pytest.mark.parametrize("case", [case for case in CASES if case.kind == "conv"][::5], ids=lambda case: case.id)
+@pytest.mark.parametrize(
+    "case", [case for case in CASES if case.kind == "conv"][::5], ids=lambda case: case.id
+)
 def test_precision(case, isa, precision):
     check(case, isa, precision=precision)
 
@@ -124,7 +126,9 @@ def check(case, isa, winograd=False, precision="float32"):
     if isa == "amx":  # the unit takes a denormal part for zero
         allowed = allowed + 4e-38 * case.c_in * case.kernel**2
     error = np.abs(together - want)
-    assert (error <= allowed + rounding).all(), f"{(error / np.maximum(allowed + rounding, 1e-300)).max():.3g} times"
+    assert (error <= allowed + rounding).all(), (
+        f"{(error / np.maximum(allowed + rounding, 1e-300)).max():.3g} times"
+    )
     if precision == "bf16":  # the same numbers on every instruction set
         assert (np.abs(together - run(problem.input, "scalar").astype(np.float64)) <= allowed).all()
 

@@ -19,12 +19,16 @@ HOME = Path(dice.__file__).parents[1]
 
 
 def python(*arguments: str, cwd: Path = HOME) -> str:
-    return subprocess.run([sys.executable, *arguments], cwd=cwd, capture_output=True, text=True, check=True).stdout
+    return subprocess.run(
+        [sys.executable, *arguments], cwd=cwd, capture_output=True, text=True, check=True
+    ).stdout
 
 
 def tracked(*patterns: str) -> set[str]:
     """The files of the repository; skips where this is none."""
-    done = subprocess.run(["git", "ls-files", "--", *patterns], cwd=ROOT, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        ["git", "ls-files", "--", *patterns], cwd=ROOT, capture_output=True, text=True, check=False
+    )
     if done.returncode != 0 or not done.stdout:
         pytest.skip("not a git checkout")
     return set(done.stdout.splitlines())
@@ -77,8 +81,18 @@ def test_installed_package_has_every_file():
 def test_sdist_has_everything(tmp_path):
     pytest.importorskip("setuptools")
     wanted = {name for name in tracked() if not name.startswith(".git") and (ROOT / name).exists()}
-    python("setup.py", "-q", "egg_info", "--egg-base", str(tmp_path), "sdist", "--formats=gztar", "--dist-dir",
-           str(tmp_path), cwd=ROOT)
+    python(
+        "setup.py",
+        "-q",
+        "egg_info",
+        "--egg-base",
+        str(tmp_path),
+        "sdist",
+        "--formats=gztar",
+        "--dist-dir",
+        str(tmp_path),
+        cwd=ROOT,
+    )
     with tarfile.open(next(tmp_path.glob("*.tar.gz"))) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
     assert not wanted - names
@@ -86,13 +100,17 @@ def test_sdist_has_everything(tmp_path):
 
 
 def test_ci_runs_the_test_line_of_the_readme():
-    line = next(line for line in (ROOT / ".ci" / "run").read_text().splitlines() if line.startswith("test_line="))
+    line = next(
+        line for line in (ROOT / ".ci" / "run").read_text().splitlines() if line.startswith("test_line=")
+    )
     assert line.removeprefix("test_line=").strip('"') in (ROOT / "README.md").read_text()
 
 
 def test_every_recipe_names_at_most_five_files_and_they_exist():
     text = (ROOT / "CONTRIBUTING.md").read_text()
-    recipes = re.findall(r"^\*\*(.+?)\.\*\*\n(.+?)\n\n", text.partition("## Recipes")[2], re.MULTILINE | re.DOTALL)
+    recipes = re.findall(
+        r"^\*\*(.+?)\.\*\*\n(.+?)\n\n", text.partition("## Recipes")[2], re.MULTILINE | re.DOTALL
+    )
     assert {"An op", "A network", "A score", "A data set", "A back end"} <= {name for name, _ in recipes}
     for name, words in recipes:
         files = re.findall(r"`((?:csrc|dice|tests|datasets)/[^`]+|setup\.py)`", words)
@@ -103,7 +121,9 @@ def test_every_recipe_names_at_most_five_files_and_they_exist():
 
 def test_the_module_map_is_complete():
     text = (ROOT / "CONTRIBUTING.md").read_text()
-    modules = {name for name in tracked("dice/*.py") if not Path(name).name.startswith("_") and name.count("/") == 1}
+    modules = {
+        name for name in tracked("dice/*.py") if not Path(name).name.startswith("_") and name.count("/") == 1
+    }
     assert not [name for name in modules if f"`{name}`" not in text]
 
 

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from dice.errors import InputError
-from dice.preprocess import MAX_PIXELS, decode, transform_for
+from dice.images.preprocess import MAX_PIXELS, decode, transform_for
 
 RNG = np.random.default_rng(0)
 

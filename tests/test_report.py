@@ -12,11 +12,12 @@ import numpy as np
 import pytest
 from tiny import FakeNet, array_set
 
-from dice import evaluate, metrics, report_html, results
-from dice.cli import main
+from dice.cli.parser import main
 from dice.errors import InputError
-from dice.evaluate import Method
-from dice.preprocess import transform_for
+from dice.eval import evaluate, metrics, results
+from dice.eval import report as report_html
+from dice.eval.evaluate import Method
+from dice.images.preprocess import transform_for
 
 NASTY = 'a<script>console.error("x")</script>|`*_&"b'
 METHODS = [Method("energy"), Method("dice", 50), Method("dice", 90), Method("dice+react", 90, 1.5)]

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from dice import DICE, load_backbone
-from dice.datasets import open_set
-from dice.metrics import evaluate
-from dice.preprocess import transform_for
+from dice.eval.metrics import evaluate
+from dice.images.datasets import open_set
+from dice.images.preprocess import transform_for
 
 # golden's name of a set: (our name, split); OOD sets have a row in the original's table
 SETS = {
@@ -34,7 +34,9 @@ class Original:
     def __init__(self, shared):
         self.root = shared / "realdata"
         self.golden = np.load(shared / "golden/cifar10_densenet.npz")
-        self.net = load_backbone("densenet", self.root / "checkpoints/CIFAR-10/densenet/checkpoint_100.pth.tar")
+        self.net = load_backbone(
+            "densenet", self.root / "checkpoints/CIFAR-10/densenet/checkpoint_100.pth.tar"
+        )
         mean = np.load(self.root / "cache/CIFAR-10_densenet_feat_stat.npy")
         last = self.net.weight, self.net.bias
         self.detectors = {"energy": DICE(*last, p=None), "dice90": DICE(*last, p=90, mean=mean)}

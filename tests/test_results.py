@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from tiny import FakeNet, array_set
 
-from dice import results
 from dice.errors import InputError
+from dice.eval import results
 
 
 def cache_of(tmp_path, net=None, image_set=None, **options):

@@ -8,7 +8,7 @@ import score_formulas as formulas
 
 from dice import InputError, _core
 from dice.detectors import RMDS, Mahalanobis
-from dice.moments import ClassMoments
+from dice.stats.moments import ClassMoments
 
 CASES = [(Mahalanobis, formulas.mahalanobis), (RMDS, formulas.rmds)]
 each_score = pytest.mark.parametrize("cls, formula", CASES)
@@ -26,7 +26,10 @@ def double(*arrays):
 
 
 @each_score
-@pytest.mark.parametrize("n, d, c", [(300, 20, 3), (1000, 49, 7), (100, 1, 2), (400, 150, 26), (60, 23, 1), (60, 24, 2), (60, 25, 2)])
+@pytest.mark.parametrize(
+    "n, d, c",
+    [(300, 20, 3), (1000, 49, 7), (100, 1, 2), (400, 150, 26), (60, 23, 1), (60, 24, 2), (60, 25, 2)],
+)
 def test_equals_the_formula(cls, formula, n, d, c):
     train, y = features(n, d, c)
     h = np.concatenate([features(33, d, c, seed=1)[0], train[:5]])
@@ -110,7 +113,9 @@ def test_scatter_far_from_zero():
     within, total = exact - means[y], exact - exact.mean(0)
     np.testing.assert_allclose(moments.mean[:4], means.astype(float), rtol=1e-14)
     np.testing.assert_allclose(moments.scatter()[0], (within.T @ within).astype(float), rtol=1e-8, atol=1e-6)
-    np.testing.assert_allclose(moments.scatter(total=True)[0], (total.T @ total).astype(float), rtol=1e-8, atol=1e-6)
+    np.testing.assert_allclose(
+        moments.scatter(total=True)[0], (total.T @ total).astype(float), rtol=1e-8, atol=1e-6
+    )
     assert moments.count[4] == 0
 
 

@@ -16,7 +16,9 @@ CASES = [
     (Energy(), formulas.energy), (Energy(T=0.5), lambda z: formulas.energy(z, 0.5)), (Entropy(), formulas.entropy),
     (GEN(), formulas.gen), (GEN(gamma=0.5, M=3), lambda z: formulas.gen(z, 0.5, 3)),
 ]  # fmt: skip
-each_score = pytest.mark.parametrize("det, formula", CASES, ids=lambda value: repr(value) if hasattr(value, "T") else None)
+each_score = pytest.mark.parametrize(
+    "det, formula", CASES, ids=lambda value: repr(value) if hasattr(value, "T") else None
+)
 
 
 def logits(n, c, scale=3.0, seed=0):
@@ -80,7 +82,9 @@ def test_temperature_minimises_the_likelihood():
                            options={"xatol": 1e-9})  # fmt: skip
     np.testing.assert_allclose(1 / det.temperature_, best.x, rtol=1e-5)
     assert 1.5 < det.temperature_ < 1.9
-    np.testing.assert_allclose(det.score_samples(z), formulas.msp(z.astype(np.float64), det.temperature_), rtol=1e-9)
+    np.testing.assert_allclose(
+        det.score_samples(z), formulas.msp(z.astype(np.float64), det.temperature_), rtol=1e-9
+    )
     parts = TempScale().partial_fit(z[:1500], y[:1500]).merge(TempScale().partial_fit(z[1500:], y[1500:]))
     np.testing.assert_allclose(parts.temperature_, det.temperature_, rtol=1e-9)
     assert np.array_equal(pickle.loads(pickle.dumps(det)).score_samples(z), det.score_samples(z))

@@ -9,7 +9,6 @@ import score_formulas as formulas
 from scipy.stats import weibull_min
 
 from dice import InputError, _core, fit_and_score
-from dice.activations import ASH, SCALE, VRA, Clip
 from dice.detectors import (
     DICE,
     FDBD,
@@ -24,11 +23,12 @@ from dice.detectors import (
     ViM,
     WeiPer,
 )
-from dice.detectors._bank import joined
-from dice.detectors._typical import weibull_tail
+from dice.detectors.activations import ASH, SCALE, VRA, Clip
+from dice.detectors.bank import joined
 from dice.detectors.registry import METHODS, make
+from dice.detectors.typical import weibull_tail
 from dice.io import read_state_dict
-from dice.quantiles import ValueHistogram
+from dice.stats.quantiles import ValueHistogram
 
 
 class Case:
@@ -63,7 +63,9 @@ def real_case(shared):
 
 
 def _last_layer(activate):
-    return lambda k, det: formulas.energy(activate(k, det).astype(np.float32).astype(np.float64) @ k.W.T + k.b)
+    return lambda k, det: formulas.energy(
+        activate(k, det).astype(np.float32).astype(np.float64) @ k.W.T + k.b
+    )
 
 
 FORMULAS = {
@@ -101,7 +103,9 @@ FORMULAS = {
 
 def float32_layer(b):
     """The layer as it is computed (tested elsewhere): a number at the edge of a bin falls to the side it falls there."""
-    return lambda x, W: _core.Head(W, b.astype(np.float32)).forward(x.astype(np.float32), np.inf, "logits")[0].astype(float)
+    return lambda x, W: (
+        _core.Head(W, b.astype(np.float32)).forward(x.astype(np.float32), np.inf, "logits")[0].astype(float)
+    )
 
 
 def drawn(n, fraction=0.01, seed=0):
@@ -231,7 +235,9 @@ def test_one_pass_over_the_features(labels, monkeypatch):
         row, det = METHODS[name], make(name, *case.layer32)
         if row.needs_fit:
             det.fit(Z if row.takes == "z" else case.train32, case.y)
-        np.testing.assert_allclose(sets["a"], det.score_samples(z if row.takes == "z" else case.test32), rtol=1e-9, atol=1e-9)
+        np.testing.assert_allclose(
+            sets["a"], det.score_samples(z if row.takes == "z" else case.test32), rtol=1e-9, atol=1e-9
+        )
         assert np.array_equal(sets["b"], sets["a"][:7]) and sets["none"].shape == (0,)
 
 
@@ -255,7 +261,9 @@ def test_table():
         make("magic")
     assert make("dice", *random_case().layer32, dataset="imagenet").p == 70
     assert make("knn", dataset="imagenet").k == 1000 and make("knn", dataset="CIFAR-10").k == 50
-    assert METHODS["react"].needs_fit and not METHODS["ash-b"].needs_fit and not METHODS["residual"].needs_head
+    assert (
+        METHODS["react"].needs_fit and not METHODS["ash-b"].needs_fit and not METHODS["residual"].needs_head
+    )
 
 
 def test_composition():
@@ -270,7 +278,10 @@ def test_composition():
     det.activation = Clip()
     with pytest.raises(InputError, match="quantiles not fitted"):
         det.score_samples(case.test32)
-    assert np.array_equal(LastLayer(*case.layer32).score_samples(case.test32), DICE(*case.layer32, None).score_samples(case.test32))
+    assert np.array_equal(
+        LastLayer(*case.layer32).score_samples(case.test32),
+        DICE(*case.layer32, None).score_samples(case.test32),
+    )
     with pytest.raises(InputError, match="activation: got 'relu'"):
         LastLayer(*case.layer32, activation="relu").score_samples(case.test32)
     with pytest.raises(InputError, match="score: got 3"):
@@ -336,7 +347,9 @@ def test_fdbd_of_many_classes():
     case.W[[7, 200]] = case.W[9]
     det = make("fdbd", case.W.astype(np.float32), case.layer32[1]).fit(case.train32)
     want = formulas.fdbd(case.h, case.W, case.b, case.H)
-    np.testing.assert_allclose(det.score_samples(case.test32), want, rtol=1e-6, atol=1e-6 * np.abs(want).max())
+    np.testing.assert_allclose(
+        det.score_samples(case.test32), want, rtol=1e-6, atol=1e-6 * np.abs(want).max()
+    )
 
 
 def test_weiper_in_double():
@@ -356,7 +369,11 @@ def test_weibull_is_the_likeliest():
         distances = np.sort(rng.weibull(shape, 20)) * 3
         origin, scale, k = weibull_tail(distances, translation)
         likelihood = weibull_min.logpdf(distances - origin, k, 0, scale).sum()
-        for other in (weibull_min.fit(distances - origin, floc=0), (k * 1.001, 0, scale), (k, 0, scale * (1 + 1e-3 / k))):
+        for other in (
+            weibull_min.fit(distances - origin, floc=0),
+            (k * 1.001, 0, scale),
+            (k, 0, scale * (1 + 1e-3 / k)),
+        ):
             assert likelihood >= weibull_min.logpdf(distances - origin, *other).sum() - 1e-6
     assert weibull_tail(np.array([2.0, 2.0]), 1)[2] == 0 and weibull_tail(np.array([2.0]), 1)[2] == 0
 
@@ -374,7 +391,10 @@ def test_variants():
     Z, z = case.logits32()
     klm = KLM("label").fit(Z, case.y)
     close(klm.score_samples(z), formulas.klm(z.astype(float), Z.astype(float), case.y))
-    close(klm.set_params(variant="prediction").fit(Z).score_samples(z), formulas.klm(z.astype(float), Z.astype(float)))
+    close(
+        klm.set_params(variant="prediction").fit(Z).score_samples(z),
+        formulas.klm(z.astype(float), Z.astype(float)),
+    )
     with pytest.raises(InputError, match="has no image"):
         KLM("label").fit(Z[case.y != 3], case.y[case.y != 3]).score_samples(z)
     close(Relation(*case.layer32, threshold=0.2, power=3).fit(case.train32).score_samples(case.test32),
@@ -383,7 +403,10 @@ def test_variants():
                                formulas.nnguide(case.h, case.W, case.b, case.H, 3))  # fmt: skip
     close(ViM(*case.layer32, dim=5).fit(case.train32).score_samples(case.test32),
                                formulas.vim(case.h, case.W, case.b, case.H, 5))  # fmt: skip
-    close(Residual(dim=5).fit(case.train32).score_samples(case.test32), -formulas.residual_norm(case.h, case.H, 0, 5))
+    close(
+        Residual(dim=5).fit(case.train32).score_samples(case.test32),
+        -formulas.residual_norm(case.h, case.H, 0, 5),
+    )
 
 
 def test_fdbd_over_the_norm():
@@ -420,11 +443,15 @@ def test_what_was_learnt_with_another_parameter_is_not_taken(name, change):
     change = {key: {"W": 2 * W[::-1], "b": b + 1}.get(key, value) for key, value in change.items()}
     det = fitted(name, case)
     scores = det.score_samples(case.test32)
-    assert np.array_equal(det.set_params(**{key: getattr(det, key) for key in change}).score_samples(case.test32), scores)
+    assert np.array_equal(
+        det.set_params(**{key: getattr(det, key) for key in change}).score_samples(case.test32), scores
+    )
     with pytest.raises(InputError, match=f"not fitted .another .*{next(iter(change))}"):
         det.set_params(**change).score_samples(case.test32)
     fresh = make(name, **{"W": W, "b": b} | change).fit(case.train32, case.y)
-    assert np.array_equal(det.fit(case.train32, case.y).score_samples(case.test32), fresh.score_samples(case.test32))
+    assert np.array_equal(
+        det.fit(case.train32, case.y).score_samples(case.test32), fresh.score_samples(case.test32)
+    )
 
 
 @pytest.mark.parametrize("name", ["dice", "react", "fdbd", "nci", "vim", "residual", "gradnorm", "weiper"])
@@ -435,7 +462,9 @@ def test_what_does_not_hang_on_the_last_layer_is_kept(name):
     det.score_samples(case.test32)
     fresh = make(name, W, b)
     fresh = fresh.fit(case.train32) if METHODS[name].needs_fit else fresh
-    assert np.array_equal(det.set_params(W=W, b=b).score_samples(case.test32), fresh.score_samples(case.test32))
+    assert np.array_equal(
+        det.set_params(W=W, b=b).score_samples(case.test32), fresh.score_samples(case.test32)
+    )
     if name not in ("react", "gradnorm"):  # they have learnt nothing of that width
         with pytest.raises(InputError, match="W: |h: |mean: "):
             det.set_params(W=W[:, :9]).score_samples(case.test32[:, :9])
@@ -474,7 +503,9 @@ def test_weiper_draws_each_copy_once_a_pass(monkeypatch):
     monkeypatch.setattr(WeiPer, "CACHED", 0)
     monkeypatch.setattr("dice.arrays.BLOCK_BYTES", 100 * 48 * 4)
     disturbed = WeiPer.disturbed
-    monkeypatch.setattr(WeiPer, "disturbed", lambda self, copy: drawn_copies.append(copy) or disturbed(self, copy))
+    monkeypatch.setattr(
+        WeiPer, "disturbed", lambda self, copy: drawn_copies.append(copy) or disturbed(self, copy)
+    )
     det = WeiPer(*case.layer32, copies=7).fit(case.train32)
     scores = det.score_samples(case.test32)
     assert sorted(drawn_copies) == sorted([*range(7)] * 3)  # the range, the training histograms, the images
@@ -509,7 +540,14 @@ def test_blocks_of_one_array_are_a_bank_without_a_copy(mapped, tmp_path, monkeyp
 def test_parts_that_do_not_follow_each_other_are_copied():
     a = np.arange(24, dtype=np.float32).reshape(12, 2)
     other = np.zeros((2, 2), np.float32)
-    for parts in ([a[:4], a[5:9]], [a[4:8], a[:4]], [a[:4], other], [a[:0], a[:4]], [a[:2], a[:2]], [a.T[:1].T.copy(), a[:2, :1].copy()]):
+    for parts in (
+        [a[:4], a[5:9]],
+        [a[4:8], a[:4]],
+        [a[:4], other],
+        [a[:0], a[:4]],
+        [a[:2], a[:2]],
+        [a.T[:1].T.copy(), a[:2, :1].copy()],
+    ):
         got = joined(parts)
         assert np.array_equal(got, np.concatenate(parts)) and not np.shares_memory(got, a)
     for parts in ([a[:4], a[4:5], a[5:9]], [a[3:4], a[4:4], a[4:12]]):
@@ -522,9 +560,17 @@ def test_neighbours_in_a_large_bank(k, tmp_path):
     rng = np.random.default_rng(0)
     bank = (rng.standard_normal((3000, 16)) ** 2).astype(np.float32)
     bank[100:700] = bank[100]  # equals
-    bank[700:1200] = bank[100] * (1 + 1e-6 * rng.standard_normal((500, 1))).astype(np.float32)  # the same direction, nearly
+    bank[700:1200] = bank[100] * (1 + 1e-6 * rng.standard_normal((500, 1))).astype(
+        np.float32
+    )  # the same direction, nearly
     bank[5] = 0
-    h = np.concatenate([bank[:200:20], (rng.standard_normal((20, 16)) ** 2).astype(np.float32), np.zeros((1, 16), np.float32)])
+    h = np.concatenate(
+        [
+            bank[:200:20],
+            (rng.standard_normal((20, 16)) ** 2).astype(np.float32),
+            np.zeros((1, 16), np.float32),
+        ]
+    )
     det = KNN(k).fit(bank)
     want = formulas.knn(h.astype(float), bank.astype(float), min(k, 3000))
     np.testing.assert_allclose(det.score_samples(h), want, rtol=1e-6, atol=1e-12)

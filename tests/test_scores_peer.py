@@ -9,7 +9,9 @@ from scipy.special import softmax
 
 from dice.detectors.registry import METHODS, make
 
-pytest.importorskip("pytorch_ood" if "torchvision" in sys.modules else "torch", reason="pytorch-ood is not installed")
+pytest.importorskip(
+    "pytorch_ood" if "torchvision" in sys.modules else "torch", reason="pytorch-ood is not installed"
+)
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 import bench_scores  # noqa: E402
 import torch  # noqa: E402
@@ -20,7 +22,13 @@ W, B = RNG.standard_normal((C, D)).astype(np.float32), RNG.standard_normal(C).as
 H, h = (np.maximum(RNG.standard_normal((n, D)) + 0.3, 0).astype(np.float32) for n in (600, 50))
 Y = (H @ W.T + B).argmax(1)  # all right: pytorch-ood's OpenMax takes wrong ones too
 
-ABSENT = {"dice+react", "vra", "residual", "relation", "weiper"}  # vra: it clips to low, one cut for each place of the map
+ABSENT = {
+    "dice+react",
+    "vra",
+    "residual",
+    "relation",
+    "weiper",
+}  # vra: it clips to low, one cut for each place of the map
 PARAMETERS = {"nnguide": {"fraction": 1.0}}  # its bank is all images
 
 

@@ -15,13 +15,13 @@ from test_cli import ROOT, dice_run, environment, refused
 from tiny import FakeNet, array_set, save_densenet, save_images
 
 import dice
-from dice import statistics
-from dice.cli import main
+from dice.cli.parser import main
 from dice.errors import InputError
-from dice.imagesets import FileSet
+from dice.images.imagesets import FileSet
+from dice.images.preprocess import transform_for
 from dice.io import read_npz
-from dice.preprocess import transform_for
-from dice.statistics import Statistics, compute, load_mean, mask_drift, merge, save, select
+from dice.stats import training as statistics
+from dice.stats.training import Statistics, compute, load_mean, mask_drift, merge, save, select
 
 TRANSFORM = transform_for("cifar")
 
@@ -370,8 +370,8 @@ def args(data):
 
 OFTEN = (
     "-c",
-    "import sys; from dice import statistics as s; s.CHUNK_IMAGES = 16; s.SAVE_SECONDS = 0; "
-    "from dice.cli import main; sys.exit(main(sys.argv[1:]))",
+    "import sys; from dice.stats import training as s; s.CHUNK_IMAGES = 16; s.SAVE_SECONDS = 0; "
+    "from dice.cli.parser import main; sys.exit(main(sys.argv[1:]))",
 )
 
 

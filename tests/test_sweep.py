@@ -9,12 +9,15 @@ import pytest
 from test_cli import dice_run, refused
 from tiny import array_set, save_densenet, save_images
 
-from dice import DICE, InputError, metrics
-from dice.sweep import Grid, choose, range_of, sweep
+from dice import DICE, InputError
+from dice.eval import metrics
+from dice.eval.sweep import Grid, choose, range_of, sweep
 
 RNG = np.random.default_rng(0)
 W, B = RNG.standard_normal((10, 40)).astype(np.float32), RNG.standard_normal(10).astype(np.float32)
-ID, OOD = (np.abs(RNG.standard_normal((n, 40)) + shift).astype(np.float32) for n, shift in ((90, 1), (70, 0.5)))
+ID, OOD = (
+    np.abs(RNG.standard_normal((n, 40)) + shift).astype(np.float32) for n, shift in ((90, 1), (70, 0.5))
+)
 MEAN = ID.mean(axis=0, dtype=np.float64)
 
 
@@ -75,16 +78,23 @@ def test_command_agrees_with_eval_and_labels_its_choice(flags, data, tmp_path):
     found = json.loads((tmp_path / "s.json").read_text())
     assert len(found["rows"]) == 8 and found["convention"] == "paper"
     assert "paper convention" in done.stdout and len(done.stdout.splitlines()) == 10
-    assert "by AUROC of 30 training images of toy against the proxy OOD set proxy; no set of the table" in found["chosen"]["how"]
+    assert (
+        "by AUROC of 30 training images of toy against the proxy OOD set proxy; no set of the table"
+        in found["chosen"]["how"]
+    )
     assert f"p={found['chosen']['p']:g}" in done.stderr and found["chosen"]["how"] in done.stderr
 
     evaluated = dice_run("eval", *flags[1:], "--method", "dice+react", "--p", 90, "--clip_threshold", 1, "--json", "e.json",
                          cwd=tmp_path)  # fmt: skip
-    assert evaluated.returncode == 0 and "all from stored features" in evaluated.stderr  # one backbone pass for both
+    assert (
+        evaluated.returncode == 0 and "all from stored features" in evaluated.stderr
+    )  # one backbone pass for both
     entry = json.loads((tmp_path / "e.json").read_text())[0]
     row = next(row for row in found["rows"] if (row["p"], row["clip"]) == (90, 1))
     for name, one in entry["sets"].items():
-        assert {key: 100 * value for key, value in row["sets"][name].items()} == {key: one[key] for key in metrics.METRICS}
+        assert {key: 100 * value for key, value in row["sets"][name].items()} == {
+            key: one[key] for key in metrics.METRICS
+        }
 
     lines = dice_run(*flags, *points, "--format", "csv", "--convention", "openood", cwd=tmp_path)
     assert "no p is chosen" in lines.stderr

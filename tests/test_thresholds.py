@@ -8,8 +8,8 @@ from scipy import stats
 
 from dice import InputError
 from dice.detectors import MSP
-from dice.quantiles import QuantileSketch
-from dice.thresholds import (
+from dice.stats.quantiles import QuantileSketch
+from dice.stats.thresholds import (
     Calibration,
     benjamini_hochberg,
     conformal_p_values,
@@ -67,7 +67,9 @@ def test_p_values_by_definition_and_beside_the_threshold(held, scores, tpr):
 
 def test_p_values_are_valid_over_2000_draws():
     rng = np.random.default_rng(0)
-    p = np.array([conformal_p_values(rng.standard_normal(40), rng.standard_normal(1))[0] for _ in range(2000)])
+    p = np.array(
+        [conformal_p_values(rng.standard_normal(40), rng.standard_normal(1))[0] for _ in range(2000)]
+    )
     for a in (0.05, 0.1, 0.5):
         assert (p <= a).mean() <= a + 4 * (a * (1 - a) / 2000) ** 0.5
 
@@ -111,7 +113,12 @@ def test_each_class_has_its_own_threshold():
     assert known.thresholds(3, [2, 0, 2]).tolist() == known.threshold[[2, 0, 2]].tolist()
     p = known.p_values([0.0, 0.0], [0, 2])
     assert p[0] == conformal_p_values(scores[:100], [0.0])[0] and p[1] == 1 / 101
-    for classes, word in (([1, 0], "class 1 had no"), ([3, 0], "class 3 had no"), (None, "not given"), ([0], "want the")):
+    for classes, word in (
+        ([1, 0], "class 1 had no"),
+        ([3, 0], "class 3 had no"),
+        (None, "not given"),
+        ([0], "want the"),
+    ):
         with pytest.raises(InputError, match=word):
             known.thresholds(2, classes)
     with pytest.raises(InputError, match="5 of class 1 cannot guarantee tpr=0.9; give at least 9"):
@@ -137,7 +144,9 @@ def test_detector_by_class():
     s = det.score_samples(z)
     det.set_threshold(tpr=0.9, scores=s, classes=classes)
     assert np.array_equal(det.predict(z, classes), np.where(s >= det.threshold_[classes], 1, -1))
-    assert det.p_values(z, classes).min() == 2 / (np.bincount(classes).max() + 1)  # the lowest of the largest class
+    assert det.p_values(z, classes).min() == 2 / (
+        np.bincount(classes).max() + 1
+    )  # the lowest of the largest class
     with pytest.raises(InputError, match="classes: not given"):
         det.predict(z)
     det.T = 2.0
@@ -167,7 +176,12 @@ def rank_error(sketch, ascending, q):
 def test_sketch_keeps_its_bound(kind):
     rng = np.random.default_rng(0)
     scores = rng.standard_normal(1_000_000)
-    scores = {"random": scores, "sorted": np.sort(scores), "falling": -np.sort(scores), "ties": np.round(scores)}[kind]
+    scores = {
+        "random": scores,
+        "sorted": np.sort(scores),
+        "falling": -np.sort(scores),
+        "ties": np.round(scores),
+    }[kind]
     parts = [QuantileSketch() for _ in range(3)]
     for part, values in zip(parts, np.array_split(scores, 3), strict=True):
         for batch in np.array_split(values, 7):
@@ -183,7 +197,10 @@ def test_sketch_keeps_its_bound(kind):
 def test_small_sketches_are_exact():
     scores = np.random.default_rng(0).standard_normal(1000)
     sketch = QuantileSketch().add(scores)
-    assert sketch.error == 0 and [sketch.value(k) for k in (1, 500, 1000)] == np.sort(scores)[[0, 499, 999]].tolist()
+    assert (
+        sketch.error == 0
+        and [sketch.value(k) for k in (1, 500, 1000)] == np.sort(scores)[[0, 499, 999]].tolist()
+    )
     assert conformal_threshold(sketch, 0.95) == conformal_threshold(scores, 0.95)
     assert MSP().set_threshold(tpr=0.95, scores=sketch).threshold_ == conformal_threshold(scores, 0.95)
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from dice.imagesets import ArraySet
+from dice.images.imagesets import ArraySet
 
 
 class FakeNet:

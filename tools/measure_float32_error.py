@@ -27,7 +27,8 @@ class Torch32(Drawn):
 
     def norm(self, x, name):
         weight, bias, mean, var = (
-            self.weight(f"{name}.{part}", x.shape[1]) for part in ("weight", "bias", "running_mean", "running_var")
+            self.weight(f"{name}.{part}", x.shape[1])
+            for part in ("weight", "bias", "running_mean", "running_var")
         )
         return F.batch_norm(x, mean, var, weight, bias)
 
@@ -63,7 +64,9 @@ def main():
         want = formula(Drawn(), images.astype(np.float64))
         with torch.no_grad():
             got = formula(Torch32(), torch.from_numpy(images))
-        errors = [np.linalg.norm(g.double().numpy() - w) / np.linalg.norm(w) for g, w in zip(got, want, strict=True)]
+        errors = [
+            np.linalg.norm(g.double().numpy() - w) / np.linalg.norm(w) for g, w in zip(got, want, strict=True)
+        ]
         print(f"{name:30} features {errors[0]:.1e}  logits {errors[1]:.1e}")
 
 

@@ -25,42 +25,43 @@ static inline int dice_precision_parts(dice_precision precision)
     return precision == DICE_BF16 ? 1 : precision == DICE_BF16X3 ? 2 : 3;
 }
 
-typedef struct dice_net dice_net;    /* a network made ready by one back end */
-typedef struct dice_head dice_head;  /* a last layer, whole or masked, made ready by one back end */
+typedef struct dice_net dice_net;   /* a network made ready by one back end */
+typedef struct dice_head dice_head; /* a last layer, whole or masked, made ready by one back end */
 
-typedef struct dice_distance dice_distance;  /* means in a whitened space, made ready by one back end */
+typedef struct dice_distance dice_distance; /* means in a whitened space, made ready by one back end */
 
 typedef struct dice_options {
     dice_precision precision;
-    dice_isa isa;   /* CPU: the set to use at most */
-    int device;     /* CUDA: index */
-    int plain_products;  /* of a head: it may be a library's product, whose last bits depend on how many rows there are */
+    dice_isa isa;       /* CPU: the set to use at most */
+    int device;         /* CUDA: index */
+    int plain_products; /* of a head: it may be a library's product, whose last bits depend on how many rows
+                           there are */
 } dice_options;
 
 typedef struct dice_images {
-    const uint8_t *bytes;   /* (N, H, W, 3) to be normalised, or NULL */
-    const float *floats;    /* (N, C, H, W) already normalised, or NULL */
+    const uint8_t *bytes; /* (N, H, W, 3) to be normalised, or NULL */
+    const float *floats;  /* (N, C, H, W) already normalised, or NULL */
     size_t n;
     int32_t height, width;
 } dice_images;
 
 typedef struct dice_net_info {
-    size_t arena_bytes;     /* activations, all threads, for the last image size */
-    size_t weight_bytes;    /* packed weights */
-    const char *kernels;    /* "avx512", "reference", ... : what really runs */
+    size_t arena_bytes;  /* activations, all threads, for the last image size */
+    size_t weight_bytes; /* packed weights */
+    const char *kernels; /* "avx512", "reference", ... : what really runs */
 } dice_net_info;
 
-typedef struct dice_head_outputs {  /* each (N) unless said; NULL = not wanted */
-    double *energy;         /* logsumexp of the logits */
-    double *msp;            /* largest softmax probability */
+typedef struct dice_head_outputs { /* each (N) unless said; NULL = not wanted */
+    double *energy;                /* logsumexp of the logits */
+    double *msp;                   /* largest softmax probability */
     double *maxlogit;
-    int32_t *label;         /* argmax, the first of equals */
-    float *logits;          /* (N, M) */
+    int32_t *label; /* argmax, the first of equals */
+    float *logits;  /* (N, M) */
 } dice_head_outputs;
 
 typedef struct dice_backend {
-    uint32_t abi;           /* DICE_BACKEND_ABI */
-    const char *name;       /* "reference", "cpu", "cuda" */
+    uint32_t abi;     /* DICE_BACKEND_ABI */
+    const char *name; /* "reference", "cpu", "cuda" */
 
     /* Why the back end cannot run here ("no driver", ...), or NULL where it can. */
     const char *(*unavailable)(void);
@@ -88,36 +89,40 @@ typedef struct dice_backend {
     const char *(*head_info)(const dice_head *head, size_t *bytes);
     void (*head_free)(dice_head *head);
 
-    /* Of the columns of h (N, D), N >= 1: mean (D) and sum of the squares about it (D), in double; *negative = whether a
-     * value is below 0. */
-    dice_status (*moments)(const float *h, size_t n, size_t features, const dice_options *options, double *mean,
-                           double *squares, int *negative);
+    /* Of the columns of h (N, D), N >= 1: mean (D) and sum of the squares about it (D), in double; *negative
+     * = whether a value is below 0. */
+    dice_status (*moments)(const float *h, size_t n, size_t features, const dice_options *options,
+                           double *mean, double *squares, int *negative);
 
-    /* *threshold = percentile p of V = mean (D) * W (M, D), |V| where absolute; keep (M, D) = V > threshold. The bits
-     * of ood/contribution.h. */
-    dice_status (*rank)(const double *mean, const float *weight, size_t classes, size_t features, int absolute, double p,
-                        const dice_options *options, double *threshold, uint8_t *keep);
+    /* *threshold = percentile p of V = mean (D) * W (M, D), |V| where absolute; keep (M, D) = V > threshold.
+     * The bits of ood/fit/contribution.h. */
+    dice_status (*rank)(const double *mean, const float *weight, size_t classes, size_t features,
+                        int absolute, double p, const dice_options *options, double *threshold,
+                        uint8_t *keep);
 
     /* *distance = centre (D), root (R, D) and means (K, R), in double. */
-    dice_status (*distance_create)(const double *centre, const double *root, const double *means, size_t features,
-                                   size_t rank, size_t classes, const dice_options *options, dice_distance **distance);
+    dice_status (*distance_create)(const double *centre, const double *root, const double *means,
+                                   size_t features, size_t rank, size_t classes, const dice_options *options,
+                                   dice_distance **distance);
 
-    /* out (N) = the least |root (h - centre) - mean|^2, in double; h (N, D) is float, or double where is_double. The last
-     * bits may depend on N, not on the run. Safe from several threads. */
-    dice_status (*distance_forward)(dice_distance *distance, const void *h, int is_double, size_t n, double *out);
+    /* out (N) = the least |root (h - centre) - mean|^2, in double; h (N, D) is float, or double where
+     * is_double. The last bits may depend on N, not on the run. Safe from several threads. */
+    dice_status (*distance_forward)(dice_distance *distance, const void *h, int is_double, size_t n,
+                                    double *out);
     void (*distance_free)(dice_distance *distance);
 
-    /* Waits for what `stream` of the caller's (0: nothing) has under way on the device that holds x, then *finite = whether
-     * the first `count` floats of x are neither NaN nor infinity. Offered where images, features, weights and outputs may
-     * also be memory of a device. */
-    dice_status (*arrived)(const dice_options *options, uintptr_t stream, const float *x, size_t count, int *finite);
+    /* Waits for what `stream` of the caller's (0: nothing) has under way on the device that holds x, then
+     * *finite = whether the first `count` floats of x are neither NaN nor infinity. Offered where images,
+     * features, weights and outputs may also be memory of a device. */
+    dice_status (*arrived)(const dice_options *options, uintptr_t stream, const float *x, size_t count,
+                           int *finite);
 } dice_backend;
 
-extern const dice_backend dice_backend_reference;  /* plain C, double sums: the truth */
+extern const dice_backend dice_backend_reference; /* plain C, double sums: the truth */
 extern const dice_backend dice_backend_cpu;
 
-/* *out = the back end that serves `device` ("cpu", "cuda", "cuda:1") at options->isa; scalar means the reference.
- * Sets options->device. DICE_E_DEVICE where there is none, with the reason. */
+/* *out = the back end that serves `device` ("cpu", "cuda", "cuda:1") at options->isa; scalar means the
+ * reference. Sets options->device. DICE_E_DEVICE where there is none, with the reason. */
 dice_status dice_backend_find(const char *device, dice_options *options, const dice_backend **out);
 
 #endif

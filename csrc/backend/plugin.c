@@ -13,7 +13,7 @@
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static const dice_backend *opened;
-static char path[4096], problem[512];  /* of the plug-in tried last */
+static char path[4096], problem[512]; /* of the plug-in tried last */
 
 /* The file _cuda.so beside the library that this code is in, or the one that DICE_CUDA_PLUGIN names. */
 static void find_path(char *out, size_t size)
@@ -32,7 +32,8 @@ static void find_path(char *out, size_t size)
 /* Sets `opened`, or `problem`. */
 static void open_plugin(void)
 {
-    static const dice_plugin_core core = {DICE_BACKEND_ABI, dice_fail, dice_alloc, dice_free, dice_plan_make, dice_plan_free};
+    static const dice_plugin_core core = {DICE_BACKEND_ABI, dice_fail,      dice_alloc,
+                                          dice_free,        dice_plan_make, dice_plan_free};
     opened = NULL;
     if (access(path, F_OK) != 0) {
         snprintf(problem, sizeof problem, "no plug-in");
@@ -59,7 +60,7 @@ const dice_backend *dice_plugin_cuda(const char **reason, const char **file)
     char wanted[sizeof path] = "";
     find_path(wanted, sizeof wanted);
     pthread_mutex_lock(&lock);
-    if (strcmp(wanted, path) != 0) {  /* the first call, or another plug-in is named now */
+    if (strcmp(wanted, path) != 0) { /* the first call, or another plug-in is named now */
         memcpy(path, wanted, sizeof path);
         open_plugin();
     }

@@ -1,7 +1,7 @@
 /* The CUDA back end, in a library of its own that is opened at first use.
  *
- * It exports one symbol, DICE_PLUGIN_SYMBOL, of type dice_plugin_open. It links nothing of the core: what it needs is
- * lent to it here, so that a failure's detail is recorded where the core looks for it. */
+ * It exports one symbol, DICE_PLUGIN_SYMBOL, of type dice_plugin_open. It links nothing of the core: what it
+ * needs is lent to it here, so that a failure's detail is recorded where the core looks for it. */
 #ifndef DICE_BACKEND_PLUGIN_H
 #define DICE_BACKEND_PLUGIN_H
 
@@ -9,7 +9,7 @@
 #include "nn/plan.h"
 
 typedef struct dice_plugin_core {
-    uint32_t abi;  /* DICE_BACKEND_ABI of the core */
+    uint32_t abi; /* DICE_BACKEND_ABI of the core */
     dice_status (*fail)(dice_status code, const char *format, ...) DICE_PRINTF(2, 3);
     dice_status (*alloc)(size_t count, size_t size, void **out);
     void (*free)(void *memory);
@@ -23,8 +23,9 @@ typedef const dice_backend *(*dice_plugin_open)(const dice_plugin_core *core);
 
 #define DICE_PLUGIN_SYMBOL "dice_plugin"
 
-/* The CUDA back end, or NULL with the *reason why it cannot run here ("no plug-in", "no driver", "no device", ...).
- * *file = where the plug-in is looked for: _cuda.so beside the extension, or the environment's DICE_CUDA_PLUGIN. */
+/* The CUDA back end, or NULL with the *reason why it cannot run here ("no plug-in", "no driver", "no device",
+ * ...). *file = where the plug-in is looked for: _cuda.so beside the extension, or the environment's
+ * DICE_CUDA_PLUGIN. */
 const dice_backend *dice_plugin_cuda(const char **reason, const char **file);
 
 #endif

@@ -15,8 +15,8 @@
 #include "nn/plan.h"
 
 struct dice_net {
-    dice_graph *graph;  /* our own copy */
-    int parts;          /* bfloat16 parts of a convolution's factors: dice_precision_parts */
+    dice_graph *graph; /* our own copy */
+    int parts;         /* bfloat16 parts of a convolution's factors: dice_precision_parts */
     size_t weight_bytes;
     atomic_size_t arena_bytes;
 };
@@ -27,7 +27,7 @@ typedef struct run {
     int parts;
     const dice_images *images;
     dice_plan plan;
-    size_t scratch;  /* doubles that the ops need beside the arena */
+    size_t scratch; /* doubles that the ops need beside the arena */
     float *features, *logits;
 } run;
 
@@ -38,7 +38,7 @@ static size_t tensor_bytes(int32_t channels, int32_t height, int32_t width)
 
 /* One tensor of one image. */
 typedef struct map {
-    float *data;  /* (channels, height, width) */
+    float *data; /* (channels, height, width) */
     size_t channels, height, width;
 } map;
 
@@ -81,18 +81,19 @@ static void pad_input(const dice_op *op, map x, int parts, double *padded)
     }
 }
 
-enum { CONV_O = 4, CONV_W = 128 };  /* outputs summed side by side: channels, pixels of a row */
+enum { CONV_O = 4, CONV_W = 128 }; /* outputs summed side by side: channels, pixels of a row */
 
 /* sums[o][j] = sum over input channel and tap for `count` pixels of row `i` from column `j0`. */
-static void conv_sums(const dice_op *op, map x, const double *padded, size_t o, size_t channels, size_t i, size_t j0,
-                      size_t count, double sums[CONV_O][CONV_W])
+static void conv_sums(const dice_op *op, map x, const double *padded, size_t o, size_t channels, size_t i,
+                      size_t j0, size_t count, double sums[CONV_O][CONV_W])
 {
     const size_t kernel = (size_t)op->kernel, stride = (size_t)op->stride, pad = (size_t)op->pad;
     const size_t width = x.width + 2 * pad, height = x.height + 2 * pad, taps = kernel * kernel;
     memset(sums, 0, CONV_O * sizeof sums[0]);
     for (size_t c = 0; c < x.channels; c++) {
         for (size_t tap = 0; tap < taps; tap++) {
-            const double *row = padded + (c * height + i * stride + tap / kernel) * width + j0 * stride + tap % kernel;
+            const double *row = padded + (c * height + i * stride + tap / kernel) * width + j0 * stride
+                              + tap % kernel;
             for (size_t k = 0; k < channels; k++) {
                 const double w = (double)op->weight[((o + k) * x.channels + c) * taps + tap];
                 if (stride == 1) {
@@ -113,7 +114,7 @@ static void conv(const dice_op *op, map x, map y, const map *residual, int parts
 {
     double sums[CONV_O][CONV_W];
     pad_input(op, x, parts, padded);
-    if (op->kernel == 1 && op->stride == 1) {  /* rows do not matter: one long row sums faster */
+    if (op->kernel == 1 && op->stride == 1) { /* rows do not matter: one long row sums faster */
         x.width *= x.height;
         y.width *= y.height;
         x.height = y.height = 1;
@@ -137,7 +138,8 @@ static void conv(const dice_op *op, map x, map y, const map *residual, int parts
     }
 }
 
-/* The largest or the mean value of one window; its upper left corner lies at (top, left), maybe outside of x. */
+/* The largest or the mean value of one window; its upper left corner lies at (top, left), maybe outside of x.
+ */
 static double window(const dice_op *op, map x, size_t c, ptrdiff_t top, ptrdiff_t left)
 {
     const int is_max = op->kind == DICE_OP_MAXPOOL;
@@ -148,7 +150,8 @@ static double window(const dice_op *op, map x, size_t c, ptrdiff_t top, ptrdiff_
             if (!inside && !op->zero_padded) {
                 continue;
             }
-            const double v = inside ? pre(op, c, x.data[(c * x.height + (size_t)i) * x.width + (size_t)j]) : 0;
+            const double v = inside ? pre(op, c, x.data[(c * x.height + (size_t)i) * x.width + (size_t)j])
+                                    : 0;
             largest = v > largest ? v : largest;
             sum += v;
         }
@@ -161,8 +164,8 @@ static void pool(const dice_op *op, map x, map y)
     for (size_t c = 0; c < y.channels; c++) {
         for (size_t i = 0; i < y.height; i++) {
             for (size_t j = 0; j < y.width; j++) {
-                y.data[(c * y.height + i) * y.width + j] =
-                    (float)window(op, x, c, (ptrdiff_t)i * op->stride - op->pad, (ptrdiff_t)j * op->stride - op->pad);
+                y.data[(c * y.height + i) * y.width + j] = (float)window(
+                    op, x, c, (ptrdiff_t)i * op->stride - op->pad, (ptrdiff_t)j * op->stride - op->pad);
             }
         }
     }
@@ -182,7 +185,8 @@ static void global_mean(const dice_op *op, map x, map y)
 
 static void groupnorm(const dice_op *op, map x, map y)
 {
-    const size_t pixels = x.height * x.width, channels = x.channels / (size_t)op->groups, n = channels * pixels;
+    const size_t pixels = x.height * x.width, channels = x.channels / (size_t)op->groups,
+                 n = channels * pixels;
     for (size_t group = 0; group < (size_t)op->groups; group++) {
         const float *from = x.data + group * n;
         double mean = 0, variance = 0;
@@ -196,8 +200,8 @@ static void groupnorm(const dice_op *op, map x, map y)
         const double factor = 1 / sqrt(variance / (double)n + (double)op->eps);
         for (size_t i = 0; i < n; i++) {
             const size_t c = group * channels + i / pixels;
-            y.data[group * n + i] =
-                act(op, ((double)from[i] - mean) * factor * (double)op->weight[c] + (double)op->bias[c]);
+            y.data[group * n + i] = act(op, ((double)from[i] - mean) * factor * (double)op->weight[c]
+                                                + (double)op->bias[c]);
         }
     }
 }
@@ -224,7 +228,8 @@ static void run_op(const run *r, const dice_op *op, char *arena, double *scratch
     }
 }
 
-/* The input tensor of image `index`. Bytes are normalised in float32, operation by operation as torchvision does. */
+/* The input tensor of image `index`. Bytes are normalised in float32, operation by operation as torchvision
+ * does. */
 static void read_image(const run *r, size_t index, map input)
 {
     const size_t pixels = input.height * input.width;
@@ -298,7 +303,8 @@ static size_t scratch_of(const dice_graph *graph, const dice_plan *plan)
 
 static dice_status net_forward(dice_net *net, const dice_images *images, float *features, float *logits)
 {
-    run r = {.graph = net->graph, .parts = net->parts, .images = images, .features = features, .logits = logits};
+    run r = {
+        .graph = net->graph, .parts = net->parts, .images = images, .features = features, .logits = logits};
     dice_status status = dice_plan_make(net->graph, images->height, images->width, tensor_bytes, &r.plan);
     if (status == DICE_OK) {
         r.scratch = scratch_of(net->graph, &r.plan);
@@ -310,7 +316,8 @@ static dice_status net_forward(dice_net *net, const dice_images *images, float *
 }
 
 /* *out = a copy of `count` floats, in so many parts, that belongs to `graph`; NULL stays NULL. */
-static dice_status copy_floats(dice_graph *graph, const float *from, size_t count, int parts, const float **out)
+static dice_status copy_floats(dice_graph *graph, const float *from, size_t count, int parts,
+                               const float **out)
 {
     float *to = NULL;
     const dice_status status = from == NULL ? DICE_OK : dice_graph_floats(graph, count, &to);
@@ -325,7 +332,8 @@ static dice_status copy_op(dice_graph *graph, const dice_op *from, int parts)
 {
     dice_op op = *from;
     const size_t cx = (size_t)graph->tensors[op.x].channels, cy = (size_t)graph->tensors[op.y].channels;
-    dice_status status = copy_floats(graph, from->weight, dice_op_weights(graph, from), from->kind == DICE_OP_CONV ? parts : 3, &op.weight);
+    dice_status status = copy_floats(graph, from->weight, dice_op_weights(graph, from),
+                                     from->kind == DICE_OP_CONV ? parts : 3, &op.weight);
     if (status == DICE_OK) {
         status = copy_floats(graph, from->bias, cy, 3, &op.bias);
     }
@@ -399,7 +407,8 @@ static dice_status net_create(const dice_graph *graph, const dice_options *optio
 
 static void net_info(const dice_net *net, dice_net_info *info)
 {
-    *info = (dice_net_info){.arena_bytes = atomic_load(&net->arena_bytes), .weight_bytes = net->weight_bytes,
+    *info = (dice_net_info){.arena_bytes = atomic_load(&net->arena_bytes),
+                            .weight_bytes = net->weight_bytes,
                             .kernels = "reference"};
 }
 

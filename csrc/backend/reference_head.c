@@ -8,8 +8,8 @@
 
 struct dice_head {
     size_t classes, features;
-    float *weight;  /* (M, D), dropped weights as 0 */
-    float *bias;    /* (M) */
+    float *weight; /* (M, D), dropped weights as 0 */
+    float *bias;   /* (M) */
 };
 
 void dice_reference_head_free(dice_head *head)
@@ -21,8 +21,9 @@ void dice_reference_head_free(dice_head *head)
     }
 }
 
-dice_status dice_reference_head_create(const float *weight, const float *bias, const uint8_t *keep, size_t classes,
-                                       size_t features, const dice_options *options, dice_head **out)
+dice_status dice_reference_head_create(const float *weight, const float *bias, const uint8_t *keep,
+                                       size_t classes, size_t features, const dice_options *options,
+                                       dice_head **out)
 {
     (void)options;
     void *memory, *weights, *biases;

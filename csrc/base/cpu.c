@@ -90,7 +90,8 @@ dice_status dice_isa_select(const char *name, dice_isa *out)
             continue;
         }
         if (isa > (int)native) {
-            return dice_fail(DICE_E_INPUT, "DICE_ISA=%s: this machine and build have no more than %s", name, names[native]);
+            return dice_fail(DICE_E_INPUT, "DICE_ISA=%s: this machine and build have no more than %s", name,
+                             names[native]);
         }
         *out = (dice_isa)isa;
         return DICE_OK;

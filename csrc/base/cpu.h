@@ -5,10 +5,10 @@
 #include "base/status.h"
 
 typedef enum dice_isa {
-    DICE_ISA_SCALAR = 0,  /* plain C: the reference, and all there is off x86-64 */
-    DICE_ISA_AVX2,        /* AVX2 + FMA */
-    DICE_ISA_AVX512,      /* AVX-512 F, BW, DQ, VL */
-    DICE_ISA_AMX          /* the above + AMX tiles with bfloat16, permitted by the kernel */
+    DICE_ISA_SCALAR = 0, /* plain C: the reference, and all there is off x86-64 */
+    DICE_ISA_AVX2,       /* AVX2 + FMA */
+    DICE_ISA_AVX512,     /* AVX-512 F, BW, DQ, VL */
+    DICE_ISA_AMX         /* the above + AMX tiles with bfloat16, permitted by the kernel */
 } dice_isa;
 
 /* The best set that this processor, operating system and build offer; asked once. */

@@ -7,7 +7,7 @@
 
 #include "base/status.h"
 
-enum { DICE_ALIGN = 64 };  /* one cache line, one AVX-512 vector, one tile row */
+enum { DICE_ALIGN = 64 }; /* one cache line, one AVX-512 vector, one tile row */
 
 /* *out = `count` * `size` bytes, DICE_ALIGN-aligned, uninitialised; an empty
  * request yields a valid pointer. Sets *out to NULL on failure. */

@@ -8,10 +8,10 @@
 
 typedef enum dice_status {
     DICE_OK = 0,
-    DICE_E_MEMORY,      /* allocation failed            -> MemoryError */
-    DICE_E_INPUT,       /* bad shape, value, name, NaN  -> dice.InputError */
-    DICE_E_DEVICE,      /* no device, or it failed      -> dice.DeviceError */
-    DICE_E_INTERNAL     /* a broken promise of our own  -> RuntimeError */
+    DICE_E_MEMORY,  /* allocation failed            -> MemoryError */
+    DICE_E_INPUT,   /* bad shape, value, name, NaN  -> dice.InputError */
+    DICE_E_DEVICE,  /* no device, or it failed      -> dice.DeviceError */
+    DICE_E_INTERNAL /* a broken promise of our own  -> RuntimeError */
 } dice_status;
 
 #if defined(__GNUC__)

@@ -24,8 +24,8 @@ typedef struct job {
     void *context;
     size_t count;
     atomic_size_t next;
-    size_t failed;         /* smallest failing index + 1, 0 = none; as the next two, under the pool's lock */
-    dice_status status;    /* of that index */
+    size_t failed;      /* smallest failing index + 1, 0 = none; as the next two, under the pool's lock */
+    dice_status status; /* of that index */
     char detail[512];
 } job;
 
@@ -39,19 +39,19 @@ typedef struct worker_start {
 typedef struct pool {
     pthread_mutex_t lock;
     pthread_cond_t wake, done;
-    int workers;             /* started so far */
-    int wanted;              /* workers that may join the present job */
+    int workers; /* started so far */
+    int wanted;  /* workers that may join the present job */
     atomic_uint generation;
-    atomic_int running;      /* workers that joined and have not finished */
-    job *current;            /* NULL once its tasks are all taken: who wakes too late is not waited for */
+    atomic_int running; /* workers that joined and have not finished */
+    job *current;       /* NULL once its tasks are all taken: who wakes too late is not waited for */
     worker_start starts[MAX_THREADS];
 } pool;
 
 static _Atomic(pool *) the_pool;
-static pthread_mutex_t owner = PTHREAD_MUTEX_INITIALIZER;  /* held while a job runs */
-static atomic_int count_setting;                           /* 0 = default */
-static atomic_int default_setting;                         /* 0 = not yet found */
-static _Thread_local int task_thread = -1;                 /* the `thread` of the task that runs here, -1 = none */
+static pthread_mutex_t owner = PTHREAD_MUTEX_INITIALIZER; /* held while a job runs */
+static atomic_int count_setting;                          /* 0 = default */
+static atomic_int default_setting;                        /* 0 = not yet found */
+static _Thread_local int task_thread = -1; /* the `thread` of the task that runs here, -1 = none */
 
 static void relax(int spin)
 {
@@ -95,7 +95,7 @@ static void run_tasks(job *work, pool *p, int thread)
                 snprintf(work->detail, sizeof work->detail, "%s", dice_status_detail());
             }
             pthread_mutex_unlock(&p->lock);
-            atomic_store(&work->next, work->count);  /* those under way finish, no new ones start */
+            atomic_store(&work->next, work->count); /* those under way finish, no new ones start */
         }
     }
     task_thread = -1;
@@ -134,7 +134,7 @@ static void *worker_main(void *argument)
     return NULL;
 }
 
-static pool *get_pool(void)  /* under `owner` */
+static pool *get_pool(void) /* under `owner` */
 {
     pool *p = atomic_load(&the_pool);
     if (p != NULL) {
@@ -192,7 +192,7 @@ static dice_status run_serially(size_t count, dice_task task, void *context)
 dice_status dice_parallel_for(size_t count, dice_task task, void *context)
 {
     static pthread_once_t once = PTHREAD_ONCE_INIT;
-    pthread_once(&once, handle_forks);  /* before `owner` is ever held */
+    pthread_once(&once, handle_forks); /* before `owner` is ever held */
     int helpers = dice_threads_count() - 1;
     if ((size_t)helpers >= count) {
         helpers = count == 0 ? 0 : (int)(count - 1);
@@ -259,7 +259,8 @@ dice_status dice_threads_default(int *count)
     char *end;
     const long value = strtol(text, &end, 10);
     if (*end != '\0' || value < 1 || value > MAX_THREADS) {
-        return dice_fail(DICE_E_INPUT, "DICE_THREADS=%s: want a whole number from 1 to %d", text, MAX_THREADS);
+        return dice_fail(DICE_E_INPUT, "DICE_THREADS=%s: want a whole number from 1 to %d", text,
+                         MAX_THREADS);
     }
     *count = (int)value;
     return DICE_OK;

@@ -8,11 +8,11 @@
 #include "base/bf16.h"
 
 enum {
-    ROWS = 32,                 /* pixels of a tile */
-    PANEL = 32,                /* outputs of a tile */
-    PAIR = 32,                 /* bfloat16 values of a pixel in a step: two blocks */
-    STEP = PANEL * PAIR,       /* bfloat16 weights of a part in a step: two tiles */
-    STRIP_BYTES = 384 * 1024   /* split pixels, kept in L2 while the panels pass over them */
+    ROWS = 32,               /* pixels of a tile */
+    PANEL = 32,              /* outputs of a tile */
+    PAIR = 32,               /* bfloat16 values of a pixel in a step: two blocks */
+    STEP = PANEL * PAIR,     /* bfloat16 weights of a part in a step: two tiles */
+    STRIP_BYTES = 384 * 1024 /* split pixels, kept in L2 while the panels pass over them */
 };
 
 static size_t block_count(const dice_conv *conv)
@@ -42,7 +42,7 @@ static float weight_at(const dice_conv *conv, const float *weight, size_t o, siz
     }
     const size_t taps = (size_t)conv->kernel * (size_t)conv->kernel, in = (size_t)conv->in;
     size_t tap = index / (size_t)conv->blocks, c = index % (size_t)conv->blocks * DICE_BLOCK + (size_t)lane;
-    if (conv->narrow) {  /* one sum over (tap, channel) */
+    if (conv->narrow) { /* one sum over (tap, channel) */
         tap = c / in;
         c %= in;
     }
@@ -105,13 +105,15 @@ static size_t strip_pixels(const dice_conv *conv, size_t pixels)
 size_t dice_bf16_conv_scratch(const dice_conv *conv, size_t pixels)
 {
     const size_t strip = strip_pixels(conv, pixels);
-    return strip * (block_count(conv) * DICE_BLOCK * sizeof(float)
-                    + step_count(conv) * (size_t)conv->parts * PAIR * sizeof(uint16_t))
-        + ROWS * PANEL * sizeof(float);
+    return strip
+             * (block_count(conv) * DICE_BLOCK * sizeof(float)
+                + step_count(conv) * (size_t)conv->parts * PAIR * sizeof(uint16_t))
+         + ROWS * PANEL * sizeof(float);
 }
 
-void dice_bf16_conv_run(const dice_conv *conv, const dice_view *x, const dice_view *y, const dice_view *residual,
-                       int32_t y0, int32_t y1, int32_t p0, int32_t p1, void *scratch)
+void dice_bf16_conv_run(const dice_conv *conv, const dice_view *x, const dice_view *y,
+                        const dice_view *residual, int32_t y0, int32_t y1, int32_t p0, int32_t p1,
+                        void *scratch)
 {
     const dice_amx_kernels *amx = conv->kernels->amx;
     const size_t width = (size_t)y->width, end = (size_t)y1 * width, steps = step_count(conv);
@@ -141,7 +143,8 @@ void dice_bf16_conv_run(const dice_conv *conv, const dice_view *x, const dice_vi
             int32_t oy = (int32_t)(start / width), ox = (int32_t)(start % width);
             for (size_t row = 0; row < count; row += ROWS) {
                 const int rows = (int)(count - row < ROWS ? count - row : ROWS);
-                amx->tile(split + row * PAIR, strip, (int32_t)steps, conv->parts, w, conv->bias + panel * PANEL, c);
+                amx->tile(split + row * PAIR, strip, (int32_t)steps, conv->parts, w,
+                          conv->bias + panel * PANEL, c);
                 dice_conv_store_tile(conv, c, rows, 2, panel * PANEL, y, residual, &oy, &ox);
             }
         }

@@ -9,10 +9,10 @@
 #include "cpu/winograd.h"
 
 enum {
-    TILE_FLOATS = 3 * DICE_TILE_PLANE,  /* the largest tile */
-    L1_BYTES = 20 * 1024,               /* packed pixels beside a short panel */
-    STRIP_BYTES = 384 * 1024,           /* inputs kept in L2 while the panels pass over them */
-    WIDE_BYTES = 1024 * 1024            /* packed pixels where the weights are larger than the cache */
+    TILE_FLOATS = 3 * DICE_TILE_PLANE, /* the largest tile */
+    L1_BYTES = 20 * 1024,              /* packed pixels beside a short panel */
+    STRIP_BYTES = 384 * 1024,          /* inputs kept in L2 while the panels pass over them */
+    WIDE_BYTES = 1024 * 1024           /* packed pixels where the weights are larger than the cache */
 };
 
 static int choose_vectors(int32_t out, const dice_conv_tiles *tiles)
@@ -97,11 +97,17 @@ static dice_status padded_copy(const float *from, size_t count, size_t room, flo
     return status;
 }
 
-dice_status dice_conv_init(dice_conv *conv, const dice_op *op, int32_t in, int32_t out, int narrow, int winograd,
-                           int parts, const dice_cpu_kernels *kernels)
+dice_status dice_conv_init(dice_conv *conv, const dice_op *op, int32_t in, int32_t out, int narrow,
+                           int winograd, int parts, const dice_cpu_kernels *kernels)
 {
-    *conv = (dice_conv){.kernels = kernels, .in = in, .out = out, .kernel = op->kernel, .stride = op->stride,
-                        .pad = op->pad, .relu = op->relu, .narrow = narrow};
+    *conv = (dice_conv){.kernels = kernels,
+                        .in = in,
+                        .out = out,
+                        .kernel = op->kernel,
+                        .stride = op->stride,
+                        .pad = op->pad,
+                        .relu = op->relu,
+                        .narrow = narrow};
     const int32_t length = narrow ? op->kernel * op->kernel * in : in;
     conv->taps = narrow ? 1 : op->kernel * op->kernel;
     conv->blocks = (length + DICE_BLOCK - 1) / DICE_BLOCK;
@@ -110,7 +116,7 @@ dice_status dice_conv_init(dice_conv *conv, const dice_op *op, int32_t in, int32
     conv->amx = kernels->amx != NULL;
     conv->vectors = conv->amx ? 2 : choose_vectors(out, kernels->conv);
     conv->winograd = winograd && op->kernel == 3 && op->stride == 1 && op->pad == 1 && !narrow
-        && op->pre_scale == NULL && parts == 3 && !conv->amx;
+                  && op->pre_scale == NULL && parts == 3 && !conv->amx;
     const int32_t width = conv->vectors * DICE_BLOCK;
     conv->panels = (out + width - 1) / width;
 
@@ -158,9 +164,9 @@ static size_t strip_pixels(const dice_conv *conv, size_t pixels)
 }
 
 typedef struct scratch_parts {
-    const float **a;  /* (taps, blocks) */
+    const float **a; /* (taps, blocks) */
     float *tile;
-    float *packed;    /* (taps, blocks, strip, 16) */
+    float *packed; /* (taps, blocks, strip, 16) */
 } scratch_parts;
 
 static size_t pointers_bytes(const dice_conv *conv)
@@ -191,9 +197,9 @@ size_t dice_conv_scratch(const dice_conv *conv, int32_t height, int32_t width, s
 
 /* A run of output pixels in raster order whose inputs are consecutive. */
 typedef struct run {
-    int32_t y, x;      /* the first output pixel */
+    int32_t y, x; /* the first output pixel */
     size_t count;
-    ptrdiff_t shift;   /* its inputs, from the pointers */
+    ptrdiff_t shift; /* its inputs, from the pointers */
 } run;
 
 void dice_conv_store_tile(const dice_conv *conv, const float *c, int rows, int vectors, int32_t first,
@@ -230,8 +236,8 @@ float *dice_conv_block_at(const dice_view *y, int32_t first, int32_t oy, int32_t
 }
 
 /* One panel of a run, tile by tile; tiles are as equal as can be. */
-static void multiply(const dice_conv *conv, const dice_conv_sum *sum, run at, int32_t panel, const dice_view *y,
-                     const dice_view *residual, float *c)
+static void multiply(const dice_conv *conv, const dice_conv_sum *sum, run at, int32_t panel,
+                     const dice_view *y, const dice_view *residual, float *c)
 {
     const int vectors = dice_conv_panel_vectors(conv, panel);
     const float *w = (const float *)conv->weight + (size_t)panel * panel_floats(conv);
@@ -246,8 +252,8 @@ static void multiply(const dice_conv *conv, const dice_conv_sum *sum, run at, in
         dice_conv_out out = {.y = c, .plane = DICE_TILE_PLANE};
         if (whole && are_one_run(y, at.x, rows) && are_one_run(r, at.x, rows)) {
             out = (dice_conv_out){dice_conv_block_at(y, first, at.y, at.x), y->plane,
-                                  residual != NULL ? dice_conv_block_at(r, first, at.y, at.x) : NULL, r->plane,
-                                  conv->relu};
+                                  residual != NULL ? dice_conv_block_at(r, first, at.y, at.x) : NULL,
+                                  r->plane, conv->relu};
             tile(sum, at.shift, w, conv->bias + first, &out);
             at.x += rows;
             at.y += at.x / y->width;
@@ -268,9 +274,9 @@ static dice_view image_view(const dice_view *view, size_t image, size_t stride)
     return moved;
 }
 
-static void run_in_place(const dice_conv *conv, const dice_view *x, const dice_view *y, const dice_view *residual,
-                         size_t images, size_t stride, int32_t y0, int32_t y1, int32_t p0, int32_t p1,
-                         scratch_parts parts)
+static void run_in_place(const dice_conv *conv, const dice_view *x, const dice_view *y,
+                         const dice_view *residual, size_t images, size_t stride, int32_t y0, int32_t y1,
+                         int32_t p0, int32_t p1, scratch_parts parts)
 {
     const dice_conv_sum sum = {parts.a, conv->taps, conv->blocks, conv->tail};
     /* without a border the pixels of several rows are one run */
@@ -292,7 +298,7 @@ static void run_in_place(const dice_conv *conv, const dice_view *x, const dice_v
                 for (int32_t ky = 0; ky < conv->kernel; ky++) {
                     for (int32_t kx = 0; kx < conv->kernel; kx++) {
                         const float *p = xi.data + (xi.offset / DICE_BLOCK) * xi.plane
-                            + (ky - conv->pad) * xi.pitch + (kx - conv->pad) * DICE_BLOCK;
+                                       + (ky - conv->pad) * xi.pitch + (kx - conv->pad) * DICE_BLOCK;
                         for (int32_t b = 0; b < conv->blocks; b++, p += xi.plane) {
                             *a++ = p;
                         }
@@ -309,8 +315,8 @@ static void run_in_place(const dice_conv *conv, const dice_view *x, const dice_v
 }
 
 /* One tap and block of output pixels (oy, ox) ... in one row: to (count, 16). */
-static void pack_row(const dice_conv *conv, const dice_view *x, int32_t channel, int32_t iy, int32_t kx, int32_t ox,
-                     int32_t count, float *to)
+static void pack_row(const dice_conv *conv, const dice_view *x, int32_t channel, int32_t iy, int32_t kx,
+                     int32_t ox, int32_t count, float *to)
 {
     int32_t skip = 0, end = count;
     if (iy < 0 || iy >= x->height) {
@@ -331,23 +337,26 @@ static void pack_row(const dice_conv *conv, const dice_view *x, int32_t channel,
     memset(to + end * DICE_BLOCK, 0, (size_t)(count - end) * DICE_BLOCK * sizeof(float));
     const int32_t ix = (ox + skip) * conv->stride + kx - conv->pad;
     const ptrdiff_t step = (ptrdiff_t)conv->stride * DICE_BLOCK;
-    conv->kernels->conv_pack(to + skip * DICE_BLOCK, x, channel, iy * x->pitch + ix * DICE_BLOCK, step, end - skip,
-                             (dice_affine){conv->scale, conv->shift});
+    conv->kernels->conv_pack(to + skip * DICE_BLOCK, x, channel, iy * x->pitch + ix * DICE_BLOCK, step,
+                             end - skip, (dice_affine){conv->scale, conv->shift});
 }
 
 /* All taps and channels of one output pixel of a narrow tensor, as one run of (blocks, strip, 16). */
-static void pack_narrow(const dice_conv *conv, const dice_view *x, int32_t oy, int32_t ox, size_t strip, float *to)
+static void pack_narrow(const dice_conv *conv, const dice_view *x, int32_t oy, int32_t ox, size_t strip,
+                        float *to)
 {
     const int32_t row = conv->kernel * conv->in, ix = ox * conv->stride - conv->pad;
     const int32_t top = oy * conv->stride - conv->pad, bottom = top + conv->kernel;
     if (conv->scale == NULL && ix >= 0 && ix + conv->kernel <= x->width && top >= 0 && bottom <= x->height) {
-        conv->kernels->conv_pack_narrow(to, strip * DICE_BLOCK, x->data + top * x->pitch + ix * conv->in, x->pitch,
-                                        conv->kernel, row);
+        conv->kernels->conv_pack_narrow(to, strip * DICE_BLOCK, x->data + top * x->pitch + ix * conv->in,
+                                        x->pitch, conv->kernel, row);
         return;
     }
     /* of a row of taps, the values [begin, end) lie inside */
     const int32_t begin = ix < 0 ? (-ix < conv->kernel ? -ix : conv->kernel) * conv->in : 0;
-    const int32_t right = x->width - ix, columns = right < 0 ? 0 : right < conv->kernel ? right : conv->kernel;
+    const int32_t right = x->width - ix, columns = right < 0            ? 0
+                                                 : right < conv->kernel ? right
+                                                                        : conv->kernel;
     const int32_t end = columns * conv->in;
     int32_t lane = 0;
     for (int32_t iy = top; iy < bottom; iy++) {
@@ -368,11 +377,12 @@ static void pack_narrow(const dice_conv *conv, const dice_view *x, int32_t oy, i
     }
 }
 
-void dice_conv_pack_strip(const dice_conv *conv, const dice_view *x, int32_t width, size_t start, size_t count,
-                          size_t strip, float *packed)
+void dice_conv_pack_strip(const dice_conv *conv, const dice_view *x, int32_t width, size_t start,
+                          size_t count, size_t strip, float *packed)
 {
     for (size_t done = 0; done < count;) {
-        const int32_t oy = (int32_t)((start + done) / (size_t)width), ox = (int32_t)((start + done) % (size_t)width);
+        const int32_t oy = (int32_t)((start + done) / (size_t)width),
+                      ox = (int32_t)((start + done) % (size_t)width);
         const size_t rest = count - done, in_row = (size_t)(width - ox);
         const int32_t run_length = (int32_t)(rest < in_row ? rest : in_row);
         float *to = packed + done * DICE_BLOCK;
@@ -392,8 +402,9 @@ void dice_conv_pack_strip(const dice_conv *conv, const dice_view *x, int32_t wid
     }
 }
 
-static void run_packed(const dice_conv *conv, const dice_view *x, const dice_view *y, const dice_view *residual,
-                       int32_t y0, int32_t y1, int32_t p0, int32_t p1, scratch_parts parts)
+static void run_packed(const dice_conv *conv, const dice_view *x, const dice_view *y,
+                       const dice_view *residual, int32_t y0, int32_t y1, int32_t p0, int32_t p1,
+                       scratch_parts parts)
 {
     const dice_conv_sum sum = {parts.a, conv->taps, conv->blocks, conv->tail};
     const size_t width = (size_t)y->width, end = (size_t)y1 * width;
@@ -405,7 +416,8 @@ static void run_packed(const dice_conv *conv, const dice_view *x, const dice_vie
         const size_t count = start + strip < end ? strip : end - start;
         dice_conv_pack_strip(conv, x, y->width, start, count, strip, parts.packed);
         if (conv->parts < 3) {
-            conv->kernels->round(parts.packed, (size_t)conv->taps * (size_t)conv->blocks * strip, conv->parts);
+            conv->kernels->round(parts.packed, (size_t)conv->taps * (size_t)conv->blocks * strip,
+                                 conv->parts);
         }
         const run at = {(int32_t)(start / width), (int32_t)(start % width), count, 0};
         for (int32_t panel = p0; panel < p1; panel++) {
@@ -415,7 +427,8 @@ static void run_packed(const dice_conv *conv, const dice_view *x, const dice_vie
 }
 
 void dice_conv_run(const dice_conv *conv, const dice_view *x, const dice_view *y, const dice_view *residual,
-                   size_t images, size_t stride, int32_t y0, int32_t y1, int32_t p0, int32_t p1, void *scratch)
+                   size_t images, size_t stride, int32_t y0, int32_t y1, int32_t p0, int32_t p1,
+                   void *scratch)
 {
     if (conv->winograd) {
         dice_winograd_run(conv, x, y, residual, images, stride, y0, y1, p0, p1, scratch);

@@ -1,5 +1,5 @@
-/* The last layer on a CPU: packed once, sparse, dense or both, as is faster; then products of tiles of images with
- * panels of classes, then one reduction an image. See head_kernels.h for the layouts. */
+/* The last layer on a CPU: packed once, sparse, dense or both, as is faster; then products of tiles of images
+ * with panels of classes, then one reduction an image. See head_kernels.h for the layouts. */
 #include "cpu/head.h"
 
 #include <math.h>
@@ -10,15 +10,18 @@
 #include "cpu/head_kernels.h"
 #include "cpu/kernels.h"
 
-/* Measured (benchmarks/bench_head.py): 16 images times a weight kept in the sparse layout cost as much as this many
- * times four images times a weight of the dense one. So 4 / sparse_cost is the densest sparse layer that pays. */
+/* Measured (benchmarks/bench_head.py): 16 images times a weight kept in the sparse layout cost as much as
+ * this many times four images times a weight of the dense one. So 4 / sparse_cost is the densest sparse layer
+ * that pays. */
 static const double sparse_cost = 6.8;
 
 enum {
     DENSE_PANEL = 16 * DICE_HEAD_VECTORS,
-    WAVE_BYTES = 2 << 20,   /* of packed images and logits that exist at a time: panels of weights pass over a cached lot */
-    BOTH_BYTES = 16 << 20,  /* dense weights up to here are kept beside sparse ones: few images read them faster */
-    REDUCE_IMAGES = 8       /* a task */
+    WAVE_BYTES = 2 << 20, /* of packed images and logits that exist at a time: panels of weights pass over a
+                             cached lot */
+    BOTH_BYTES = 16
+        << 20,        /* dense weights up to here are kept beside sparse ones: few images read them faster */
+    REDUCE_IMAGES = 8 /* a task */
 };
 
 /* Where a block of a sparse panel begins; one more at the end. */
@@ -30,14 +33,14 @@ struct dice_head {
     const dice_head_kernels *kernels;
     size_t classes, features;
     size_t bytes;
-    double density;           /* share of the weights that stay */
-    float *bias;              /* (M) */
-    float *dense;             /* (M / 16, D, 16), or NULL */
-    size_t panels, blocks;    /* sparse: of DICE_HEAD_PANEL classes; of DICE_HEAD_SPAN features */
-    block *begin;             /* (panels * blocks + 1), or NULL where there is no sparse layout */
+    double density;        /* share of the weights that stay */
+    float *bias;           /* (M) */
+    float *dense;          /* (M / 16, D, 16), or NULL */
+    size_t panels, blocks; /* sparse: of DICE_HEAD_PANEL classes; of DICE_HEAD_SPAN features */
+    block *begin;          /* (panels * blocks + 1), or NULL where there is no sparse layout */
     dice_head_group *groups;
-    float *sparse;            /* (slots, 4) */
-    uint8_t *index;           /* (slots, 4) */
+    float *sparse;  /* (slots, 4) */
+    uint8_t *index; /* (slots, 4) */
 };
 
 static size_t ceil_div(size_t a, size_t b)
@@ -67,7 +70,7 @@ void dice_head_free(dice_head *head)
 typedef struct packing {
     dice_head *head;
     const float *weight;
-    const uint8_t *keep;  /* NULL = all stay */
+    const uint8_t *keep; /* NULL = all stay */
 } packing;
 
 static int stays(const packing *p, size_t at)
@@ -79,7 +82,8 @@ static dice_status pack_dense(void *context, size_t vector, int thread)
 {
     (void)thread;
     const packing *p = context;
-    const size_t features = p->head->features, first = 16 * vector, lanes = least(16, p->head->classes - first);
+    const size_t features = p->head->features, first = 16 * vector,
+                 lanes = least(16, p->head->classes - first);
     float *to = p->head->dense + first * features;
     memset(to, 0, 16 * features * sizeof *to);
     for (size_t lane = 0; lane < lanes; lane++) {
@@ -91,14 +95,15 @@ static dice_status pack_dense(void *context, size_t vector, int thread)
     return DICE_OK;
 }
 
-/* Groups the panel's classes by their number of weights in a block, most first; returns the number of groups. */
+/* Groups the panel's classes by their number of weights in a block, most first; returns the number of groups.
+ */
 static size_t group_block(const packing *p, size_t panel, size_t block_index, dice_head_group *groups)
 {
     const dice_head *head = p->head;
     const size_t first = panel * DICE_HEAD_PANEL, classes = least(DICE_HEAD_PANEL, head->classes - first);
     const size_t d0 = block_index * DICE_HEAD_SPAN, count = least(DICE_HEAD_SPAN, head->features - d0);
     const size_t n_groups = ceil_div(classes, DICE_HEAD_GROUP);
-    size_t place[DICE_HEAD_SPAN + 2] = {0};  /* counting sort, by falling number */
+    size_t place[DICE_HEAD_SPAN + 2] = {0}; /* counting sort, by falling number */
     uint16_t number[DICE_HEAD_PANEL] = {0};
     for (size_t m = 0; m < n_groups * DICE_HEAD_GROUP; m++) {
         for (size_t d = 0; m < classes && d < count; d++) {
@@ -224,7 +229,7 @@ static dice_status create_sparse(packing *p)
     }
     head->groups = memory;
     head->bytes += slots * (sizeof *head->sparse + sizeof *head->index) + total.group * sizeof *head->groups
-        + (all_blocks + 1) * sizeof *head->begin;
+                 + (all_blocks + 1) * sizeof *head->begin;
     return dice_parallel_for(head->panels, fill_panel, p);
 }
 
@@ -276,9 +281,9 @@ typedef struct wave {
     size_t n, lanes, tiles; /* images, images to a tile, tiles */
     int dense;
     float clip;
-    float *packed;          /* (tiles, D, lanes) */
-    float *logits;          /* (n, M) */
-    dice_head_outputs out;  /* of the wave's images */
+    float *packed;         /* (tiles, D, lanes) */
+    float *logits;         /* (n, M) */
+    dice_head_outputs out; /* of the wave's images */
 } wave;
 
 static size_t images_of(const wave *w, size_t tile)
@@ -298,8 +303,8 @@ static dice_status pack_tile(void *context, size_t tile, int thread)
     (void)thread;
     const wave *w = context;
     const size_t features = w->head->features;
-    w->head->kernels->pack(w->packed + tile * w->lanes * features, lanes_of(w, tile), w->h + tile * w->lanes * features,
-                           images_of(w, tile), features, w->clip);
+    w->head->kernels->pack(w->packed + tile * w->lanes * features, lanes_of(w, tile),
+                           w->h + tile * w->lanes * features, images_of(w, tile), features, w->clip);
     return DICE_OK;
 }
 
@@ -342,7 +347,8 @@ static void multiply_dense(const wave *w, size_t panel, size_t tile)
                              (int)ceil_div(classes, 16), least(DICE_HEAD_SPAN, head->features - d), z);
     }
     for (size_t i = 0; i < n; i++) {
-        memcpy(w->logits + (tile * w->lanes + i) * head->classes + first, z + i * DENSE_PANEL, classes * sizeof *z);
+        memcpy(w->logits + (tile * w->lanes + i) * head->classes + first, z + i * DENSE_PANEL,
+               classes * sizeof *z);
     }
 }
 
@@ -405,9 +411,15 @@ dice_status dice_head_forward(dice_head *head, const float *h, size_t n, float c
     void *scratch;
     dice_status status = dice_alloc(tiles, tile_floats * sizeof(float), &scratch);
     for (size_t first = 0; status == DICE_OK && first < n; first += tiles * lanes) {
-        wave w = {.head = head, .h = h + first * head->features, .n = least(n - first, tiles * lanes),
-                  .lanes = lanes, .dense = dense, .clip = clip, .packed = scratch,
-                  .out = {outputs->energy ? outputs->energy + first : NULL, outputs->msp ? outputs->msp + first : NULL,
+        wave w = {.head = head,
+                  .h = h + first * head->features,
+                  .n = least(n - first, tiles * lanes),
+                  .lanes = lanes,
+                  .dense = dense,
+                  .clip = clip,
+                  .packed = scratch,
+                  .out = {outputs->energy ? outputs->energy + first : NULL,
+                          outputs->msp ? outputs->msp + first : NULL,
                           outputs->maxlogit ? outputs->maxlogit + first : NULL,
                           outputs->label ? outputs->label + first : NULL, NULL}};
         w.tiles = ceil_div(w.n, lanes);

@@ -19,23 +19,23 @@ typedef struct dice_view {
     float *data;              /* pixel (0, 0) of block 0 of the whole tensor */
     int32_t channels, offset; /* the slice is channels [offset, offset + channels) */
     int32_t height, width;
-    int32_t border;           /* zero pixels kept around the image */
-    ptrdiff_t pitch;          /* floats from a row to the next; a pixel is DICE_BLOCK floats */
-    ptrdiff_t plane;          /* floats from a block to the next */
+    int32_t border;  /* zero pixels kept around the image */
+    ptrdiff_t pitch; /* floats from a row to the next; a pixel is DICE_BLOCK floats */
+    ptrdiff_t plane; /* floats from a block to the next */
 } dice_view;
 
 /* Where a sum's inputs lie: for each tap and channel block a pointer to consecutive pixels. */
 typedef struct dice_conv_sum {
-    const float *const *a;    /* (taps, blocks) */
+    const float *const *a; /* (taps, blocks) */
     int32_t taps, blocks;
-    int32_t tail;             /* channels in the last block, 1 to 16 */
+    int32_t tail; /* channels in the last block, 1 to 16 */
 } dice_conv_sum;
 
 /* Where a tile goes: R consecutive pixels of V blocks, and what happens to them on the way. */
 typedef struct dice_conv_out {
-    float *y;                 /* (V blocks, `plane` floats apart; R, 16) */
+    float *y; /* (V blocks, `plane` floats apart; R, 16) */
     ptrdiff_t plane;
-    const float *residual;    /* the same of what is added; NULL = nothing */
+    const float *residual; /* the same of what is added; NULL = nothing */
     ptrdiff_t residual_plane;
     int relu;
 } dice_conv_out;
@@ -55,15 +55,16 @@ typedef struct dice_conv_tiles {
 /* Convolution on the tile unit: float32 as sums of `parts` bfloat16 parts, 1 to 3. Two channel blocks make a
  * step; a pair holds the same channel of both. */
 typedef struct dice_amx_kernels {
-    void (*begin)(void);      /* around every use on a thread */
+    void (*begin)(void); /* around every use on a thread */
     void (*end)(void);
-    /* Pixels of two blocks, a (rows, 16) and b (rows, 16), lanes from lanes_a and lanes_b on taken as zero, to
-     * (parts, room, 32). */
-    void (*split)(const float *a, int lanes_a, const float *b, int lanes_b, int32_t rows, int parts, size_t room,
-                  uint16_t *to);
-    /* c (2, DICE_TILE_ROWS, 16) = bias (32) + a (steps, parts, room, 32) times w (steps, parts, 2, 16, 32). */
-    void (*tile)(const uint16_t *a, size_t room, int32_t steps, int parts, const uint16_t *w, const float *bias,
-                 float *c);
+    /* Pixels of two blocks, a (rows, 16) and b (rows, 16), lanes from lanes_a and lanes_b on taken as zero,
+     * to (parts, room, 32). */
+    void (*split)(const float *a, int lanes_a, const float *b, int lanes_b, int32_t rows, int parts,
+                  size_t room, uint16_t *to);
+    /* c (2, DICE_TILE_ROWS, 16) = bias (32) + a (steps, parts, room, 32) times w (steps, parts, 2, 16, 32).
+     */
+    void (*tile)(const uint16_t *a, size_t room, int32_t steps, int parts, const uint16_t *w,
+                 const float *bias, float *c);
 } dice_amx_kernels;
 
 /* The transforms of F(2 x 2, 3 x 3): a tile of 4 x 4 inputs gives 2 x 2 outputs. */
@@ -71,7 +72,8 @@ typedef struct dice_winograd_kernels {
     /* One tile and block: v (16 elements, step floats apart, 16) from the pixels at[i] + shift, i = 4 y + x;
      * at[i] == zeros is a pixel outside. */
     void (*input)(const float *const *at, ptrdiff_t shift, const float *zeros, float *v, size_t step);
-    /* The 2 x 2 pixels from m (16 elements, step floats apart, 16); `plane` in out is from a row to the next. */
+    /* The 2 x 2 pixels from m (16 elements, step floats apart, 16); `plane` in out is from a row to the next.
+     */
     void (*output)(const float *m, size_t step, const dice_conv_out *out);
 } dice_winograd_kernels;
 
@@ -85,23 +87,26 @@ typedef struct dice_cpu_kernels {
     const dice_conv_tiles *conv;
     const dice_winograd_kernels *winograd;
     const dice_head_kernels *head;
-    const dice_amx_kernels *amx;  /* NULL without the tile unit */
+    const dice_amx_kernels *amx; /* NULL without the tile unit */
 
     /* Each of x (count, 16) becomes the sum of its first `parts` bfloat16 parts, 1 or 2. */
     void (*round)(float *x, size_t count, int parts);
 
-    /* From a tile c (vectors, DICE_TILE_ROWS, 16) of outputs [first, first + 16 vectors): + residual, ReLU, into y.
-     * at (rows) are the pixels' float offsets in y, residual_at theirs in residual (NULL = none). */
-    void (*conv_store)(const float *c, int rows, int vectors, int32_t first, const dice_view *y, const ptrdiff_t *at,
-                       const dice_view *residual, const ptrdiff_t *residual_at, int relu);
+    /* From a tile c (vectors, DICE_TILE_ROWS, 16) of outputs [first, first + 16 vectors): + residual, ReLU,
+     * into y. at (rows) are the pixels' float offsets in y, residual_at theirs in residual (NULL = none). */
+    void (*conv_store)(const float *c, int rows, int vectors, int32_t first, const dice_view *y,
+                       const ptrdiff_t *at, const dice_view *residual, const ptrdiff_t *residual_at,
+                       int relu);
 
-    /* One pixel of a narrow tensor, blocks `step` floats apart from `to` on: `rows` runs of `length` floats, `pitch`
-     * floats apart, one after the other, zeros up to the last whole block. */
-    void (*conv_pack_narrow)(float *to, size_t step, const float *from, ptrdiff_t pitch, int32_t rows, int32_t length);
+    /* One pixel of a narrow tensor, blocks `step` floats apart from `to` on: `rows` runs of `length` floats,
+     * `pitch` floats apart, one after the other, zeros up to the last whole block. */
+    void (*conv_pack_narrow)(float *to, size_t step, const float *from, ptrdiff_t pitch, int32_t rows,
+                             int32_t length);
 
-    /* to (count, 16) = channels [channel, channel + 16) of x at pixels from, from + step, ... floats, through pre. */
-    void (*conv_pack)(float *to, const dice_view *x, int32_t channel, ptrdiff_t from, ptrdiff_t step, int32_t count,
-                      dice_affine pre);
+    /* to (count, 16) = channels [channel, channel + 16) of x at pixels from, from + step, ... floats, through
+     * pre. */
+    void (*conv_pack)(float *to, const dice_view *x, int32_t channel, ptrdiff_t from, ptrdiff_t step,
+                      int32_t count, dice_affine pre);
 
     /* Rows [y0, y1) of y. */
     void (*maxpool)(const dice_view *x, const dice_view *y, int32_t kernel, int32_t stride, int32_t pad,

@@ -7,7 +7,7 @@
 #include "base/threads.h"
 #include "cpu/head.h"
 
-enum { LARGE_WEIGHTS = 8 << 20 };  /* bytes; past the caches several images share a pass over the weights */
+enum { LARGE_WEIGHTS = 8 << 20 }; /* bytes; past the caches several images share a pass over the weights */
 
 static void net_free(dice_net *net)
 {
@@ -58,7 +58,8 @@ static dice_status make_step(dice_net *net, const dice_op *op, dice_step *step)
         net->weight_bytes += step->conv.weight_bytes;
     } else {
         const int is_norm = op->kind == DICE_OP_GROUPNORM;
-        const float *scale = is_norm ? op->weight : op->pre_scale, *shift = is_norm ? op->bias : op->pre_shift;
+        const float *scale = is_norm ? op->weight : op->pre_scale,
+                    *shift = is_norm ? op->bias : op->pre_shift;
         if (scale != NULL) {
             status = block_copy(scale, in, &step->scale);
             if (status == DICE_OK) {
@@ -96,11 +97,14 @@ static dice_status make_head(dice_net *net, const dice_graph *graph)
     if (graph->classes == 0) {
         return DICE_OK;
     }
-    dice_op op = {.kind = DICE_OP_CONV, .kernel = 1, .stride = 1, .weight = graph->head_weight,
+    dice_op op = {.kind = DICE_OP_CONV,
+                  .kernel = 1,
+                  .stride = 1,
+                  .weight = graph->head_weight,
                   .bias = graph->head_bias};
     net->classes = graph->classes;
-    const dice_status status =
-        dice_conv_init(&net->head, &op, graph->tensors[graph->output].channels, graph->classes, 0, 0, 3, net->kernels);
+    const dice_status status = dice_conv_init(&net->head, &op, graph->tensors[graph->output].channels,
+                                              graph->classes, 0, 0, 3, net->kernels);
     net->weight_bytes += net->head.weight_bytes;
     return status;
 }
@@ -110,7 +114,8 @@ static dice_status net_create(const dice_graph *graph, const dice_options *optio
     *out = NULL;
     const dice_cpu_kernels *kernels = dice_cpu_kernels_for(options->isa);
     if (kernels == NULL) {
-        return dice_fail(DICE_E_INTERNAL, "no fast kernels for %s in this build", dice_isa_name(options->isa));
+        return dice_fail(DICE_E_INTERNAL, "no fast kernels for %s in this build",
+                         dice_isa_name(options->isa));
     }
     void *memory;
     dice_status status = dice_alloc_zero(1, sizeof(dice_net), &memory);
@@ -165,8 +170,11 @@ static int32_t root_of(const dice_net *net, int32_t tensor)
 dice_view dice_net_view(const dice_net *net, int32_t tensor, float *arena)
 {
     const int32_t root = root_of(net, tensor), border = net->border[root];
-    dice_view view = {.channels = net->tensors[tensor].channels, .offset = net->tensors[tensor].offset,
-                      .height = net->plan.height[root], .width = net->plan.width[root], .border = border};
+    dice_view view = {.channels = net->tensors[tensor].channels,
+                      .offset = net->tensors[tensor].offset,
+                      .height = net->plan.height[root],
+                      .width = net->plan.width[root],
+                      .border = border};
     if (tensor == root) {
         view.offset = 0;
     }
@@ -204,8 +212,11 @@ dice_status dice_net_plan(dice_net *net, int32_t height, int32_t width, int thre
     if (net->memory != NULL && net->height == height && net->width == width && net->threads == threads) {
         return DICE_OK;
     }
-    dice_graph shape = {.tensors = net->tensors, .n_tensors = net->n_tensors, .input = net->input,
-                        .output = net->output, .n_ops = net->n_steps};
+    dice_graph shape = {.tensors = net->tensors,
+                        .n_tensors = net->n_tensors,
+                        .input = net->input,
+                        .output = net->output,
+                        .n_ops = net->n_steps};
     void *memory, *ops = NULL;
     dice_plan plan = {0};
     dice_status status = dice_alloc((size_t)net->n_steps, sizeof(dice_op), &ops);
@@ -229,13 +240,14 @@ dice_status dice_net_plan(dice_net *net, int32_t height, int32_t width, int thre
     for (int32_t i = 0; i < net->n_steps; i++) {
         if (net->steps[i].op.kind == DICE_OP_CONV) {
             const int32_t y = root_of(net, net->steps[i].op.y);
-            const size_t bytes =
-                dice_conv_scratch(&net->steps[i].conv, plan.height[y], plan.width[y], (size_t)net->group);
+            const size_t bytes = dice_conv_scratch(&net->steps[i].conv, plan.height[y], plan.width[y],
+                                                   (size_t)net->group);
             scratch = bytes > scratch ? bytes : scratch;
         }
     }
     if (net->classes > 0) {
-        const size_t bytes = dice_conv_scratch(&net->head, 1, 1, 1);
+        const int32_t images = 1 << 20; /* its pixels are the images of a call: room for the longest strip */
+        const size_t bytes = dice_conv_scratch(&net->head, 1, images, 1);
         scratch = bytes > scratch ? bytes : scratch;
     }
     const size_t arena = (plan.arena_bytes + DICE_ALIGN - 1) / DICE_ALIGN * DICE_ALIGN;

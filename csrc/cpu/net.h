@@ -11,9 +11,9 @@
 
 /* An op made ready; the geometry comes from the plan. */
 typedef struct dice_step {
-    dice_op op;                /* pointers into the graph are not kept */
-    dice_conv conv;            /* CONV */
-    float *scale, *shift;      /* prologue of pools and means, or weight and bias of GROUPNORM; whole blocks */
+    dice_op op;           /* pointers into the graph are not kept */
+    dice_conv conv;       /* CONV */
+    float *scale, *shift; /* prologue of pools and means, or weight and bias of GROUPNORM; whole blocks */
 } dice_step;
 
 struct dice_net {
@@ -23,24 +23,24 @@ struct dice_net {
     dice_step *steps;
     int32_t n_steps;
     int32_t input, output;
-    int winograd;              /* allowed */
-    int parts;                 /* of the precision: see conv.h */
-    int narrow_input;          /* the input has fewer channels than a block */
-    dice_conv head;            /* logits as a 1 x 1 convolution whose pixels are images */
+    int winograd;     /* allowed */
+    int parts;        /* of the precision: see conv.h */
+    int narrow_input; /* the input has fewer channels than a block */
+    dice_conv head;   /* logits as a 1 x 1 convolution whose pixels are images */
     int32_t classes;
-    float byte_value[3][256];  /* normalised */
+    float byte_value[3][256]; /* normalised */
     size_t weight_bytes;
-    int group;                 /* images that a thread takes through the network together */
+    int group; /* images that a thread takes through the network together */
 
     /* for one image size */
     pthread_mutex_t lock;
     int32_t height, width;
     dice_plan plan;
-    int32_t *border;           /* (n_tensors) */
-    size_t image_floats;       /* arena of one image */
-    size_t scratch_bytes;      /* of one thread */
+    int32_t *border;      /* (n_tensors) */
+    size_t image_floats;  /* arena of one image */
+    size_t scratch_bytes; /* of one thread */
     int threads;
-    char *memory;              /* per thread: group arenas, scratch */
+    char *memory; /* per thread: group arenas, scratch */
     size_t memory_bytes;
 };
 

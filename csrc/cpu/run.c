@@ -11,9 +11,9 @@ typedef struct job {
     dice_net *net;
     const dice_images *images;
     float *features, *logits;
-    size_t count, groups;        /* images [0, count) in `groups` groups */
+    size_t count, groups; /* images [0, count) in `groups` groups */
     atomic_size_t next_group;
-    float *packed;               /* features in blocks for the head: (D / 16, N, 16) */
+    float *packed; /* features in blocks for the head: (D / 16, N, 16) */
     /* split steps */
     const dice_step *step;
     float *arena;
@@ -43,7 +43,7 @@ static void zero_border(const dice_view *y, int32_t y0, int32_t y1, int32_t c0, 
         return;
     }
     for (int32_t block = (y->offset + c0) / DICE_BLOCK; block <= (y->offset + c1 - 1) / DICE_BLOCK; block++) {
-        float *origin = y->data + block * y->plane - b * DICE_BLOCK;  /* left end of row 0 */
+        float *origin = y->data + block * y->plane - b * DICE_BLOCK; /* left end of row 0 */
         if (y0 == 0) {
             zero_pixels(origin - b * y->pitch, b * width);
         }
@@ -67,9 +67,10 @@ static void load_image(const dice_net *net, const dice_images *images, size_t im
             float *to = x.data + iy * x.pitch + ix * step;
             const size_t pixel = (size_t)iy * (size_t)x.width + (size_t)ix;
             for (int32_t c = 0; c < x.channels; c++) {
-                to[(c / DICE_BLOCK) * x.plane + c % DICE_BLOCK] = images->bytes != NULL
-                    ? net->byte_value[c][images->bytes[(image * pixels + pixel) * 3 + (size_t)c]]
-                    : images->floats[(image * (size_t)x.channels + (size_t)c) * pixels + pixel];
+                to[(c / DICE_BLOCK) * x.plane + c % DICE_BLOCK] =
+                    images->bytes != NULL
+                        ? net->byte_value[c][images->bytes[(image * pixels + pixel) * 3 + (size_t)c]]
+                        : images->floats[(image * (size_t)x.channels + (size_t)c) * pixels + pixel];
             }
         }
     }
@@ -122,7 +123,8 @@ static void run_step(const dice_net *net, const dice_step *step, float *arena, s
         y1 = y.height;
         if (op->kind == DICE_OP_CONV) {
             const dice_view x = dice_net_view(net, op->x, arena);
-            const dice_view residual = dice_net_view(net, op->residual == DICE_NONE ? op->y : op->residual, arena);
+            const dice_view residual = dice_net_view(net, op->residual == DICE_NONE ? op->y : op->residual,
+                                                     arena);
             int32_t p0 = 0, p1 = step->conv.panels;
             if (parts > 1 && step->conv.panels >= 2 * parts && has_large_weights(step, &x)) {
                 share(step->conv.panels, 1, part, parts, &p0, &p1);
@@ -131,8 +133,8 @@ static void run_step(const dice_net *net, const dice_step *step, float *arena, s
             } else {
                 share(y.height, step->conv.winograd ? 2 : 1, part, parts, &y0, &y1);
             }
-            dice_conv_run(&step->conv, &x, &y, op->residual == DICE_NONE ? NULL : &residual, images, stride, y0, y1,
-                          p0, p1, scratch);
+            dice_conv_run(&step->conv, &x, &y, op->residual == DICE_NONE ? NULL : &residual, images, stride,
+                          y0, y1, p0, p1, scratch);
         } else if (op->kind == DICE_OP_GLOBAL_MEAN) {
             share(c1, DICE_BLOCK, part, parts, &c0, &c1);
         } else if (op->kind == DICE_OP_GROUPNORM) {
@@ -180,7 +182,7 @@ static void run_group(const job *work, size_t from, size_t images, float *arena,
                 break;
             }
         }
-        for (size_t i = 0; i < images; i++) {  /* what one step writes the next finds in the cache */
+        for (size_t i = 0; i < images; i++) { /* what one step writes the next finds in the cache */
             for (int32_t t = s; t < end; t++) {
                 run_step(net, &net->steps[t], arena + i * stride, 1, 0, 1, scratch);
             }
@@ -206,7 +208,8 @@ static dice_status run_groups(void *context, size_t index, int thread)
             return DICE_OK;
         }
         const size_t from = work->count * group / work->groups, to = work->count * (group + 1) / work->groups;
-        run_group(work, from, to - from, thread_arena(work->net, (int)index), thread_scratch(work->net, (int)index));
+        run_group(work, from, to - from, thread_arena(work->net, (int)index),
+                  thread_scratch(work->net, (int)index));
     }
 }
 
@@ -242,10 +245,18 @@ static dice_status run_head(void *context, size_t index, int thread)
     const job *work = context;
     const dice_net *net = work->net;
     const int32_t n = (int32_t)work->images->n;
-    const dice_view x = {.data = work->packed, .channels = net->head.in, .height = 1, .width = n,
-                         .pitch = (ptrdiff_t)n * DICE_BLOCK, .plane = (ptrdiff_t)n * DICE_BLOCK};
-    dice_view y = {.data = work->packed + net->head.blocks * x.plane, .channels = net->classes, .height = 1,
-                   .width = n, .pitch = x.pitch, .plane = x.plane};
+    const dice_view x = {.data = work->packed,
+                         .channels = net->head.in,
+                         .height = 1,
+                         .width = n,
+                         .pitch = (ptrdiff_t)n * DICE_BLOCK,
+                         .plane = (ptrdiff_t)n * DICE_BLOCK};
+    dice_view y = {.data = work->packed + net->head.blocks * x.plane,
+                   .channels = net->classes,
+                   .height = 1,
+                   .width = n,
+                   .pitch = x.pitch,
+                   .plane = x.plane};
     (void)thread;
     int32_t p0, p1;
     share(net->head.panels, 1, (int32_t)index, net->threads, &p0, &p1);
@@ -266,7 +277,8 @@ static dice_status compute_logits(job *work)
     work->packed = memory;
     for (size_t i = 0; i < n; i++) {
         for (size_t d = 0; d < features; d++) {
-            work->packed[(d / DICE_BLOCK * n + i) * DICE_BLOCK + d % DICE_BLOCK] = work->features[i * features + d];
+            work->packed[(d / DICE_BLOCK * n + i) * DICE_BLOCK + d % DICE_BLOCK] =
+                work->features[i * features + d];
         }
     }
     status = dice_parallel_for((size_t)net->threads, run_head, work);
@@ -283,7 +295,7 @@ static dice_status compute_logits(job *work)
 dice_status dice_net_forward(dice_net *net, const dice_images *images, float *features, float *logits)
 {
     const size_t threads = (size_t)net->threads;
-    const size_t whole = images->n / threads * threads;  /* the rest would leave threads idle */
+    const size_t whole = images->n / threads * threads; /* the rest would leave threads idle */
     job work = {.net = net, .images = images, .features = features, .logits = logits, .count = whole};
     dice_status status = DICE_OK;
     if (whole > 0) {

@@ -11,9 +11,9 @@
 
 enum {
     ELEMENTS = 16,
-    BIASED = 5,                 /* the element that reaches all four outputs with weight 1 */
-    SMALL_STRIP = 48 * 1024,    /* bytes of transformed inputs beside weights that fit the caches */
-    LARGE_STRIP = 1024 * 1024,  /* beside weights that do not */
+    BIASED = 5,                /* the element that reaches all four outputs with weight 1 */
+    SMALL_STRIP = 48 * 1024,   /* bytes of transformed inputs beside weights that fit the caches */
+    LARGE_STRIP = 1024 * 1024, /* beside weights that do not */
     LARGE_WEIGHTS = 256 * 1024
 };
 
@@ -44,16 +44,17 @@ static size_t strip_tiles(const dice_conv *conv, int32_t height, int32_t width, 
 }
 
 typedef struct parts {
-    const float **a;           /* (blocks) */
-    float *zeros;              /* (vectors, 16): a pixel outside, and the bias of all elements but one */
-    float *v;                  /* (16 elements, blocks, strip, 16) */
-    float *m;                  /* (16 elements, vectors, strip, 16) */
-    float *c;                  /* (vectors, DICE_TILE_ROWS, 16): four pixels */
+    const float **a; /* (blocks) */
+    float *zeros;    /* (vectors, 16): a pixel outside, and the bias of all elements but one */
+    float *v;        /* (16 elements, blocks, strip, 16) */
+    float *m;        /* (16 elements, vectors, strip, 16) */
+    float *c;        /* (vectors, DICE_TILE_ROWS, 16): four pixels */
 } parts;
 
 static parts split(const dice_conv *conv, size_t strip, void *scratch, size_t *bytes)
 {
-    const size_t pointers = ((size_t)conv->blocks * sizeof(float *) + DICE_ALIGN - 1) / DICE_ALIGN * DICE_ALIGN;
+    const size_t pointers = ((size_t)conv->blocks * sizeof(float *) + DICE_ALIGN - 1) / DICE_ALIGN
+                          * DICE_ALIGN;
     const size_t width = (size_t)conv->vectors * DICE_BLOCK;
     const size_t v = ELEMENTS * (size_t)conv->blocks * strip * DICE_BLOCK, m = ELEMENTS * strip * width;
     if (bytes != NULL) {
@@ -74,7 +75,7 @@ size_t dice_winograd_scratch(const dice_conv *conv, int32_t height, int32_t widt
 /* The image, row and column of tile `index`, counted in raster order over the images' rows [y0, y1). */
 typedef struct place {
     size_t image;
-    int32_t y, x;  /* the tile's first output pixel */
+    int32_t y, x; /* the tile's first output pixel */
 } place;
 
 static place locate(size_t index, int32_t y0, int32_t rows, int32_t columns)
@@ -118,15 +119,17 @@ static void multiply(const dice_conv *conv, int32_t panel, size_t count, size_t 
             const size_t rows = (count - done + tiles - 1) / tiles;
             const dice_conv_out out = {.y = p->m + e * strip * width + done * DICE_BLOCK,
                                        .plane = (ptrdiff_t)(strip * DICE_BLOCK)};
-            conv->kernels->conv->tile[vectors - 1][rows - 1](&sum, (ptrdiff_t)(done * DICE_BLOCK), w, bias, &out);
+            conv->kernels->conv->tile[vectors - 1][rows - 1](&sum, (ptrdiff_t)(done * DICE_BLOCK), w, bias,
+                                                             &out);
             done += rows;
         }
     }
 }
 
-/* The pixels of one tile and panel, those that lie inside: from m (16 elements, vectors, strip, 16) into y. */
-static void store_tile(const dice_conv *conv, const parts *p, const float *m, size_t strip, int32_t panel, place at,
-                       int32_t y1, const dice_view *y, const dice_view *residual)
+/* The pixels of one tile and panel, those that lie inside: from m (16 elements, vectors, strip, 16) into y.
+ */
+static void store_tile(const dice_conv *conv, const parts *p, const float *m, size_t strip, int32_t panel,
+                       place at, int32_t y1, const dice_view *y, const dice_view *residual)
 {
     const int vectors = dice_conv_panel_vectors(conv, panel);
     const size_t step = strip * (size_t)vectors * DICE_BLOCK;
@@ -134,14 +137,14 @@ static void store_tile(const dice_conv *conv, const parts *p, const float *m, si
     const int32_t right = at.x + 1 < y->width, below = at.y + 1 < y1;
     const dice_view *r = residual != NULL ? residual : y;
     const int direct = right && below && dice_conv_fills_blocks(y, first, vectors)
-        && dice_conv_fills_blocks(r, first, vectors);
+                    && dice_conv_fills_blocks(r, first, vectors);
     for (int v = 0; v < vectors; v++, m += strip * DICE_BLOCK) {
         dice_conv_out out = {.y = p->c + v * DICE_TILE_PLANE, .plane = 2 * DICE_BLOCK};
         if (direct) {
             const int32_t channel = first + v * DICE_BLOCK;
             out = (dice_conv_out){dice_conv_block_at(y, channel, at.y, at.x), y->pitch,
-                                  residual != NULL ? dice_conv_block_at(r, channel, at.y, at.x) : NULL, r->pitch,
-                                  conv->relu};
+                                  residual != NULL ? dice_conv_block_at(r, channel, at.y, at.x) : NULL,
+                                  r->pitch, conv->relu};
         }
         conv->kernels->winograd->output(m, step, &out);
     }
@@ -156,8 +159,9 @@ static void store_tile(const dice_conv *conv, const parts *p, const float *m, si
     }
 }
 
-void dice_winograd_run(const dice_conv *conv, const dice_view *x, const dice_view *y, const dice_view *residual,
-                       size_t images, size_t stride, int32_t y0, int32_t y1, int32_t p0, int32_t p1, void *scratch)
+void dice_winograd_run(const dice_conv *conv, const dice_view *x, const dice_view *y,
+                       const dice_view *residual, size_t images, size_t stride, int32_t y0, int32_t y1,
+                       int32_t p0, int32_t p1, void *scratch)
 {
     const int32_t rows = (y1 - y0 + 1) / 2, columns = (y->width + 1) / 2;
     const size_t all = (size_t)rows * (size_t)columns * images;
@@ -177,7 +181,8 @@ void dice_winograd_run(const dice_conv *conv, const dice_view *x, const dice_vie
                 dice_view yi = *y, ri = residual != NULL ? *residual : *y;
                 yi.data += at.image * stride;
                 ri.data += at.image * stride;
-                store_tile(conv, &p, p.m + t * DICE_BLOCK, strip, panel, at, y1, &yi, residual != NULL ? &ri : NULL);
+                store_tile(conv, &p, p.m + t * DICE_BLOCK, strip, panel, at, y1, &yi,
+                           residual != NULL ? &ri : NULL);
             }
         }
     }

@@ -13,7 +13,8 @@ void dice_winograd_weight(const float *w, double *u);
 size_t dice_winograd_scratch(const dice_conv *conv, int32_t height, int32_t width, size_t images);
 
 /* As dice_conv_run; y0 is even, and y1 too unless it is the last. */
-void dice_winograd_run(const dice_conv *conv, const dice_view *x, const dice_view *y, const dice_view *residual,
-                       size_t images, size_t stride, int32_t y0, int32_t y1, int32_t p0, int32_t p1, void *scratch);
+void dice_winograd_run(const dice_conv *conv, const dice_view *x, const dice_view *y,
+                       const dice_view *residual, size_t images, size_t stride, int32_t y0, int32_t y1,
+                       int32_t p0, int32_t p1, void *scratch);
 
 #endif

@@ -3,8 +3,8 @@
 
 const dice_plugin_core *dice_core;
 
-/* *count = the devices here, or the reason why there are none. The runtime is linked in; the driver comes with the
- * machine. */
+/* *count = the devices here, or the reason why there are none. The runtime is linked in; the driver comes
+ * with the machine. */
 static const char *count_devices(int *count)
 {
     int version = 0;
@@ -38,18 +38,20 @@ dice_status backend_check_device(int index)
         return dice_core->fail(DICE_E_DEVICE, "device cuda:%d: %s", index, reason);
     }
     if (index < 0 || index >= count) {
-        return dice_core->fail(DICE_E_DEVICE, "device cuda:%d: this machine has %d (cuda:0 is the first)", index, count);
+        return dice_core->fail(DICE_E_DEVICE, "device cuda:%d: this machine has %d (cuda:0 is the first)",
+                               index, count);
     }
     return DICE_OK;
 }
 
-static dice_status arrived(const dice_options *options, uintptr_t stream, const float *x, size_t count, int *finite)
+static dice_status arrived(const dice_options *options, uintptr_t stream, const float *x, size_t count,
+                           int *finite)
 {
     TRY(backend_check_device(options->device));
     const on_device here(options->device);
     CUDA_TRY(here.error, "device");
     const int found = device_of(x, options->device), holder = found < 0 ? options->device : found;
-    const on_device there(holder);  /* its default streams are meant, and its kernels may read x */
+    const on_device there(holder); /* its default streams are meant, and its kernels may read x */
     CUDA_TRY(there.error, "device");
     if (stream != 0) {
         CUDA_TRY(cudaStreamSynchronize(reinterpret_cast<cudaStream_t>(stream)), "the stream of an array");
@@ -58,7 +60,8 @@ static dice_status arrived(const dice_options *options, uintptr_t stream, const 
     return count == 0 ? DICE_OK : statistics_finite(x, count, holder, finite);
 }
 
-extern "C" __attribute__((visibility("default"))) const dice_backend *dice_plugin(const dice_plugin_core *core)
+extern "C" __attribute__((visibility("default"))) const dice_backend *
+dice_plugin(const dice_plugin_core *core)
 {
     static dice_backend backend;
     if (core->abi != DICE_BACKEND_ABI) {

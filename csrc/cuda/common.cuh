@@ -23,29 +23,30 @@ static inline dice_status cuda_fail(cudaError_t error, const char *what)
 {
     int device = 0;
     cudaGetDevice(&device);
-    cudaGetLastError();  /* an error that can be forgotten is not to meet the next call */
+    cudaGetLastError(); /* an error that can be forgotten is not to meet the next call */
     return dice_core->fail(DICE_E_DEVICE, "cuda:%d: %s: %s", device, what, cudaGetErrorString(error));
 }
 
-#define CUDA_TRY(call, what)                         \
-    do {                                             \
-        const cudaError_t error_ = (call);           \
-        if (error_ != cudaSuccess) {                 \
-            return cuda_fail(error_, what);          \
-        }                                            \
+#define CUDA_TRY(call, what)                                                                                 \
+    do {                                                                                                     \
+        const cudaError_t error_ = (call);                                                                   \
+        if (error_ != cudaSuccess) {                                                                         \
+            return cuda_fail(error_, what);                                                                  \
+        }                                                                                                    \
     } while (0)
 
-#define TRY(call)                                    \
-    do {                                             \
-        const dice_status status_ = (call);          \
-        if (status_ != DICE_OK) {                    \
-            return status_;                          \
-        }                                            \
+#define TRY(call)                                                                                            \
+    do {                                                                                                     \
+        const dice_status status_ = (call);                                                                  \
+        if (status_ != DICE_OK) {                                                                            \
+            return status_;                                                                                  \
+        }                                                                                                    \
     } while (0)
 
 /* Makes `index` this thread's device and gives the caller's back at the end of the scope. */
-class on_device {
-public:
+class on_device
+{
+  public:
     explicit on_device(int index)
     {
         cudaGetDevice(&before);
@@ -55,14 +56,14 @@ public:
     {
         int now = before;
         if (cudaGetDevice(&now) == cudaSuccess && now != before && cudaSetDevice(before) != cudaSuccess) {
-            cudaGetLastError();  /* that device may be full: not the next launch's failure */
+            cudaGetLastError(); /* that device may be full: not the next launch's failure */
         }
     }
     on_device(const on_device &) = delete;
     on_device &operator=(const on_device &) = delete;
     cudaError_t error;
 
-private:
+  private:
     int before = 0;
 };
 
@@ -102,8 +103,8 @@ struct carver {
     }
 };
 
-/* Runs `run`(first, rows) over n rows, at most `most` at a time, each after `reserve`(rows); half as many where memory for
- * them is missing. */
+/* Runs `run`(first, rows) over n rows, at most `most` at a time, each after `reserve`(rows); half as many
+ * where memory for them is missing. */
 template <typename Reserve, typename Run>
 static dice_status in_parts(size_t n, size_t most, Reserve reserve, Run run)
 {
@@ -131,11 +132,14 @@ static inline int device_of(const void *memory, int device)
         return -1;
     }
     return attributes.type == cudaMemoryTypeManaged ? device
-        : attributes.type == cudaMemoryTypeDevice   ? attributes.device
+         : attributes.type == cudaMemoryTypeDevice  ? attributes.device
                                                     : -1;
 }
 
 /* Whether kernels on `device` can read and write `memory`. */
-static inline bool lives_on(const void *memory, int device) { return device_of(memory, device) == device; }
+static inline bool lives_on(const void *memory, int device)
+{
+    return device_of(memory, device) == device;
+}
 
 #endif

@@ -1,36 +1,49 @@
 /* Convolution as an implicit matrix product on tensor cores, channels last.
  *
- * Rows are output pixels of all images, columns output channels; k runs over taps and, within a tap, channels padded
- * to 4. A float32 is cut into bfloat16 parts, x = hi + mid / 2^8 + lo / 2^16 exactly, denormals too; 1, 2 or 3 parts
- * give 1, 3 or 6 products. Tensor cores cut their sums instead of rounding them, which would lean on a long sum: each
- * order of products in each step of 16 k starts from zero and is added to the total in rounded float32.
+ * Rows are output pixels of all images, columns output channels; k runs over taps and, within a tap, channels
+ * padded to 4. A float32 is cut into bfloat16 parts, x = hi + mid / 2^8 + lo / 2^16 exactly, denormals too;
+ * 1, 2 or 3 parts give 1, 3 or 6 products. Tensor cores cut their sums instead of rounding them, which would
+ * lean on a long sum: each order of products in each step of 16 k starts from zero and is added to the total
+ * in rounded float32.
  *
  * A sum has one order whatever the tile, the batch and the neighbours: its bits depend on nothing else. */
 #include "kernels.cuh"
 
-enum { THREADS = 128, ROWS = 64, DEPTH = 32 };  /* a block's threads, pixels, and k a step */
-enum { LANES = 4 };                             /* channels that a thread fetches at once */
+enum { THREADS = 128, ROWS = 64, DEPTH = 32 }; /* a block's threads, pixels, and k a step */
+enum { LANES = 4 };                            /* channels that a thread fetches at once */
 
-static __host__ __device__ inline int round_up(int n, int to) { return (n + to - 1) / to * to; }
+static __host__ __device__ inline int round_up(int n, int to)
+{
+    return (n + to - 1) / to * to;
+}
 
 /* k and columns of the packed weights (parts, columns, depth). */
 static __host__ __device__ inline int packed_depth(int channels, int kernel)
 {
     return round_up(kernel * kernel * round_up(channels, LANES), DEPTH);
 }
-static __host__ __device__ inline int packed_columns(int out_channels) { return round_up(out_channels, 64); }
+static __host__ __device__ inline int packed_columns(int out_channels)
+{
+    return round_up(out_channels, 64);
+}
 
 /* What an order of products counts less than the one before. */
 enum { ORDER = 1 << 8 };
 
-/* parts[i] = bfloat16 numbers, in the upper half, such that the sum of parts[i] / ORDER^i is x: each the nearest (even)
- * to what is left, so that what a few parts leave out has no sign in common. Infinity only where x is. */
-template <int PARTS>
-static __host__ __device__ inline void split(float x, uint32_t (&parts)[PARTS])
+/* parts[i] = bfloat16 numbers, in the upper half, such that the sum of parts[i] / ORDER^i is x: each the
+ * nearest (even) to what is left, so that what a few parts leave out has no sign in common. Infinity only
+ * where x is. */
+template <int PARTS> static __host__ __device__ inline void split(float x, uint32_t (&parts)[PARTS])
 {
-    union { float value; uint32_t bits; } rest = {x};
+    union {
+        float value;
+        uint32_t bits;
+    } rest = {x};
     for (int i = 0; i < PARTS; i++) {
-        union { uint32_t bits; float value; } part = {rest.bits + 0x7fffu + (rest.bits >> 16 & 1)};
+        union {
+            uint32_t bits;
+            float value;
+        } part = {rest.bits + 0x7fffu + (rest.bits >> 16 & 1)};
         part.bits = ((part.bits & 0x7f800000u) == 0x7f800000u ? rest.bits : part.bits) & 0xffff0000u;
         parts[i] = part.bits;
         rest.value = (rest.value - part.value) * float(ORDER);
@@ -38,14 +51,15 @@ static __host__ __device__ inline void split(float x, uint32_t (&parts)[PARTS])
 }
 
 /* v = pre(x[channel .. channel + 3]) of one pixel; 0 past the last channel. */
-static __device__ inline void fetch(const conv_args &p, const float *x, int channel, const float (&scale)[LANES],
-                                    const float (&shift)[LANES], float (&v)[LANES])
+static __device__ inline void fetch(const conv_args &p, const float *x, int channel,
+                                    const float (&scale)[LANES], const float (&shift)[LANES],
+                                    float (&v)[LANES])
 {
     float4 four = make_float4(0, 0, 0, 0);
     if (p.vectors) {
         four = *reinterpret_cast<const float4 *>(x + channel);
     } else {
-        four.x = x[channel];  /* every tap has a first channel */
+        four.x = x[channel]; /* every tap has a first channel */
         four.y = channel + 1 < p.channels ? x[channel + 1] : 0.0f;
         four.z = channel + 2 < p.channels ? x[channel + 2] : 0.0f;
         four.w = channel + 3 < p.channels ? x[channel + 3] : 0.0f;
@@ -58,16 +72,18 @@ static __device__ inline void fetch(const conv_args &p, const float *x, int chan
     }
 }
 
-/* A block gives ROWS pixels x COLUMNS channels; its four warps share them as 2 x 2 or, for 16 columns, 4 x 1. */
-template <int PARTS, int COLUMNS>
-__global__ void __launch_bounds__(THREADS, 3) conv(const conv_args p)
+/* A block gives ROWS pixels x COLUMNS channels; its four warps share them as 2 x 2 or, for 16 columns, 4 x 1.
+ */
+template <int PARTS, int COLUMNS> __global__ void __launch_bounds__(THREADS, 3) conv(const conv_args p)
 {
     enum {
-        WARPS_N = COLUMNS == 16 ? 1 : 2, WARPS_M = 4 / WARPS_N,
-        TILES_M = ROWS / WARPS_M / 16, TILES_N = COLUMNS / WARPS_N / 8,
-        PITCH = DEPTH / 2 + 4,         /* words a row; the 4 keep the 8 rows of a fragment in different banks */
-        FETCHERS = DEPTH / LANES,      /* threads a row */
-        STRIDE = THREADS / FETCHERS,   /* rows fetched at once */
+        WARPS_N = COLUMNS == 16 ? 1 : 2,
+        WARPS_M = 4 / WARPS_N,
+        TILES_M = ROWS / WARPS_M / 16,
+        TILES_N = COLUMNS / WARPS_N / 8,
+        PITCH = DEPTH / 2 + 4,       /* words a row; the 4 keep the 8 rows of a fragment in different banks */
+        FETCHERS = DEPTH / LANES,    /* threads a row */
+        STRIDE = THREADS / FETCHERS, /* rows fetched at once */
         FETCHES = ROWS / STRIDE
     };
     __shared__ __align__(16) uint32_t a_tile[PARTS][ROWS][PITCH];
@@ -87,7 +103,8 @@ __global__ void __launch_bounds__(THREADS, 3) conv(const conv_args p)
     for (int i = 0; i < FETCHES; i++) {
         const int pixel = first_pixel + my_row + STRIDE * i, area = p.out_height * p.out_width;
         image[i] = p.x + size_t(pixel / area) * size_t(p.height) * size_t(p.width) * size_t(p.x_ld);
-        top[i] = pixel < p.pixels ? pixel % area / p.out_width * p.stride - p.pad : -(1 << 24);  /* never inside */
+        top[i] = pixel < p.pixels ? pixel % area / p.out_width * p.stride - p.pad
+                                  : -(1 << 24); /* never inside */
         left[i] = pixel % p.out_width * p.stride - p.pad;
     }
 
@@ -105,8 +122,8 @@ __global__ void __launch_bounds__(THREADS, 3) conv(const conv_args p)
             const int y = top[i] + tap / p.kernel, x = left[i] + tap % p.kernel;
             float v[LANES] = {};
             if (tap < taps && y >= 0 && y < p.height && x >= 0 && x < p.width) {
-                fetch(p, image[i] + (size_t(y) * size_t(p.width) + size_t(x)) * size_t(p.x_ld), channel, scale, shift,
-                      v);
+                fetch(p, image[i] + (size_t(y) * size_t(p.width) + size_t(x)) * size_t(p.x_ld), channel,
+                      scale, shift, v);
             }
             uint32_t parts[LANES][PARTS];
             for (int j = 0; j < LANES; j++) {
@@ -119,15 +136,17 @@ __global__ void __launch_bounds__(THREADS, 3) conv(const conv_args p)
             }
         }
         for (int i = thread; i < PARTS * COLUMNS * (DEPTH / 8); i += THREADS) {
-            const int eighth = i % (DEPTH / 8), column = i / (DEPTH / 8) % COLUMNS, part = i / (DEPTH / 8) / COLUMNS;
-            const size_t row = size_t(part) * size_t(packed_columns(p.out_channels)) + size_t(first_channel + column);
-            *reinterpret_cast<uint4 *>(&b_tile[part][column][eighth * 4]) =
-                *reinterpret_cast<const uint4 *>(p.weight + row * size_t(depth) + size_t(k0 + eighth * 8));
+            const int eighth = i % (DEPTH / 8), column = i / (DEPTH / 8) % COLUMNS,
+                      part = i / (DEPTH / 8) / COLUMNS;
+            const size_t row = size_t(part) * size_t(packed_columns(p.out_channels))
+                             + size_t(first_channel + column);
+            *reinterpret_cast<uint4 *>(&b_tile[part][column][eighth * 4]) = *reinterpret_cast<const uint4 *>(
+                p.weight + row * size_t(depth) + size_t(k0 + eighth * 8));
         }
         __syncthreads();
 
 #pragma unroll
-        for (int k = 0; k < DEPTH / 2; k += 8) {  /* words: 16 k */
+        for (int k = 0; k < DEPTH / 2; k += 8) { /* words: 16 k */
             uint32_t b[PARTS][TILES_N][2];
 #pragma unroll
             for (int part = 0; part < PARTS; part++) {
@@ -143,7 +162,7 @@ __global__ void __launch_bounds__(THREADS, 3) conv(const conv_args p)
                 uint32_t a[PARTS][4];
 #pragma unroll
                 for (int part = 0; part < PARTS; part++) {
-                    const uint32_t(*rows)[PITCH] = &a_tile[part][warp_row + 16 * m + g];
+                    const uint32_t (*rows)[PITCH] = &a_tile[part][warp_row + 16 * m + g];
                     a[part][0] = rows[0][k + t];
                     a[part][1] = rows[8][k + t];
                     a[part][2] = rows[0][k + t + 4];
@@ -200,7 +219,7 @@ __global__ void __launch_bounds__(THREADS, 3) conv(const conv_args p)
 size_t conv_weight_bytes(int parts, int out_channels, int channels, int kernel)
 {
     return size_t(parts) * size_t(packed_columns(out_channels)) * size_t(packed_depth(channels, kernel))
-        * sizeof(uint16_t);
+         * sizeof(uint16_t);
 }
 
 template <int PARTS>
@@ -208,7 +227,8 @@ static void pack(const float *weight, const uint8_t *keep, int out_channels, int
                  uint16_t *packed)
 {
     const int taps = kernel * kernel;
-    const size_t depth = size_t(packed_depth(channels, kernel)), plane = size_t(packed_columns(out_channels)) * depth;
+    const size_t depth = size_t(packed_depth(channels, kernel)),
+                 plane = size_t(packed_columns(out_channels)) * depth;
     memset(packed, 0, PARTS * plane * sizeof *packed);
     size_t from = 0;
     for (int o = 0; o < out_channels; o++) {
@@ -220,16 +240,16 @@ static void pack(const float *weight, const uint8_t *keep, int out_channels, int
                 uint32_t parts[PARTS];
                 split(weight[from], parts);
                 for (int part = 0; part < PARTS; part++) {
-                    packed[size_t(part) * plane + size_t(o) * depth + size_t(tap * round_up(channels, LANES) + c)] =
-                        uint16_t(parts[part] >> 16);
+                    packed[size_t(part) * plane + size_t(o) * depth
+                           + size_t(tap * round_up(channels, LANES) + c)] = uint16_t(parts[part] >> 16);
                 }
             }
         }
     }
 }
 
-void conv_pack(int parts, const float *weight, const uint8_t *keep, int out_channels, int channels, int kernel,
-               uint16_t *packed)
+void conv_pack(int parts, const float *weight, const uint8_t *keep, int out_channels, int channels,
+               int kernel, uint16_t *packed)
 {
     const auto chosen = parts == 1 ? pack<1> : parts == 2 ? pack<2> : pack<3>;
     chosen(weight, keep, out_channels, channels, kernel, packed);
@@ -247,7 +267,7 @@ void conv_start(int parts, int processors, conv_args p, cudaStream_t stream)
     const unsigned rows = unsigned(p.pixels + ROWS - 1) / ROWS;
     const unsigned wide = unsigned(p.out_channels + 63) / 64, narrow = unsigned(p.out_channels + 15) / 16;
     p.vectors = reinterpret_cast<uintptr_t>(p.x) % 16 == 0 && p.x_ld % LANES == 0
-        && (p.channels % LANES == 0 || p.x_ld == round_up(p.channels, LANES));
+             && (p.channels % LANES == 0 || p.x_ld == round_up(p.channels, LANES));
     if (p.out_channels <= 16 || rows * wide < unsigned(processors)) {
         const auto kernel = parts == 1 ? conv<1, 16> : parts == 2 ? conv<2, 16> : conv<3, 16>;
         launch(kernel, dim3(rows, narrow), dim3(THREADS), stream, p);

@@ -1,4 +1,5 @@
-/* Squared distances to the nearest of several means in a whitened space, in double: Mahalanobis on the device.
+/* Squared distances to the nearest of several means in a whitened space, in double: Mahalanobis on the
+ * device.
  *
  * x = h - centre, y = root x, z = means y; then |y|^2 + min (|mean|^2 - 2 z), as the CPU has it. */
 #include <mutex>
@@ -9,13 +10,13 @@
 enum { THREADS = 256, MOST_ROWS = 4096 };
 
 struct dice_distance {
-    std::mutex lock;        /* one forward call at a time */
+    std::mutex lock; /* one forward call at a time */
     int device;
     size_t features, rank, classes;
     cudaStream_t stream;
     gemm_handle gemm;
     device_buffer arrays, work;
-    size_t centre, root, means, norms;  /* bytes from the start of `arrays` */
+    size_t centre, root, means, norms; /* bytes from the start of `arrays` */
 };
 
 template <typename T>
@@ -28,7 +29,8 @@ static __global__ void centred(const T *h, const double *centre, double *x, size
 }
 
 /* A block takes one row. */
-static __global__ void nearest(const double *y, const double *z, const double *norms, int rank, int classes, double *out)
+static __global__ void nearest(const double *y, const double *z, const double *norms, int rank, int classes,
+                               double *out)
 {
     __shared__ double sums[THREADS], least[THREADS];
     const int thread = int(threadIdx.x);
@@ -76,8 +78,9 @@ static dice_status fill(dice_distance *d, const double *centre, const double *ro
     }
     cudaError_t error = cudaSuccess;
     const auto put = [&](size_t at, const double *from, size_t count) {
-        error = error != cudaSuccess ? error : cudaMemcpy(d->arrays.data + at, from, count * sizeof(double),
-                                                          cudaMemcpyHostToDevice);
+        error = error != cudaSuccess
+                  ? error
+                  : cudaMemcpy(d->arrays.data + at, from, count * sizeof(double), cudaMemcpyHostToDevice);
     };
     put(d->centre, centre, d->features);
     put(d->root, root, d->rank * d->features);
@@ -88,12 +91,13 @@ static dice_status fill(dice_distance *d, const double *centre, const double *ro
     return DICE_OK;
 }
 
-dice_status distance_create(const double *centre, const double *root, const double *means, size_t features, size_t rank,
-                            size_t classes, const dice_options *options, dice_distance **out)
+dice_status distance_create(const double *centre, const double *root, const double *means, size_t features,
+                            size_t rank, size_t classes, const dice_options *options, dice_distance **out)
 {
     TRY(backend_check_device(options->device));
-    if (features > 1u << 19 || classes > 1u << 19) {  /* 16 a block, and a grid's second side ends at 65535 */
-        return dice_core->fail(DICE_E_INPUT, "%zu features and %zu classes are too many for the device", features, classes);
+    if (features > 1u << 19 || classes > 1u << 19) { /* 16 a block, and a grid's second side ends at 65535 */
+        return dice_core->fail(DICE_E_INPUT, "%zu features and %zu classes are too many for the device",
+                               features, classes);
     }
     const on_device here(options->device);
     CUDA_TRY(here.error, "device");
@@ -143,12 +147,15 @@ struct pieces {
     }
 };
 
-static dice_status run_rows(dice_distance *d, const void *h, int is_double, size_t n, bool direct, double *out)
+static dice_status run_rows(dice_distance *d, const void *h, int is_double, size_t n, bool direct,
+                            double *out)
 {
     const size_t count = n * d->features, bytes = count * (is_double ? sizeof(double) : sizeof(float));
     const pieces at(d, n, direct ? 0 : bytes);
     const auto piece = [d](size_t offset) { return reinterpret_cast<double *>(d->work.data + offset); };
-    const auto array = [d](size_t offset) { return reinterpret_cast<const double *>(d->arrays.data + offset); };
+    const auto array = [d](size_t offset) {
+        return reinterpret_cast<const double *>(d->arrays.data + offset);
+    };
     double *x = piece(at.x), *y = piece(at.y), *z = piece(at.z), *found = piece(at.out);
     if (!direct) {
         CUDA_TRY(cudaMemcpyAsync(piece(at.h), h, bytes, cudaMemcpyDefault, d->stream), "features");
@@ -156,11 +163,11 @@ static dice_status run_rows(dice_distance *d, const void *h, int is_double, size
     }
     const dim3 blocks(unsigned((count + THREADS - 1) / THREADS));
     if (is_double) {
-        launch(centred<double>, blocks, dim3(THREADS), d->stream, static_cast<const double *>(h), array(d->centre), x,
-               d->features, count);
+        launch(centred<double>, blocks, dim3(THREADS), d->stream, static_cast<const double *>(h),
+               array(d->centre), x, d->features, count);
     } else {
-        launch(centred<float>, blocks, dim3(THREADS), d->stream, static_cast<const float *>(h), array(d->centre), x,
-               d->features, count);
+        launch(centred<float>, blocks, dim3(THREADS), d->stream, static_cast<const float *>(h),
+               array(d->centre), x, d->features, count);
     }
     const int rows = int(n), rank = int(d->rank), classes = int(d->classes);
     if (rank > 0) {
@@ -185,12 +192,13 @@ dice_status distance_forward(dice_distance *d, const void *h, int is_double, siz
     const bool direct = lives_on(h, d->device);
     const size_t row_bytes = d->features * (is_double ? sizeof(double) : sizeof(float));
     return in_parts(
-        n, MOST_ROWS, [&](size_t rows) { return d->work.reserve(pieces(d, rows, direct ? 0 : rows * row_bytes).bytes); },
+        n, MOST_ROWS,
+        [&](size_t rows) { return d->work.reserve(pieces(d, rows, direct ? 0 : rows * row_bytes).bytes); },
         [&](size_t first, size_t rows) {
-            const dice_status status = run_rows(d, static_cast<const unsigned char *>(h) + first * row_bytes, is_double, rows,
-                                                direct, out + first);
+            const dice_status status = run_rows(d, static_cast<const unsigned char *>(h) + first * row_bytes,
+                                                is_double, rows, direct, out + first);
             if (status != DICE_OK) {
-                cudaStreamSynchronize(d->stream);  /* the caller's arrays are his again */
+                cudaStreamSynchronize(d->stream); /* the caller's arrays are his again */
             }
             return status;
         });

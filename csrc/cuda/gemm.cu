@@ -1,5 +1,5 @@
-/* See gemm.cuh. The few functions of cuBLAS are declared here, so that building needs the compiler alone; their types
- * and numbers are those of cublas_api.h, the same in CUDA 12 and 13. */
+/* See gemm.cuh. The few functions of cuBLAS are declared here, so that building needs the compiler alone;
+ * their types and numbers are those of cublas_api.h, the same in CUDA 12 and 13. */
 #include "gemm.cuh"
 
 #include <dlfcn.h>
@@ -13,8 +13,16 @@
 #include <string>
 #include <vector>
 
-enum { OP_N = 0, OP_T = 1, REAL_32F = 0, REAL_64F = 1, COMPUTE_32F = 68, COMPUTE_64F = 70, COMPUTE_32F_FAST_16BF = 75,
-       ALGORITHM_DEFAULT = -1 };
+enum {
+    OP_N = 0,
+    OP_T = 1,
+    REAL_32F = 0,
+    REAL_64F = 1,
+    COMPUTE_32F = 68,
+    COMPUTE_64F = 70,
+    COMPUTE_32F_FAST_16BF = 75,
+    ALGORITHM_DEFAULT = -1
+};
 static const size_t WORKSPACE = size_t(32) << 20;
 
 /* ---- the library ---- */
@@ -23,9 +31,9 @@ struct cublas {
     int (*create)(void **handle);
     int (*set_stream)(void *handle, cudaStream_t stream);
     int (*set_workspace)(void *handle, void *workspace, size_t bytes);
-    int (*gemm)(void *handle, int trans_a, int trans_b, int m, int n, int k, const void *alpha, const void *a, int a_type,
-                int lda, const void *b, int b_type, int ldb, const void *beta, void *c, int c_type, int ldc, int compute,
-                int algorithm);
+    int (*gemm)(void *handle, int trans_a, int trans_b, int m, int n, int k, const void *alpha, const void *a,
+                int a_type, int lda, const void *b, int b_type, int ldb, const void *beta, void *c,
+                int c_type, int ldc, int compute, int algorithm);
     char file[PATH_MAX];
 };
 
@@ -103,13 +111,17 @@ static bool chosen(const char *value)
     return strcmp(choice == nullptr ? "" : choice, value) == 0;
 }
 
-bool gemm_forced() { return !chosen("") && !chosen("0"); }
+bool gemm_forced()
+{
+    return !chosen("") && !chosen("0");
+}
 
 static dice_status check(int status, const char *what)
 {
-    return status == 0 ? DICE_OK
-                       : dice_core->fail(DICE_E_DEVICE, "cuBLAS (%s): %s: status %d; DICE_CUBLAS=0 does without it",
-                                         find_cublas()->file, what, status);
+    return status == 0
+             ? DICE_OK
+             : dice_core->fail(DICE_E_DEVICE, "cuBLAS (%s): %s: status %d; DICE_CUBLAS=0 does without it",
+                               find_cublas()->file, what, status);
 }
 
 static std::mutex lock;
@@ -145,12 +157,14 @@ dice_status gemm_open(gemm_handle *gemm, cudaStream_t stream, bool scores)
         return DICE_OK;
     }
     if (library == nullptr) {
-        return dice_core->fail(DICE_E_DEVICE, "DICE_CUBLAS=%s: no cuBLAS found; pip install nvidia-cublas, or unset it",
+        return dice_core->fail(DICE_E_DEVICE,
+                               "DICE_CUBLAS=%s: no cuBLAS found; pip install nvidia-cublas, or unset it",
                                getenv("DICE_CUBLAS"));
     }
     CUDA_TRY(cudaGetDevice(&gemm->device), "device");
     TRY(take_handle(library, gemm));
-    TRY(check(library->set_stream(gemm->library, stream), "stream"));  /* which gives it a workspace of its own */
+    TRY(check(library->set_stream(gemm->library, stream),
+              "stream")); /* which gives it a workspace of its own */
     return check(library->set_workspace(gemm->library, gemm->workspace.data, WORKSPACE), "workspace");
 }
 
@@ -166,25 +180,28 @@ void gemm_close(gemm_handle *gemm)
 }
 
 /* Columns first, as BLAS has it: y' (M, n) = (w')' x'. */
-static dice_status multiply(const gemm_handle *gemm, const void *one, const void *zero, int type, int compute, const void *x,
-                            int x_ld, const void *w, void *y, int y_ld, int n, int outputs, int inputs)
+static dice_status multiply(const gemm_handle *gemm, const void *one, const void *zero, int type, int compute,
+                            const void *x, int x_ld, const void *w, void *y, int y_ld, int n, int outputs,
+                            int inputs)
 {
-    return check(find_cublas()->gemm(gemm->library, OP_T, OP_N, outputs, n, inputs, one, w, type, inputs, x, type, x_ld, zero,
-                                     y, type, y_ld, compute, ALGORITHM_DEFAULT), "product");
+    return check(find_cublas()->gemm(gemm->library, OP_T, OP_N, outputs, n, inputs, one, w, type, inputs, x,
+                                     type, x_ld, zero, y, type, y_ld, compute, ALGORITHM_DEFAULT),
+                 "product");
 }
 
 dice_status gemm_floats(const gemm_handle *gemm, bool bf16, map x, const float *w, map y, int n)
 {
     const float one = 1, zero = 0;
-    return multiply(gemm, &one, &zero, REAL_32F, bf16 ? COMPUTE_32F_FAST_16BF : COMPUTE_32F, x.data, x.ld, w, y.data, y.ld,
-                    n * x.height * x.width, y.channels, x.channels);
+    return multiply(gemm, &one, &zero, REAL_32F, bf16 ? COMPUTE_32F_FAST_16BF : COMPUTE_32F, x.data, x.ld, w,
+                    y.data, y.ld, n * x.height * x.width, y.channels, x.channels);
 }
 
 /* ---- ours, in double ---- */
 
 enum { TILE = 16 };
 
-/* A block gives TILE rows x TILE outputs; a sum is one chain in the order of the inputs, whatever the rows beside it. */
+/* A block gives TILE rows x TILE outputs; a sum is one chain in the order of the inputs, whatever the rows
+ * beside it. */
 static __global__ void product(const double *x, const double *w, double *y, int n, int outputs, int inputs)
 {
     __shared__ double x_tile[TILE][TILE + 1], w_tile[TILE][TILE + 1];
@@ -207,11 +224,13 @@ static __global__ void product(const double *x, const double *w, double *y, int 
     }
 }
 
-dice_status gemm_doubles(const gemm_handle *gemm, const double *x, const double *w, double *y, int n, int outputs, int inputs)
+dice_status gemm_doubles(const gemm_handle *gemm, const double *x, const double *w, double *y, int n,
+                         int outputs, int inputs)
 {
     if (gemm->library != nullptr) {
         const double one = 1, zero = 0;
-        return multiply(gemm, &one, &zero, REAL_64F, COMPUTE_64F, x, inputs, w, y, outputs, n, outputs, inputs);
+        return multiply(gemm, &one, &zero, REAL_64F, COMPUTE_64F, x, inputs, w, y, outputs, n, outputs,
+                        inputs);
     }
     const dim3 blocks(unsigned(n + TILE - 1) / TILE, unsigned(outputs + TILE - 1) / TILE);
     launch(product, blocks, dim3(TILE, TILE), gemm->stream, x, w, y, n, outputs, inputs);

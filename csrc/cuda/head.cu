@@ -1,7 +1,8 @@
 /* The last layer with its scores: logits with the bias, then all reductions of a row in one kernel.
  *
- * Dense (most weights stay): one convolution of 1 x 1, six products; or a product of cuBLAS, see gemm.cuh. Sparse: a warp
- * takes a class and 32 images, and walks the weights that stay. Scores are computed in double from the float32 logits. */
+ * Dense (most weights stay): one convolution of 1 x 1, six products; or a product of cuBLAS, see gemm.cuh.
+ * Sparse: a warp takes a class and 32 images, and walks the weights that stay. Scores are computed in double
+ * from the float32 logits. */
 #include <mutex>
 
 #include "gemm.cuh"
@@ -9,16 +10,16 @@
 #include "slots.cuh"
 
 enum { IMAGES = 32, WARPS = 8, SCORE_THREADS = 128, MOST_ROWS = 4096 };
-enum { SPARSE_SHARE = 4 };  /* sparse where at most a quarter of the weights stay */
+enum { SPARSE_SHARE = 4 }; /* sparse where at most a quarter of the weights stay */
 
 struct dice_head {
-    std::mutex lock;          /* one forward call at a time */
+    std::mutex lock; /* one forward call at a time */
     int device, processors, classes, features;
     bool sparse;
     cudaStream_t stream;
     gemm_handle gemm;
-    device_buffer weights;    /* packed or plain weights, or starts (M + 1), columns and values; then the bias */
-    size_t columns, values, bias;  /* bytes from its start */
+    device_buffer weights; /* packed or plain weights, or starts (M + 1), columns and values; then the bias */
+    size_t columns, values, bias; /* bytes from its start */
     device_buffer work;
 };
 
@@ -35,8 +36,8 @@ static __global__ void transpose(const float *h, float *out, int rows, int featu
 
 /* logits (rows, M); blocks are (IMAGES / 32 images, WARPS classes), threads (image, class). */
 static __global__ void sparse_logits(const float *transposed, const uint32_t *starts, const uint32_t *columns,
-                                     const float *values, const float *bias, float clip, int rows, int classes,
-                                     float *logits)
+                                     const float *values, const float *bias, float clip, int rows,
+                                     int classes, float *logits)
 {
     const int image = int(blockIdx.x * IMAGES + threadIdx.x), m = int(blockIdx.y * WARPS + threadIdx.y);
     const size_t padded = size_t((rows + IMAGES - 1) / IMAGES * IMAGES);
@@ -59,7 +60,7 @@ static __global__ void clip_to(const float *h, float clip, float *out, size_t co
 }
 
 struct score_args {
-    const float *logits;  /* (rows, M) */
+    const float *logits; /* (rows, M) */
     int classes;
     double *energy, *msp, *maxlogit;
     int32_t *label;
@@ -120,7 +121,8 @@ static dice_status put_dense(dice_head *head, const float *weight, const uint8_t
 {
     const size_t count = size_t(head->classes) * size_t(head->features);
     const bool plain = head->gemm.library != nullptr;
-    const size_t bytes = plain ? count * sizeof(float) : conv_weight_bytes(3, head->classes, head->features, 1);
+    const size_t bytes = plain ? count * sizeof(float)
+                               : conv_weight_bytes(3, head->classes, head->features, 1);
     carver c;
     c.take(bytes);
     head->bias = c.take(size_t(head->classes) * sizeof(float));
@@ -173,7 +175,8 @@ static dice_status put_sparse(dice_head *head, const float *weight, const uint8_
     return DICE_OK;
 }
 
-static dice_status fill(dice_head *head, const float *weight, const float *bias, const uint8_t *keep, bool scores)
+static dice_status fill(dice_head *head, const float *weight, const float *bias, const uint8_t *keep,
+                        bool scores)
 {
     const size_t count = size_t(head->classes) * size_t(head->features);
     size_t kept = keep == nullptr ? count : 0;
@@ -182,12 +185,13 @@ static dice_status fill(dice_head *head, const float *weight, const float *bias,
     }
     head->sparse = kept * SPARSE_SHARE <= count;
     CUDA_TRY(cudaStreamCreate(&head->stream), "stream");
-    CUDA_TRY(cudaDeviceGetAttribute(&head->processors, cudaDevAttrMultiProcessorCount, head->device), "device");
+    CUDA_TRY(cudaDeviceGetAttribute(&head->processors, cudaDevAttrMultiProcessorCount, head->device),
+             "device");
     if (!head->sparse) {
         TRY(gemm_open(&head->gemm, head->stream, scores));
     }
     void *copy = nullptr;
-    if (device_of(weight, head->device) >= 0) {  /* it is packed on the host */
+    if (device_of(weight, head->device) >= 0) { /* it is packed on the host */
         TRY(dice_core->alloc(count, sizeof(float), &copy));
         const cudaError_t error = cudaMemcpy(copy, weight, count * sizeof(float), cudaMemcpyDefault);
         if (error != cudaSuccess) {
@@ -196,16 +200,18 @@ static dice_status fill(dice_head *head, const float *weight, const float *bias,
         }
         weight = static_cast<const float *>(copy);
     }
-    const dice_status status = head->sparse ? put_sparse(head, weight, keep, kept) : put_dense(head, weight, keep);
+    const dice_status status = head->sparse ? put_sparse(head, weight, keep, kept)
+                                            : put_dense(head, weight, keep);
     dice_core->free(copy);
     TRY(status);
-    CUDA_TRY(cudaMemcpy(head->weights.data + head->bias, bias, size_t(head->classes) * sizeof(float), cudaMemcpyDefault),
+    CUDA_TRY(cudaMemcpy(head->weights.data + head->bias, bias, size_t(head->classes) * sizeof(float),
+                        cudaMemcpyDefault),
              "head");
     return DICE_OK;
 }
 
-dice_status head_create(const float *weight, const float *bias, const uint8_t *keep, size_t classes, size_t features,
-                        const dice_options *options, dice_head **out)
+dice_status head_create(const float *weight, const float *bias, const uint8_t *keep, size_t classes,
+                        size_t features, const dice_options *options, dice_head **out)
 {
     TRY(backend_check_device(options->device));
     if (classes > 65535u * WARPS || features > 1u << 24 || classes * features > UINT32_MAX) {
@@ -249,23 +255,27 @@ const char *head_info(const dice_head *head, size_t *bytes)
     return head->sparse ? "sparse" : "dense";
 }
 
-static dice_status start_logits(const dice_head *head, const float *h, float *room, int rows, float clip, float *logits)
+static dice_status start_logits(const dice_head *head, const float *h, float *room, int rows, float clip,
+                                float *logits)
 {
     const float *bias = reinterpret_cast<const float *>(head->weights.data + head->bias);
     if (head->sparse) {
         const unsigned tiles = unsigned(rows + IMAGES - 1) / IMAGES;
         const size_t count = size_t(tiles) * IMAGES * size_t(head->features);
-        launch(transpose, dim3(unsigned((count + 255) / 256)), dim3(256), head->stream, h, room, rows, head->features);
-        launch(sparse_logits, dim3(tiles, unsigned(head->classes + WARPS - 1) / WARPS), dim3(IMAGES, WARPS), head->stream,
-               const_cast<const float *>(room), reinterpret_cast<const uint32_t *>(head->weights.data),
+        launch(transpose, dim3(unsigned((count + 255) / 256)), dim3(256), head->stream, h, room, rows,
+               head->features);
+        launch(sparse_logits, dim3(tiles, unsigned(head->classes + WARPS - 1) / WARPS), dim3(IMAGES, WARPS),
+               head->stream, const_cast<const float *>(room),
+               reinterpret_cast<const uint32_t *>(head->weights.data),
                reinterpret_cast<const uint32_t *>(head->weights.data + head->columns),
-               reinterpret_cast<const float *>(head->weights.data + head->values), bias, clip, rows, head->classes,
-               logits);
+               reinterpret_cast<const float *>(head->weights.data + head->values), bias, clip, rows,
+               head->classes, logits);
     } else if (head->gemm.library != nullptr) {
         const map to = {logits, head->classes, head->classes, 1, 1};
         if (clip < INFINITY) {
             const size_t count = size_t(rows) * size_t(head->features);
-            launch(clip_to, dim3(unsigned((count + 255) / 256)), dim3(256), head->stream, h, clip, room, count);
+            launch(clip_to, dim3(unsigned((count + 255) / 256)), dim3(256), head->stream, h, clip, room,
+                   count);
             h = room;
         }
         TRY(gemm_floats(&head->gemm, false, {const_cast<float *>(h), head->features, head->features, 1, 1},
@@ -305,7 +315,8 @@ struct pieces {
 };
 
 /* Scores of `rows` images from h on; outputs begin at the first of them. */
-static dice_status run_rows(dice_head *head, const float *h, size_t n, float clip, const dice_head_outputs *out, size_t first)
+static dice_status run_rows(dice_head *head, const float *h, size_t n, float clip,
+                            const dice_head_outputs *out, size_t first)
 {
     const size_t classes = size_t(head->classes), features = size_t(head->features);
     const int rows = int(n);
@@ -313,23 +324,27 @@ static dice_status run_rows(dice_head *head, const float *h, size_t n, float cli
     const pieces at(head, n, direct);
     unsigned char *work = head->work.data;
     if (!direct) {
-        CUDA_TRY(cudaMemcpyAsync(work + at.h, h, n * features * sizeof(float), cudaMemcpyDefault, head->stream),
-                 "features");
+        CUDA_TRY(
+            cudaMemcpyAsync(work + at.h, h, n * features * sizeof(float), cudaMemcpyDefault, head->stream),
+            "features");
         h = reinterpret_cast<const float *>(work + at.h);
     }
     float *logits = reinterpret_cast<float *>(work + at.logits);
     TRY(start_logits(head, h, reinterpret_cast<float *>(work + at.room), rows, clip, logits));
     if (out->energy != nullptr || out->msp != nullptr || out->maxlogit != nullptr || out->label != nullptr) {
-        const score_args p = {logits, head->classes, reinterpret_cast<double *>(work + at.energy),
-                              reinterpret_cast<double *>(work + at.msp), reinterpret_cast<double *>(work + at.maxlogit),
+        const score_args p = {logits,
+                              head->classes,
+                              reinterpret_cast<double *>(work + at.energy),
+                              reinterpret_cast<double *>(work + at.msp),
+                              reinterpret_cast<double *>(work + at.maxlogit),
                               reinterpret_cast<int32_t *>(work + at.label)};
         launch(scores, dim3(unsigned(rows)), dim3(SCORE_THREADS), head->stream, p);
     }
     CUDA_TRY(cudaGetLastError(), "head");
     const auto give = [&](void *to, size_t from, size_t item) {
         return to == nullptr ? cudaSuccess
-                             : cudaMemcpyAsync(static_cast<unsigned char *>(to) + first * item, work + from, n * item,
-                                               cudaMemcpyDefault, head->stream);
+                             : cudaMemcpyAsync(static_cast<unsigned char *>(to) + first * item, work + from,
+                                               n * item, cudaMemcpyDefault, head->stream);
     };
     CUDA_TRY(give(out->energy, at.energy, sizeof(double)), "scores");
     CUDA_TRY(give(out->msp, at.msp, sizeof(double)), "scores");
@@ -340,7 +355,8 @@ static dice_status run_rows(dice_head *head, const float *h, size_t n, float cli
     return DICE_OK;
 }
 
-dice_status head_forward(dice_head *head, const float *h, size_t n, float clip, const dice_head_outputs *outputs)
+dice_status head_forward(dice_head *head, const float *h, size_t n, float clip,
+                         const dice_head_outputs *outputs)
 {
     const std::lock_guard<std::mutex> hold(head->lock);
     const on_device here(head->device);
@@ -349,9 +365,10 @@ dice_status head_forward(dice_head *head, const float *h, size_t n, float clip, 
     return in_parts(
         n, MOST_ROWS, [&](size_t rows) { return head->work.reserve(pieces(head, rows, direct).bytes); },
         [&](size_t first, size_t rows) {
-            const dice_status status = run_rows(head, h + first * size_t(head->features), rows, clip, outputs, first);
+            const dice_status status = run_rows(head, h + first * size_t(head->features), rows, clip, outputs,
+                                                first);
             if (status != DICE_OK) {
-                cudaStreamSynchronize(head->stream);  /* the caller's arrays are his again */
+                cudaStreamSynchronize(head->stream); /* the caller's arrays are his again */
             }
             return status;
         });

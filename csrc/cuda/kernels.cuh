@@ -1,6 +1,6 @@
-/* The kernels, as functions that start them on a stream. Activations are float32, channels last: a pixel's channels
- * are `ld` floats apart from the next pixel's, so that a tensor may be a slice of another. None of them lets an
- * image's result depend on another image or on how many there are. */
+/* The kernels, as functions that start them on a stream. Activations are float32, channels last: a pixel's
+ * channels are `ld` floats apart from the next pixel's, so that a tensor may be a slice of another. None of
+ * them lets an image's result depend on another image or on how many there are. */
 #ifndef DICE_CUDA_KERNELS_CUH
 #define DICE_CUDA_KERNELS_CUH
 
@@ -9,19 +9,19 @@
 /* ---- conv.cu: convolutions and dense layers, on tensor cores ---- */
 
 struct conv_args {
-    const float *x;              /* (N, H, W, x_ld), at the first channel */
-    const uint16_t *weight;      /* packed by conv_pack */
-    const float *bias;           /* (O) or null */
-    const float *scale, *shift;  /* (C) or null: the prologue max(x * scale + shift, 0) */
-    const float *residual;       /* (N, OH, OW, residual_ld) or null, added before the ReLU */
-    float *y;                    /* (N, OH, OW, y_ld) */
+    const float *x;             /* (N, H, W, x_ld), at the first channel */
+    const uint16_t *weight;     /* packed by conv_pack */
+    const float *bias;          /* (O) or null */
+    const float *scale, *shift; /* (C) or null: the prologue max(x * scale + shift, 0) */
+    const float *residual;      /* (N, OH, OW, residual_ld) or null, added before the ReLU */
+    float *y;                   /* (N, OH, OW, y_ld) */
     int x_ld, residual_ld, y_ld;
     int height, width, channels;
     int out_height, out_width, out_channels;
     int kernel, stride, pad, relu;
-    int pixels;                  /* N OH OW */
-    float clip;                  /* x = min(x, clip) before the prologue; INFINITY: no clip */
-    int vectors;                 /* set by conv_start: four channels may be read at once */
+    int pixels;  /* N OH OW */
+    float clip;  /* x = min(x, clip) before the prologue; INFINITY: no clip */
+    int vectors; /* set by conv_start: four channels may be read at once */
 };
 
 /* Products of bfloat16 parts are 1, 3 or 6 for 1, 2 or 3 parts. */
@@ -34,8 +34,8 @@ static inline int conv_parts(dice_precision precision)
 size_t conv_weight_bytes(int parts, int out_channels, int channels, int kernel);
 
 /* Fills `packed` (host memory); weights that `keep` (same shape, or null) marks 0 are left out. */
-void conv_pack(int parts, const float *weight, const uint8_t *keep, int out_channels, int channels, int kernel,
-               uint16_t *packed);
+void conv_pack(int parts, const float *weight, const uint8_t *keep, int out_channels, int channels,
+               int kernel, uint16_t *packed);
 
 /* An error where the plug-in holds no code for this thread's device. */
 cudaError_t conv_check();
@@ -44,7 +44,7 @@ void conv_start(int parts, int processors, conv_args args, cudaStream_t stream);
 
 /* ---- ops.cu: what moves and averages ---- */
 
-struct map {  /* channels on height x width pixels of every image */
+struct map { /* channels on height x width pixels of every image */
     float *data;
     int ld, channels, height, width;
 };
@@ -70,7 +70,8 @@ void pool_start(pool_args args, int n, cudaStream_t stream);
 /* y (N, C) = mean over the pixels of pre(x), summed in double. */
 void mean_start(map x, const float *scale, const float *shift, int n, map y, cudaStream_t stream);
 
-/* y = act((x - mean) / sqrt(variance + eps) * weight + bias); mean, then variance, in double over each group. */
+/* y = act((x - mean) / sqrt(variance + eps) * weight + bias); mean, then variance, in double over each group.
+ */
 struct norm_args {
     map x, y;
     const float *weight, *bias;

@@ -1,29 +1,30 @@
 /* Networks on the device.
  *
- * At create the weights are packed and uploaded once. A forward call cuts its images into chunks that two lanes run in
- * turn, each with a stream, an arena and pinned memory of its own, so that one uploads while the other computes. What
- * runs for a number and size of images is captured once as a CUDA graph. Nothing is allocated or waited for while a
- * chunk is on its way. Where memory for a chunk is missing, chunks are halved; an image's bits do not depend on it. */
+ * At create the weights are packed and uploaded once. A forward call cuts its images into chunks that two
+ * lanes run in turn, each with a stream, an arena and pinned memory of its own, so that one uploads while the
+ * other computes. What runs for a number and size of images is captured once as a CUDA graph. Nothing is
+ * allocated or waited for while a chunk is on its way. Where memory for a chunk is missing, chunks are
+ * halved; an image's bits do not depend on it. */
 #include <mutex>
 
 #include "gemm.cuh"
 #include "kernels.cuh"
 #include "slots.cuh"
 
-enum { LANES = 2, GRAPHS = 4, MOST_IMAGES = 256, MOST_PIXELS = 1 << 30 };  /* pixels are counted in int */
-static const size_t ARENA_GOAL = size_t(1) << 30;  /* bytes of activations that a chunk aims at */
+enum { LANES = 2, GRAPHS = 4, MOST_IMAGES = 256, MOST_PIXELS = 1 << 30 }; /* pixels are counted in int */
+static const size_t ARENA_GOAL = size_t(1) << 30; /* bytes of activations that a chunk aims at */
 
-struct layer {  /* where an op's weights are, in bytes from the start of dice_net::weights */
+struct layer { /* where an op's weights are, in bytes from the start of dice_net::weights */
     size_t weight, bias, scale, shift;
-    size_t plain;  /* unpacked weights for the library's product */
+    size_t plain; /* unpacked weights for the library's product */
 };
 static const size_t ABSENT = SIZE_MAX;
 
-struct shape {  /* of a chunk, and what goes with it */
+struct shape { /* of a chunk, and what goes with it */
     int n, height, width;
     dice_plan plan;
-    size_t per_image;            /* floats of the features of one image */
-    size_t raw, features, logits, bytes;  /* offsets behind the activations in the arena, and the end */
+    size_t per_image;                    /* floats of the features of one image */
+    size_t raw, features, logits, bytes; /* offsets behind the activations in the arena, and the end */
     size_t raw_bytes;
     cudaGraphExec_t graph;
 };
@@ -32,23 +33,24 @@ struct lane {
     cudaStream_t stream;
     gemm_handle gemm;
     device_buffer arena;
-    unsigned char *pinned;       /* what lies behind the activations, in host memory */
+    unsigned char *pinned; /* what lies behind the activations, in host memory */
     size_t pinned_bytes;
     shape shapes[GRAPHS];
-    int next_shape;              /* the one to give up for a new shape */
-    float *features, *logits;    /* where to leave what `pinned` receives; null: nothing under way */
+    int next_shape;           /* the one to give up for a new shape */
+    float *features, *logits; /* where to leave what `pinned` receives; null: nothing under way */
     const shape *running;
 };
 
 struct dice_net {
-    std::mutex lock;             /* one forward call at a time */
+    std::mutex lock; /* one forward call at a time */
     int device, processors, parts;
-    dice_graph graph;            /* tensors and ops of our own, weights nulled */
-    layer *layers;               /* (n_ops), then the head */
+    dice_graph graph; /* tensors and ops of our own, weights nulled */
+    layer *layers;    /* (n_ops), then the head */
     device_buffer weights;
-    bool library;                /* use cuBLAS for plain 1 x 1 convolutions */
-    cudaStream_t recorder;       /* graphs are captured on it: others' work on the default stream must not meet that */
-    size_t chunk;                /* images a chunk for the size below, less where memory was short */
+    bool library; /* use cuBLAS for plain 1 x 1 convolutions */
+    cudaStream_t
+        recorder; /* graphs are captured on it: others' work on the default stream must not meet that */
+    size_t chunk; /* images a chunk for the size below, less where memory was short */
     int chunk_height, chunk_width;
     lane lanes[LANES];
 };
@@ -60,23 +62,33 @@ static size_t tensor_bytes(int32_t channels, int32_t height, int32_t width)
 
 /* ---- create ---- */
 
-static size_t channels_of(const dice_graph *graph, int32_t tensor) { return size_t(graph->tensors[tensor].channels); }
+static size_t channels_of(const dice_graph *graph, int32_t tensor)
+{
+    return size_t(graph->tensors[tensor].channels);
+}
 
 /* A product of pixels and weights without a prologue: what a library can do. */
 static bool is_plain(const dice_op *op)
 {
-    return op->kind == DICE_OP_CONV && op->kernel == 1 && op->stride == 1 && op->pad == 0 && op->pre_scale == nullptr;
+    return op->kind == DICE_OP_CONV && op->kernel == 1 && op->stride == 1 && op->pad == 0
+        && op->pre_scale == nullptr;
 }
 
-static size_t place(carver *c, bool there, size_t bytes) { return there ? c->take(bytes) : ABSENT; }
+static size_t place(carver *c, bool there, size_t bytes)
+{
+    return there ? c->take(bytes) : ABSENT;
+}
 
-/* Lays out one op's weights and, where `packed` is given, uploads them; the second walk finds the same places. */
-static dice_status put_op(dice_net *net, const dice_graph *graph, const dice_op *op, layer *l, carver *c, void *packed)
+/* Lays out one op's weights and, where `packed` is given, uploads them; the second walk finds the same
+ * places. */
+static dice_status put_op(dice_net *net, const dice_graph *graph, const dice_op *op, layer *l, carver *c,
+                          void *packed)
 {
     const size_t cx = channels_of(graph, op->x), cy = channels_of(graph, op->y);
     const size_t taps = size_t(op->kernel) * size_t(op->kernel);
     const bool is_conv = op->kind == DICE_OP_CONV, library = net->library && is_plain(op);
-    const size_t bytes = is_conv ? conv_weight_bytes(net->parts, int(cy), int(cx), op->kernel) : cy * sizeof(float);
+    const size_t bytes = is_conv ? conv_weight_bytes(net->parts, int(cy), int(cx), op->kernel)
+                                 : cy * sizeof(float);
     l->weight = place(c, op->weight != nullptr && !library, bytes);
     l->plain = place(c, library, cy * cx * sizeof(float));
     l->bias = place(c, op->bias != nullptr, cy * sizeof(float));
@@ -86,11 +98,13 @@ static dice_status put_op(dice_net *net, const dice_graph *graph, const dice_op 
         return DICE_OK;
     }
     const auto put = [&](size_t at, const void *from, size_t size) {
-        return at == ABSENT ? cudaSuccess : cudaMemcpy(net->weights.data + at, from, size, cudaMemcpyHostToDevice);
+        return at == ABSENT ? cudaSuccess
+                            : cudaMemcpy(net->weights.data + at, from, size, cudaMemcpyHostToDevice);
     };
     const void *weight = op->weight;
     if (is_conv && !library) {
-        conv_pack(net->parts, op->weight, nullptr, int(cy), int(cx), int(op->kernel), static_cast<uint16_t *>(packed));
+        conv_pack(net->parts, op->weight, nullptr, int(cy), int(cx), int(op->kernel),
+                  static_cast<uint16_t *>(packed));
         weight = packed;
     }
     CUDA_TRY(put(l->weight, weight, bytes), op->name);
@@ -102,7 +116,8 @@ static dice_status put_op(dice_net *net, const dice_graph *graph, const dice_op 
 }
 
 /* All ops and the head, which is a 1 x 1 convolution in six products whatever the precision. */
-static dice_status put_weights(dice_net *net, const dice_graph *graph, void *packed, size_t *bytes, size_t *largest)
+static dice_status put_weights(dice_net *net, const dice_graph *graph, void *packed, size_t *bytes,
+                               size_t *largest)
 {
     carver c;
     for (int32_t i = 0; i < graph->n_ops; i++) {
@@ -117,17 +132,19 @@ static dice_status put_weights(dice_net *net, const dice_graph *graph, void *pac
     l->bias = place(&c, graph->classes > 0, size_t(graph->classes) * sizeof(float));
     *largest = head_bytes > *largest ? head_bytes : *largest;
     if (packed != nullptr && graph->classes > 0) {
-        conv_pack(3, graph->head_weight, nullptr, graph->classes, features, 1, static_cast<uint16_t *>(packed));
-        CUDA_TRY(cudaMemcpy(net->weights.data + l->weight, packed, head_bytes, cudaMemcpyHostToDevice), "head");
-        CUDA_TRY(cudaMemcpy(net->weights.data + l->bias, graph->head_bias, size_t(graph->classes) * sizeof(float),
-                            cudaMemcpyHostToDevice), "head");
+        conv_pack(3, graph->head_weight, nullptr, graph->classes, features, 1,
+                  static_cast<uint16_t *>(packed));
+        CUDA_TRY(cudaMemcpy(net->weights.data + l->weight, packed, head_bytes, cudaMemcpyHostToDevice),
+                 "head");
+        CUDA_TRY(cudaMemcpy(net->weights.data + l->bias, graph->head_bias,
+                            size_t(graph->classes) * sizeof(float), cudaMemcpyHostToDevice),
+                 "head");
     }
     *bytes = c.used;
     return DICE_OK;
 }
 
-template <typename T>
-static dice_status copy_array(const T *from, size_t count, T **out)
+template <typename T> static dice_status copy_array(const T *from, size_t count, T **out)
 {
     void *memory;
     TRY(dice_core->alloc(count, sizeof(T), &memory));
@@ -152,7 +169,8 @@ static dice_status fill(dice_net *net, const dice_graph *graph)
     CUDA_TRY(cudaStreamCreateWithFlags(&net->recorder, cudaStreamNonBlocking), "stream");
     net->library = net->parts != 2 && gemm_forced();
     for (lane &l : net->lanes) {
-        CUDA_TRY(cudaStreamCreate(&l.stream), "stream");  /* ordered after what the default stream made before */
+        CUDA_TRY(cudaStreamCreate(&l.stream),
+                 "stream"); /* ordered after what the default stream made before */
         if (net->library) {
             TRY(gemm_open(&l.gemm, net->recorder, false));
         }
@@ -234,7 +252,8 @@ void net_free(dice_net *net)
 
 void net_info(const dice_net *net, dice_net_info *info)
 {
-    static const char *const names[2][4] = {{"", "bf16", "bf16x3", "bf16x6"}, {"", "bf16+cublas", "", "bf16x6+cublas"}};
+    static const char *const names[2][4] = {{"", "bf16", "bf16x3", "bf16x6"},
+                                            {"", "bf16+cublas", "", "bf16x6+cublas"}};
     *info = dice_net_info();
     info->arena_bytes = net->lanes[0].arena.bytes + net->lanes[1].arena.bytes;
     info->weight_bytes = net->weights.bytes;
@@ -293,7 +312,8 @@ static dice_status start_op(const dice_net *net, const lane *l, const shape *s, 
     }
     case DICE_OP_MAXPOOL:
     case DICE_OP_AVGPOOL:
-        pool_start({x, y, op->kernel, op->stride, op->pad, op->kind == DICE_OP_AVGPOOL, op->zero_padded, scale, shift},
+        pool_start({x, y, op->kernel, op->stride, op->pad, op->kind == DICE_OP_AVGPOOL, op->zero_padded,
+                    scale, shift},
                    s->n, stream);
         break;
     case DICE_OP_GLOBAL_MEAN:
@@ -320,7 +340,7 @@ static dice_status start_ops(const dice_net *net, const lane *l, const shape *s)
         const int classes = net->graph.classes;
         map logits = {reinterpret_cast<float *>(l->arena.data + s->logits), classes, classes, 1, 1};
         map pooled = output;
-        pooled.height = pooled.width = 1;  /* as the head's weights promise */
+        pooled.height = pooled.width = 1; /* as the head's weights promise */
         conv_args p = conv_of(pooled, logits, s->n);
         const layer *head = &net->layers[net->graph.n_ops];
         p.weight = reinterpret_cast<const uint16_t *>(net->weights.data + head->weight);
@@ -355,13 +375,16 @@ static dice_status measure(const dice_net *net, int n, int height, int width, sh
 {
     *s = shape();
     if (size_t(height) * size_t(width) > MOST_PIXELS) {
-        return dice_core->fail(DICE_E_INPUT, "images of %d x %d pixels are too large for the device", height, width);
+        return dice_core->fail(DICE_E_INPUT, "images of %d x %d pixels are too large for the device", height,
+                               width);
     }
     s->n = n, s->height = height, s->width = width;
     TRY(dice_core->plan_make(&net->graph, height, width, tensor_bytes, &s->plan));
     const int32_t output = net->graph.output;
-    s->per_image = channels_of(&net->graph, output) * size_t(s->plan.height[output]) * size_t(s->plan.width[output]);
-    s->raw_bytes = channels_of(&net->graph, net->graph.input) * size_t(height) * size_t(width) * sizeof(float);
+    s->per_image = channels_of(&net->graph, output) * size_t(s->plan.height[output])
+                 * size_t(s->plan.width[output]);
+    s->raw_bytes = channels_of(&net->graph, net->graph.input) * size_t(height) * size_t(width)
+                 * sizeof(float);
     carver c;
     c.take(s->plan.arena_bytes * size_t(n));
     s->raw = c.take(s->raw_bytes * size_t(n));
@@ -387,7 +410,8 @@ static cudaError_t make_room(lane *l, const shape *s)
     return error;
 }
 
-/* *out = the chunk's shape, ready to run on the lane; null where there is no memory for it, and the detail says so. */
+/* *out = the chunk's shape, ready to run on the lane; null where there is no memory for it, and the detail
+ * says so. */
 static dice_status prepare(const dice_net *net, lane *l, int n, int height, int width, shape **out)
 {
     *out = nullptr;
@@ -420,18 +444,20 @@ static dice_status prepare(const dice_net *net, lane *l, int n, int height, int 
     return DICE_OK;
 }
 
-/* Copies `bytes` behind the activations to the caller's array: at once to the device's memory, else by way of pinned. */
-static cudaError_t hand_out(const dice_net *net, lane *l, const shape *s, size_t at, size_t bytes, float *to, float **later)
+/* Copies `bytes` behind the activations to the caller's array: at once to the device's memory, else by way of
+ * pinned. */
+static cudaError_t hand_out(const dice_net *net, lane *l, const shape *s, size_t at, size_t bytes, float *to,
+                            float **later)
 {
     const bool direct = lives_on(to, net->device);
     *later = direct ? nullptr : to;
-    return cudaMemcpyAsync(direct ? static_cast<void *>(to) : l->pinned + (at - s->raw), l->arena.data + at, bytes,
-                           cudaMemcpyDefault, l->stream);
+    return cudaMemcpyAsync(direct ? static_cast<void *>(to) : l->pinned + (at - s->raw), l->arena.data + at,
+                           bytes, cudaMemcpyDefault, l->stream);
 }
 
 /* Sends images [first, first + s->n) on their way; finish() hands over the results. */
-static dice_status submit(const dice_net *net, lane *l, const shape *s, const dice_images *images, size_t first,
-                          float *features, float *logits)
+static dice_status submit(const dice_net *net, lane *l, const shape *s, const dice_images *images,
+                          size_t first, float *features, float *logits)
 {
     l->running = s;
     l->features = l->logits = nullptr;
@@ -445,7 +471,8 @@ static dice_status submit(const dice_net *net, lane *l, const shape *s, const di
         source = l->pinned;
     }
     if (place != net->device) {
-        CUDA_TRY(cudaMemcpyAsync(l->arena.data + s->raw, source, item * size_t(s->n), cudaMemcpyDefault, l->stream),
+        CUDA_TRY(cudaMemcpyAsync(l->arena.data + s->raw, source, item * size_t(s->n), cudaMemcpyDefault,
+                                 l->stream),
                  "images");
         source = l->arena.data + s->raw;
     }
@@ -459,11 +486,13 @@ static dice_status submit(const dice_net *net, lane *l, const shape *s, const di
     }
     CUDA_TRY(cudaGetLastError(), "images");
     CUDA_TRY(cudaGraphLaunch(s->graph, l->stream), "graph");
-    CUDA_TRY(hand_out(net, l, s, s->features, s->per_image * sizeof(float) * size_t(s->n), features, &l->features),
-             "features");
+    CUDA_TRY(
+        hand_out(net, l, s, s->features, s->per_image * sizeof(float) * size_t(s->n), features, &l->features),
+        "features");
     if (logits != nullptr) {
-        CUDA_TRY(hand_out(net, l, s, s->logits, size_t(net->graph.classes) * sizeof(float) * size_t(s->n), logits,
-                          &l->logits), "logits");
+        CUDA_TRY(hand_out(net, l, s, s->logits, size_t(net->graph.classes) * sizeof(float) * size_t(s->n),
+                          logits, &l->logits),
+                 "logits");
     }
     return DICE_OK;
 }
@@ -481,7 +510,8 @@ static dice_status finish(const dice_net *net, lane *l)
         memcpy(l->features, l->pinned + (s->features - s->raw), s->per_image * sizeof(float) * size_t(s->n));
     }
     if (l->logits != nullptr) {
-        memcpy(l->logits, l->pinned + (s->logits - s->raw), size_t(net->graph.classes) * sizeof(float) * size_t(s->n));
+        memcpy(l->logits, l->pinned + (s->logits - s->raw),
+               size_t(net->graph.classes) * sizeof(float) * size_t(s->n));
     }
     return DICE_OK;
 }
@@ -519,7 +549,7 @@ static dice_status run_chunks(dice_net *net, const dice_images *images, float *f
         if (s == nullptr && n == 1 && net->lanes[(turn + 1) % LANES].arena.bytes == 0) {
             return DICE_E_DEVICE;
         }
-        if (s == nullptr) {  /* with half of it, and without what the other lane holds */
+        if (s == nullptr) { /* with half of it, and without what the other lane holds */
             for (lane &every : net->lanes) {
                 TRY(finish(net, &every));
                 release_lane(&every);
@@ -545,7 +575,7 @@ dice_status net_forward(dice_net *net, const dice_images *images, float *feature
     CUDA_TRY(here.error, "device");
     const dice_status status = run_chunks(net, images, features, logits);
     for (lane &l : net->lanes) {
-        if (l.running != nullptr) {  /* after a failure: the caller's arrays are his again */
+        if (l.running != nullptr) { /* after a failure: the caller's arrays are his again */
             cudaStreamSynchronize(l.stream);
             l.running = nullptr;
         }

@@ -3,11 +3,20 @@
 
 enum { THREADS = 256, WARPS = THREADS / 32 };
 
-static dim3 blocks_for(size_t threads) { return dim3(unsigned((threads + THREADS - 1) / THREADS)); }
+static dim3 blocks_for(size_t threads)
+{
+    return dim3(unsigned((threads + THREADS - 1) / THREADS));
+}
 
-static __device__ inline size_t global_index() { return size_t(blockIdx.x) * blockDim.x + threadIdx.x; }
+static __device__ inline size_t global_index()
+{
+    return size_t(blockIdx.x) * blockDim.x + threadIdx.x;
+}
 
-static __host__ __device__ inline size_t area(const map &m) { return size_t(m.height) * size_t(m.width); }
+static __host__ __device__ inline size_t area(const map &m)
+{
+    return size_t(m.height) * size_t(m.width);
+}
 
 /* ---- the input and the output ---- */
 
@@ -16,7 +25,9 @@ static __global__ void from_bytes(const uint8_t *bytes, normalisation by, size_t
     const size_t pixel = global_index();
     if (pixel < pixels) {
         for (int c = 0; c < 3; c++) {
-            y.data[pixel * size_t(y.ld) + size_t(c)] = (float(bytes[pixel * 3 + size_t(c)]) / 255.0f - by.mean[c]) / by.std[c];
+            y.data[pixel * size_t(y.ld) + size_t(c)] = (float(bytes[pixel * 3 + size_t(c)]) / 255.0f
+                                                        - by.mean[c])
+                                                     / by.std[c];
         }
     }
 }
@@ -32,7 +43,8 @@ static __global__ void swap_layout(float *planes, map x, int to_planes, size_t c
 {
     const size_t i = global_index();
     if (i < count) {
-        const size_t pixel = i % area(x), channel = i / area(x) % size_t(x.channels), n = i / area(x) / size_t(x.channels);
+        const size_t pixel = i % area(x), channel = i / area(x) % size_t(x.channels),
+                     n = i / area(x) / size_t(x.channels);
         float *other = &x.data[(n * area(x) + pixel) * size_t(x.ld) + channel];
         if (to_planes) {
             planes[i] = *other;
@@ -79,12 +91,14 @@ static __global__ void pool(pool_args p, size_t count)
                 continue;
             }
             const size_t at = n * area(p.x) + size_t(y) * size_t(p.x.width) + size_t(x);
-            const float value = prologue(p.x.data[at * size_t(p.x.ld) + size_t(channel)], p.scale, p.shift, channel);
+            const float value = prologue(p.x.data[at * size_t(p.x.ld) + size_t(channel)], p.scale, p.shift,
+                                         channel);
             largest = fmaxf(largest, value);
             sum += value;
         }
     }
-    p.y.data[pixel * size_t(p.y.ld) + size_t(channel)] = p.average ? sum / float(p.kernel * p.kernel) : largest;
+    p.y.data[pixel * size_t(p.y.ld) + size_t(channel)] = p.average ? sum / float(p.kernel * p.kernel)
+                                                                   : largest;
 }
 
 void pool_start(pool_args p, int n, cudaStream_t stream)
@@ -120,7 +134,8 @@ static __global__ void global_mean(map x, const float *scale, const float *shift
 
 void mean_start(map x, const float *scale, const float *shift, int n, map y, cudaStream_t stream)
 {
-    launch(global_mean, dim3(unsigned(x.channels + 31) / 32, unsigned(n)), dim3(32, WARPS), stream, x, scale, shift, y);
+    launch(global_mean, dim3(unsigned(x.channels + 31) / 32, unsigned(n)), dim3(32, WARPS), stream, x, scale,
+           shift, y);
 }
 
 /* Every thread gets the sum over the block. */
@@ -130,7 +145,7 @@ static __device__ double block_sum(double value)
     for (int mask = 16; mask > 0; mask /= 2) {
         value += __shfl_xor_sync(0xffffffffu, value, mask);
     }
-    __syncthreads();  /* the last call's readers are done */
+    __syncthreads(); /* the last call's readers are done */
     if (threadIdx.x % 32 == 0) {
         partial[threadIdx.x / 32] = value;
     }
@@ -149,7 +164,9 @@ static __global__ void groupnorm(norm_args p)
     const size_t n = blockIdx.y, count = area(p.x) * size_t(width);
     const float *x = p.x.data + n * area(p.x) * size_t(p.x.ld);
     float *y = p.y.data + n * area(p.y) * size_t(p.y.ld);
-    const auto at = [&](size_t i, int ld) { return i / size_t(width) * size_t(ld) + size_t(first) + i % size_t(width); };
+    const auto at = [&](size_t i, int ld) {
+        return i / size_t(width) * size_t(ld) + size_t(first) + i % size_t(width);
+    };
     double sum = 0;
     for (size_t i = threadIdx.x; i < count; i += THREADS) {
         sum += double(x[at(i, p.x.ld)]);
@@ -176,14 +193,15 @@ void norm_start(norm_args args, int n, cudaStream_t stream)
 
 /* ---- after a library's product ---- */
 
-static __global__ void epilogue(map x, const float *bias, const float *residual, int residual_ld, int relu, size_t count)
+static __global__ void epilogue(map x, const float *bias, const float *residual, int residual_ld, int relu,
+                                size_t count)
 {
     const size_t i = global_index();
     if (i < count) {
         const size_t pixel = i / size_t(x.channels), channel = i % size_t(x.channels);
         float *at = &x.data[pixel * size_t(x.ld) + channel];
         const float value = *at + (bias != nullptr ? bias[channel] : 0.0f)
-            + (residual != nullptr ? residual[pixel * size_t(residual_ld) + channel] : 0.0f);
+                          + (residual != nullptr ? residual[pixel * size_t(residual_ld) + channel] : 0.0f);
         *at = relu ? fmaxf(value, 0.0f) : value;
     }
 }

@@ -1,5 +1,5 @@
-/* The slots of the back end, file by file; backend.cu puts them together. Shapes and promises: backend/backend.h.
- * Every array may be host memory or memory of the device, told apart by its address. */
+/* The slots of the back end, file by file; backend.cu puts them together. Shapes and promises:
+ * backend/backend.h. Every array may be host memory or memory of the device, told apart by its address. */
 #ifndef DICE_CUDA_SLOTS_CUH
 #define DICE_CUDA_SLOTS_CUH
 
@@ -15,23 +15,25 @@ void net_info(const dice_net *net, dice_net_info *info);
 void net_free(dice_net *net);
 
 /* head.cu */
-dice_status head_create(const float *weight, const float *bias, const uint8_t *keep, size_t classes, size_t features,
-                        const dice_options *options, dice_head **head);
-dice_status head_forward(dice_head *head, const float *h, size_t n, float clip, const dice_head_outputs *outputs);
+dice_status head_create(const float *weight, const float *bias, const uint8_t *keep, size_t classes,
+                        size_t features, const dice_options *options, dice_head **head);
+dice_status head_forward(dice_head *head, const float *h, size_t n, float clip,
+                         const dice_head_outputs *outputs);
 const char *head_info(const dice_head *head, size_t *bytes);
 void head_free(dice_head *head);
 
 /* statistics.cu */
-dice_status statistics_moments(const float *h, size_t n, size_t features, const dice_options *options, double *mean,
-                               double *squares, int *negative);
-dice_status statistics_rank(const double *mean, const float *weight, size_t classes, size_t features, int absolute,
-                            double p, const dice_options *options, double *threshold, uint8_t *keep);
+dice_status statistics_moments(const float *h, size_t n, size_t features, const dice_options *options,
+                               double *mean, double *squares, int *negative);
+dice_status statistics_rank(const double *mean, const float *weight, size_t classes, size_t features,
+                            int absolute, double p, const dice_options *options, double *threshold,
+                            uint8_t *keep);
 /* *finite = whether x (count), on the device, holds neither NaN nor infinity. */
 dice_status statistics_finite(const float *x, size_t count, int device, int *finite);
 
 /* distance.cu */
-dice_status distance_create(const double *centre, const double *root, const double *means, size_t features, size_t rank,
-                            size_t classes, const dice_options *options, dice_distance **out);
+dice_status distance_create(const double *centre, const double *root, const double *means, size_t features,
+                            size_t rank, size_t classes, const dice_options *options, dice_distance **out);
 dice_status distance_forward(dice_distance *distance, const void *h, int is_double, size_t n, double *out);
 void distance_free(dice_distance *distance);
 

@@ -1,30 +1,30 @@
 /* What DICE fits: moments of the features, and the ranking of the last layer's weights.
  *
- * V = mean * W is computed in double wherever it is read and never stored. Its order statistics come from radix
- * selection on 64-bit keys, eight bits a pass: exact, so that threshold and mask equal the CPU's bit by bit (the build
- * contracts nothing into fused multiply-adds). */
+ * V = mean * W is computed in double wherever it is read and never stored. Its order statistics come from
+ * radix selection on 64-bit keys, eight bits a pass: exact, so that threshold and mask equal the CPU's bit by
+ * bit (the build contracts nothing into fused multiply-adds). */
 #include <mutex>
 
 #include "kernels.cuh"
 #include "slots.cuh"
 
 enum { THREADS = 256, BINS = 256, DIGIT = 8, BLOCKS = 512, MOST_DEVICES = 64 };
-static const size_t MOST_FLOATS = size_t(64) << 20;  /* that are copied to the device at once */
+static const size_t MOST_FLOATS = size_t(64) << 20; /* that are copied to the device at once */
 
 /* ---- ranking ---- */
 
 struct contribution {
-    const double *mean;   /* (D) */
-    const float *weight;  /* (M, D) */
-    size_t count;         /* M D */
+    const double *mean;  /* (D) */
+    const float *weight; /* (M, D) */
+    size_t count;        /* M D */
     int features, absolute;
 };
 
 struct selection {
-    unsigned long long prefix, mask;  /* keys that agree with prefix in the bits of mask are still wanted */
-    unsigned long long rank;          /* of the wanted one among them */
-    unsigned long long same;          /* how many there are */
-    unsigned long long next;          /* the smallest key beyond them */
+    unsigned long long prefix, mask; /* keys that agree with prefix in the bits of mask are still wanted */
+    unsigned long long rank;         /* of the wanted one among them */
+    unsigned long long same;         /* how many there are */
+    unsigned long long next;         /* the smallest key beyond them */
     unsigned bins[BINS];
 };
 
@@ -55,7 +55,8 @@ static __global__ void count_digits(contribution v, selection *s, int shift)
     bins[threadIdx.x] = 0;
     __syncthreads();
     const unsigned long long prefix = s->prefix, mask = s->mask;
-    for (size_t i = size_t(blockIdx.x) * THREADS + threadIdx.x; i < v.count; i += size_t(gridDim.x) * THREADS) {
+    for (size_t i = size_t(blockIdx.x) * THREADS + threadIdx.x; i < v.count;
+         i += size_t(gridDim.x) * THREADS) {
         const unsigned long long key = key_of(value_of(v, i));
         if ((key & mask) == prefix) {
             atomicAdd(&bins[key >> shift & (BINS - 1)], 1u);
@@ -94,7 +95,8 @@ static __global__ void find_next(contribution v, selection *s)
     __syncthreads();
     const unsigned long long found = s->prefix;
     unsigned long long mine = ~0ull;
-    for (size_t i = size_t(blockIdx.x) * THREADS + threadIdx.x; i < v.count; i += size_t(gridDim.x) * THREADS) {
+    for (size_t i = size_t(blockIdx.x) * THREADS + threadIdx.x; i < v.count;
+         i += size_t(gridDim.x) * THREADS) {
         const unsigned long long key = key_of(value_of(v, i));
         mine = key > found && key < mine ? key : mine;
     }
@@ -107,29 +109,30 @@ static __global__ void find_next(contribution v, selection *s)
 
 static __global__ void mark(contribution v, double threshold, uint8_t *keep)
 {
-    for (size_t i = size_t(blockIdx.x) * THREADS + threadIdx.x; i < v.count; i += size_t(gridDim.x) * THREADS) {
+    for (size_t i = size_t(blockIdx.x) * THREADS + threadIdx.x; i < v.count;
+         i += size_t(gridDim.x) * THREADS) {
         keep[i] = value_of(v, i) > threshold;
     }
 }
 
 /* ---- moments ---- */
 
-/* mean (D) and squares (D) of h (rows, D); *negative = 1 where a value is below 0. A block takes 32 features, its warps
- * share the rows. */
-static __global__ void column_moments(const float *h, size_t rows, int features, double *mean, double *squares,
-                                      int *negative)
+/* mean (D) and squares (D) of h (rows, D); *negative = 1 where a value is below 0. A block takes 32 features,
+ * its warps share the rows. */
+static __global__ void column_moments(const float *h, size_t rows, int features, double *mean,
+                                      double *squares, int *negative)
 {
     enum { WARPS = THREADS / 32 };
     __shared__ double partial[WARPS][32];
     const int lane = int(threadIdx.x), warp = int(threadIdx.y), feature = int(blockIdx.x) * 32 + lane;
     double centre = 0;
-    for (int pass = 0; pass < 2; pass++) {  /* the mean, then the squares about it */
+    for (int pass = 0; pass < 2; pass++) { /* the mean, then the squares about it */
         double sum = 0;
         for (size_t row = size_t(warp); feature < features && row < rows; row += WARPS) {
             const double x = double(h[row * size_t(features) + size_t(feature)]), d = x - centre;
             sum += pass == 0 ? d : d * d;
             if (x < 0) {
-                *negative = 1;  /* all who write, write the same */
+                *negative = 1; /* all who write, write the same */
             }
         }
         partial[warp][lane] = sum;
@@ -152,15 +155,16 @@ static __global__ void find_nonfinite(const float *x, size_t count, int *found)
 {
     for (size_t i = size_t(blockIdx.x) * THREADS + threadIdx.x; i < count; i += size_t(gridDim.x) * THREADS) {
         if ((__float_as_uint(x[i]) & 0x7f800000u) == 0x7f800000u) {
-            *found = 1;  /* all who write, write the same */
+            *found = 1; /* all who write, write the same */
         }
     }
 }
 
 /* ---- the slots ---- */
 
-namespace {
-struct session {  /* what one call holds on the device */
+namespace
+{
+struct session { /* what one call holds on the device */
     cudaStream_t stream = nullptr;
     device_buffer memory;
     ~session()
@@ -179,8 +183,10 @@ struct session {  /* what one call holds on the device */
         CUDA_TRY(memory.reserve(bytes), "memory");
         return DICE_OK;
     }
-    template <typename T>
-    T *at(size_t offset) const { return reinterpret_cast<T *>(memory.data + offset); }
+    template <typename T> T *at(size_t offset) const
+    {
+        return reinterpret_cast<T *>(memory.data + offset);
+    }
     /* `from` where kernels can read it, else its copy at `offset`. */
     template <typename T>
     dice_status bring(const T *from, size_t count, size_t offset, const T **there, int device) const
@@ -188,7 +194,9 @@ struct session {  /* what one call holds on the device */
         *there = from;
         if (!lives_on(from, device)) {
             *there = at<const T>(offset);
-            CUDA_TRY(cudaMemcpyAsync(memory.data + offset, from, count * sizeof(T), cudaMemcpyDefault, stream), "copy");
+            CUDA_TRY(
+                cudaMemcpyAsync(memory.data + offset, from, count * sizeof(T), cudaMemcpyDefault, stream),
+                "copy");
         }
         return DICE_OK;
     }
@@ -200,8 +208,8 @@ static dice_status run_finite(const session &s, const float *x, size_t count, in
     int found = 0;
     const size_t needed = (count + THREADS - 1) / THREADS;
     CUDA_TRY(cudaMemsetAsync(s.at<int>(0), 0, sizeof(int), s.stream), "finite");
-    launch(find_nonfinite, dim3(unsigned(needed < BLOCKS ? needed : size_t(BLOCKS))), dim3(THREADS), s.stream, x, count,
-           s.at<int>(0));
+    launch(find_nonfinite, dim3(unsigned(needed < BLOCKS ? needed : size_t(BLOCKS))), dim3(THREADS), s.stream,
+           x, count, s.at<int>(0));
     CUDA_TRY(cudaGetLastError(), "finite");
     CUDA_TRY(cudaMemcpyAsync(&found, s.at<int>(0), sizeof found, cudaMemcpyDefault, s.stream), "finite");
     CUDA_TRY(cudaStreamSynchronize(s.stream), "finite");
@@ -213,16 +221,18 @@ static dice_status run_finite(const session &s, const float *x, size_t count, in
 dice_status statistics_finite(const float *x, size_t count, int device, int *finite)
 {
     static std::mutex lock;
-    static session *const open = new session[MOST_DEVICES];  /* never closed: the driver may be gone before us */
+    static session *const open =
+        new session[MOST_DEVICES]; /* never closed: the driver may be gone before us */
     const std::lock_guard<std::mutex> hold(lock);
     if (device >= MOST_DEVICES) {
-        return dice_core->fail(DICE_E_DEVICE, "cuda:%d: one of the first %d devices is wanted", device, MOST_DEVICES);
+        return dice_core->fail(DICE_E_DEVICE, "cuda:%d: one of the first %d devices is wanted", device,
+                               MOST_DEVICES);
     }
     session *s = &open[device];
     TRY(s->open(sizeof(int)));
     const dice_status status = run_finite(*s, x, count, finite);
     if (status != DICE_OK) {
-        cudaStreamSynchronize(s->stream);  /* it may still write to what was ours */
+        cudaStreamSynchronize(s->stream); /* it may still write to what was ours */
     }
     return status;
 }
@@ -242,23 +252,27 @@ struct moments_pieces {
 };
 
 /* Adds the moments of `rows` to those of the `before` rows in mean and squares, by way of part (2, D). */
-static dice_status add_moments(const session &s, const float *h, size_t before, size_t rows, size_t features, int device,
-                               double *part, double *mean, double *squares, int *negative)
+static dice_status add_moments(const session &s, const float *h, size_t before, size_t rows, size_t features,
+                               int device, double *part, double *mean, double *squares, int *negative)
 {
     const moments_pieces at(features, rows, lives_on(h, device));
     int below = 0;
     TRY(s.bring(h, rows * features, at.h, &h, device));
     CUDA_TRY(cudaMemsetAsync(s.at<int>(at.negative), 0, sizeof(int), s.stream), "moments");
-    launch(column_moments, dim3(unsigned(features + 31) / 32), dim3(32, THREADS / 32), s.stream, h, rows, int(features),
-           s.at<double>(at.mean), s.at<double>(at.squares), s.at<int>(at.negative));
+    launch(column_moments, dim3(unsigned(features + 31) / 32), dim3(32, THREADS / 32), s.stream, h, rows,
+           int(features), s.at<double>(at.mean), s.at<double>(at.squares), s.at<int>(at.negative));
     CUDA_TRY(cudaGetLastError(), "moments");
-    CUDA_TRY(cudaMemcpyAsync(part, s.at<double>(at.mean), features * sizeof(double), cudaMemcpyDefault, s.stream), "moments");
-    CUDA_TRY(cudaMemcpyAsync(part + features, s.at<double>(at.squares), features * sizeof(double), cudaMemcpyDefault, s.stream),
+    CUDA_TRY(
+        cudaMemcpyAsync(part, s.at<double>(at.mean), features * sizeof(double), cudaMemcpyDefault, s.stream),
+        "moments");
+    CUDA_TRY(cudaMemcpyAsync(part + features, s.at<double>(at.squares), features * sizeof(double),
+                             cudaMemcpyDefault, s.stream),
              "moments");
-    CUDA_TRY(cudaMemcpyAsync(&below, s.at<int>(at.negative), sizeof(int), cudaMemcpyDefault, s.stream), "moments");
+    CUDA_TRY(cudaMemcpyAsync(&below, s.at<int>(at.negative), sizeof(int), cudaMemcpyDefault, s.stream),
+             "moments");
     CUDA_TRY(cudaStreamSynchronize(s.stream), "moments");
     const double m = double(before), k = double(rows);
-    for (size_t d = 0; d < features; d++) {  /* Chan, Golub & LeVeque 1979 */
+    for (size_t d = 0; d < features; d++) { /* Chan, Golub & LeVeque 1979 */
         const double apart = part[d] - mean[d];
         mean[d] += apart * (k / (m + k));
         squares[d] += part[features + d] + apart * apart * (m * k / (m + k));
@@ -267,8 +281,8 @@ static dice_status add_moments(const session &s, const float *h, size_t before, 
     return DICE_OK;
 }
 
-dice_status statistics_moments(const float *h, size_t n, size_t features, const dice_options *options, double *mean,
-                               double *squares, int *negative)
+dice_status statistics_moments(const float *h, size_t n, size_t features, const dice_options *options,
+                               double *mean, double *squares, int *negative)
 {
     TRY(backend_check_device(options->device));
     if (features > INT32_MAX) {
@@ -288,10 +302,11 @@ dice_status statistics_moments(const float *h, size_t n, size_t features, const 
     const dice_status status = in_parts(
         n, most, [&](size_t rows) { return s.memory.reserve(moments_pieces(features, rows, direct).bytes); },
         [&](size_t first, size_t rows) {
-            const dice_status added = add_moments(s, h + first * features, first, rows, features, options->device,
-                                                  static_cast<double *>(part), mean, squares, negative);
+            const dice_status added = add_moments(s, h + first * features, first, rows, features,
+                                                  options->device, static_cast<double *>(part), mean, squares,
+                                                  negative);
             if (added != DICE_OK) {
-                cudaStreamSynchronize(s.stream);  /* it may still write to what was ours */
+                cudaStreamSynchronize(s.stream); /* it may still write to what was ours */
             }
             return added;
         });
@@ -300,8 +315,8 @@ dice_status statistics_moments(const float *h, size_t n, size_t features, const 
 }
 
 /* *found: the elements of `rank` (from 0) and, as next, of rank + 1 where it is another key. */
-static dice_status select_rank(const contribution &v, size_t rank, selection *device, dim3 blocks, cudaStream_t stream,
-                               selection *found)
+static dice_status select_rank(const contribution &v, size_t rank, selection *device, dim3 blocks,
+                               cudaStream_t stream, selection *found)
 {
     *found = selection();
     found->rank = rank;
@@ -318,13 +333,15 @@ static dice_status select_rank(const contribution &v, size_t rank, selection *de
     return DICE_OK;
 }
 
-dice_status statistics_rank(const double *mean, const float *weight, size_t classes, size_t features, int absolute,
-                            double p, const dice_options *options, double *threshold, uint8_t *keep)
+dice_status statistics_rank(const double *mean, const float *weight, size_t classes, size_t features,
+                            int absolute, double p, const dice_options *options, double *threshold,
+                            uint8_t *keep)
 {
     TRY(backend_check_device(options->device));
     const size_t count = classes * features;
     if (!(p >= 0 && p <= 100) || count > UINT32_MAX || features > INT32_MAX) {
-        return dice_core->fail(DICE_E_INPUT, "p: got %g, want 0 to 100; W: got %zu x %zu, want at most 2^32 weights", p,
+        return dice_core->fail(DICE_E_INPUT,
+                               "p: got %g, want 0 to 100; W: got %zu x %zu, want at most 2^32 weights", p,
                                classes, features);
     }
     const on_device here(options->device);
@@ -346,9 +363,10 @@ dice_status statistics_rank(const double *mean, const float *weight, size_t clas
     const double a = value_of_key(found.prefix);
     const double b = found.rank + 1 < found.same || found.next == ~0ull ? a : value_of_key(found.next);
     if (!std::isfinite(a) || !std::isfinite(b)) {
-        return dice_core->fail(DICE_E_INPUT, "mean, W: their products leave the range of float64; scale the features");
+        return dice_core->fail(DICE_E_INPUT,
+                               "mean, W: their products leave the range of float64; scale the features");
     }
-    *threshold = t >= 0.5 ? b - (b - a) * (1 - t) : a + (b - a) * t;  /* numpy's: from the nearer end */
+    *threshold = t >= 0.5 ? b - (b - a) * (1 - t) : a + (b - a) * t; /* numpy's: from the nearer end */
 
     launch(mark, blocks, dim3(THREADS), s.stream, v, *threshold, s.at<uint8_t>(keep_at));
     CUDA_TRY(cudaGetLastError(), "mask");

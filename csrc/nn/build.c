@@ -32,7 +32,8 @@ static dice_status get_vector(dice_builder *builder, const char *name, const cha
 }
 
 /* BatchNorm `name` in evaluation is x * scale + shift, (count) each, eps 1e-5. */
-static dice_status batchnorm(dice_builder *builder, const char *name, int32_t count, double *scale, double *shift)
+static dice_status batchnorm(dice_builder *builder, const char *name, int32_t count, double *scale,
+                             double *shift)
 {
     const float *weight, *bias, *mean, *var;
     dice_status status = get_vector(builder, name, "weight", count, &weight);
@@ -111,9 +112,16 @@ static dice_status set_weight(dice_builder *builder, const dice_conv *conv, doub
 
 dice_status dice_build_conv(dice_builder *builder, const dice_conv *conv)
 {
-    dice_op op = {.kind = DICE_OP_CONV, .x = conv->x, .y = conv->y, .residual = conv->residual,
-                  .kernel = conv->kernel, .stride = conv->stride, .pad = conv->pad, .relu = conv->relu};
-    const int32_t cx = builder->graph->tensors[conv->x].channels, cy = builder->graph->tensors[conv->y].channels;
+    dice_op op = {.kind = DICE_OP_CONV,
+                  .x = conv->x,
+                  .y = conv->y,
+                  .residual = conv->residual,
+                  .kernel = conv->kernel,
+                  .stride = conv->stride,
+                  .pad = conv->pad,
+                  .relu = conv->relu};
+    const int32_t cx = builder->graph->tensors[conv->x].channels,
+                  cy = builder->graph->tensors[conv->y].channels;
     void *scratch;
     snprintf(op.name, sizeof op.name, "%s", conv->name);
     dice_status status = dice_alloc(2 * (size_t)(cx > cy ? cx : cy), sizeof(double), &scratch);
@@ -129,8 +137,12 @@ dice_status dice_build_conv(dice_builder *builder, const dice_conv *conv)
 
 dice_status dice_build_mean(dice_builder *builder, int32_t x, int32_t y, int32_t kernel, const char *bn)
 {
-    dice_op op = {.kind = kernel > 0 ? DICE_OP_AVGPOOL : DICE_OP_GLOBAL_MEAN, .x = x, .y = y, .residual = DICE_NONE,
-                  .kernel = kernel, .stride = kernel};
+    dice_op op = {.kind = kernel > 0 ? DICE_OP_AVGPOOL : DICE_OP_GLOBAL_MEAN,
+                  .x = x,
+                  .y = y,
+                  .residual = DICE_NONE,
+                  .kernel = kernel,
+                  .stride = kernel};
     dice_status status = DICE_OK;
     snprintf(op.name, sizeof op.name, "%s", bn == NULL ? "avgpool" : bn);
     if (bn != NULL) {
@@ -153,7 +165,8 @@ dice_status dice_build_head(dice_builder *builder, const char *name)
     const float *weight, *bias;
     float *own_weight = NULL, *own_bias = NULL;
     snprintf(full, sizeof full, "%s.weight", name);
-    dice_status status = dice_weights_get(builder->weights, full, 2, (const int32_t[]){classes, features}, &weight);
+    dice_status status = dice_weights_get(builder->weights, full, 2, (const int32_t[]){classes, features},
+                                          &weight);
     if (status == DICE_OK) {
         status = get_vector(builder, name, "bias", classes, &bias);
     }
@@ -189,23 +202,28 @@ dice_status dice_build_layout(dice_builder *builder, const dice_layout *layouts,
     }
     char held[320];
     dice_weights_list(builder->weights, 0, held, sizeof held);
-    return dice_fail(DICE_E_INPUT, "stages of %d, %d, %d and %d blocks: not a depth of %s and its sisters. Found: %s",
+    return dice_fail(DICE_E_INPUT,
+                     "stages of %d, %d, %d and %d blocks: not a depth of %s and its sisters. Found: %s",
                      blocks[0], blocks[1], blocks[2], blocks[3], layouts->arch, held);
 }
 
 typedef struct family {
-    const char *names;   /* of its members */
-    const char *has[2];  /* weights that tell it from the others */
+    const char *names;  /* of its members */
+    const char *has[2]; /* weights that tell it from the others */
     dice_status (*build)(dice_builder *builder);
 } family;
 
 static const family families[] = {
     {"densenet", {"block1.layer.0.bn1.weight", "trans1.conv1.weight"}, dice_build_densenet},
     {"wideresnet", {"block1.layer.0.convShortcut.weight", "fc.weight"}, dice_build_wideresnet},
-    {"resnet18 resnet34 resnet50 resnet101 resnet152", {"layer4.0.conv1.weight", "fc.weight"}, dice_build_resnet},
-    {"resnet20 resnet32 resnet44 resnet56 resnet110", {"layer3.0.conv1.weight", "linear.weight"},
+    {"resnet18 resnet34 resnet50 resnet101 resnet152",
+     {"layer4.0.conv1.weight", "fc.weight"},
+     dice_build_resnet},
+    {"resnet20 resnet32 resnet44 resnet56 resnet110",
+     {"layer3.0.conv1.weight", "linear.weight"},
      dice_build_resnet_cifar},
-    {"BiT-R50x1 BiT-R50x3 BiT-R101x1 BiT-R101x3 BiT-R152x2 BiT-R152x4", {"root.conv.weight", "before_head.gn.weight"},
+    {"BiT-R50x1 BiT-R50x3 BiT-R101x1 BiT-R101x3 BiT-R152x2 BiT-R152x4",
+     {"root.conv.weight", "before_head.gn.weight"},
      dice_build_resnetv2},
     {"", {"resnet/root_block/standardized_conv2d/kernel", "resnet/group_norm/gamma"}, dice_build_resnetv2},
 };
@@ -227,7 +245,8 @@ static dice_status recognise(const dice_weights *weights, const family **out)
     }
     dice_weights_list(weights, 0, held, sizeof held);
     if (has(weights, "layer3.0.conv1.weight")) {
-        return dice_fail(DICE_E_INPUT, "a ResNet, but names and shapes leave a doubt which; name it (arch). Found: %s",
+        return dice_fail(DICE_E_INPUT,
+                         "a ResNet, but names and shapes leave a doubt which; name it (arch). Found: %s",
                          held);
     }
     return dice_fail(DICE_E_INPUT, "no known network has these weights: %s", held);
@@ -258,7 +277,8 @@ static dice_status find_family(const char *name, const char *arch, const family 
     return dice_fail(DICE_E_INPUT, "arch %.40s: not one of%s", arch, known);
 }
 
-/* The name without what size or training data do not tell: "BiT-S-R50x1" and "BiT-M-R50x1" are "BiT-R50x1". */
+/* The name without what size or training data do not tell: "BiT-S-R50x1" and "BiT-M-R50x1" are "BiT-R50x1".
+ */
 static void canonical(const char *arch, char name[32])
 {
     const int is_bit = strncmp(arch, "BiT-S-", 6) == 0 || strncmp(arch, "BiT-M-", 6) == 0;
@@ -271,7 +291,8 @@ static dice_status build(const char *arch, dice_builder *builder)
     const family *chosen = NULL;
     char name[32];
     canonical(arch == NULL ? "" : arch, name);
-    dice_status status = arch == NULL ? recognise(builder->weights, &chosen) : find_family(name, arch, &chosen);
+    dice_status status = arch == NULL ? recognise(builder->weights, &chosen)
+                                      : find_family(name, arch, &chosen);
     if (status != DICE_OK) {
         return status;
     }

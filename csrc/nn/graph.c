@@ -162,17 +162,19 @@ static dice_status check_tensors(const dice_graph *graph)
     for (int32_t i = 0; i < graph->n_tensors; i++) {
         const dice_tensor *t = &graph->tensors[i];
         if (t->channels < 1 || t->channels > MAX_CHANNELS) {
-            return dice_fail(DICE_E_INPUT, "tensor %d: got %d channels, want 1 to %d", i, t->channels, MAX_CHANNELS);
+            return dice_fail(DICE_E_INPUT, "tensor %d: got %d channels, want 1 to %d", i, t->channels,
+                             MAX_CHANNELS);
         }
         if (t->parent == DICE_NONE) {
             continue;
         }
         if (t->parent < 0 || t->parent >= graph->n_tensors || graph->tensors[t->parent].parent != DICE_NONE) {
-            return dice_fail(DICE_E_INPUT, "tensor %d: a slice of %d, which is no tensor of its own", i, t->parent);
+            return dice_fail(DICE_E_INPUT, "tensor %d: a slice of %d, which is no tensor of its own", i,
+                             t->parent);
         }
         if (t->offset < 0 || t->offset > graph->tensors[t->parent].channels - t->channels) {
-            return dice_fail(DICE_E_INPUT, "tensor %d: channels %d to %d of a parent that has %d", i, t->offset,
-                             t->offset + t->channels, graph->tensors[t->parent].channels);
+            return dice_fail(DICE_E_INPUT, "tensor %d: channels %d to %d of a parent that has %d", i,
+                             t->offset, t->offset + t->channels, graph->tensors[t->parent].channels);
         }
     }
     return DICE_OK;
@@ -195,12 +197,15 @@ static int overlap(const dice_graph *graph, int32_t a, int32_t b)
 static dice_status check_shape(const dice_graph *graph, const dice_op *op)
 {
     const int32_t cx = graph->tensors[op->x].channels, cy = graph->tensors[op->y].channels;
-    const int windowed = op->kind == DICE_OP_CONV || op->kind == DICE_OP_MAXPOOL || op->kind == DICE_OP_AVGPOOL;
-    const int has_pre = op->kind == DICE_OP_CONV || op->kind == DICE_OP_AVGPOOL || op->kind == DICE_OP_GLOBAL_MEAN;
-    if (windowed && (op->kernel < 1 || op->kernel > MAX_KERNEL || op->stride < 1 || op->stride > MAX_KERNEL
-                     || op->pad < 0 || op->pad >= op->kernel)) {
-        return dice_fail(DICE_E_INPUT, "layer %s: kernel %d, stride %d, pad %d", op->name, op->kernel, op->stride,
-                         op->pad);
+    const int windowed = op->kind == DICE_OP_CONV || op->kind == DICE_OP_MAXPOOL
+                      || op->kind == DICE_OP_AVGPOOL;
+    const int has_pre = op->kind == DICE_OP_CONV || op->kind == DICE_OP_AVGPOOL
+                     || op->kind == DICE_OP_GLOBAL_MEAN;
+    if (windowed
+        && (op->kernel < 1 || op->kernel > MAX_KERNEL || op->stride < 1 || op->stride > MAX_KERNEL
+            || op->pad < 0 || op->pad >= op->kernel)) {
+        return dice_fail(DICE_E_INPUT, "layer %s: kernel %d, stride %d, pad %d", op->name, op->kernel,
+                         op->stride, op->pad);
     }
     if (op->kind != DICE_OP_CONV && cx != cy) {
         return dice_fail(DICE_E_INPUT, "layer %s: %d channels in, %d out", op->name, cx, cy);
@@ -209,14 +214,15 @@ static dice_status check_shape(const dice_graph *graph, const dice_op *op)
         return dice_fail(DICE_E_INPUT, "layer %s: an average pool has no padding", op->name);
     }
     if (op->kind == DICE_OP_MAXPOOL && 2 * op->pad > op->kernel) {
-        return dice_fail(DICE_E_INPUT, "layer %s: pad %d of a pool is more than half of kernel %d", op->name, op->pad,
-                         op->kernel);
+        return dice_fail(DICE_E_INPUT, "layer %s: pad %d of a pool is more than half of kernel %d", op->name,
+                         op->pad, op->kernel);
     }
     if (op->kind == DICE_OP_GROUPNORM && (op->groups < 1 || cx % op->groups != 0 || !(op->eps > 0))) {
         return dice_fail(DICE_E_INPUT, "layer %s: %d channels in %d groups, eps %g", op->name, cx, op->groups,
                          (double)op->eps);
     }
-    if (op->residual != DICE_NONE && (op->kind != DICE_OP_CONV || graph->tensors[op->residual].channels != cy)) {
+    if (op->residual != DICE_NONE
+        && (op->kind != DICE_OP_CONV || graph->tensors[op->residual].channels != cy)) {
         return dice_fail(DICE_E_INPUT, "layer %s: a residual of other shape", op->name);
     }
     if (overlap(graph, op->x, op->y) || (op->residual != DICE_NONE && overlap(graph, op->residual, op->y))) {
@@ -262,11 +268,13 @@ dice_status dice_graph_check(const dice_graph *graph)
     }
     for (int i = 0; status == DICE_OK && i < 3; i++) {
         if (!isfinite(graph->mean[i]) || !isfinite(graph->std[i]) || graph->std[i] <= 0) {
-            status = dice_fail(DICE_E_INPUT, "normalisation: a mean must be finite, a standard deviation positive");
+            status = dice_fail(DICE_E_INPUT,
+                               "normalisation: a mean must be finite, a standard deviation positive");
         }
     }
     if (status == DICE_OK && graph->classes > 0) {
-        const size_t classes = (size_t)graph->classes, features = (size_t)graph->tensors[graph->output].channels;
+        const size_t classes = (size_t)graph->classes,
+                     features = (size_t)graph->tensors[graph->output].channels;
         status = check_floats(graph->head_weight, classes * features, "head", "weight");
         if (status == DICE_OK) {
             status = check_floats(graph->head_bias, classes, "head", "bias");

@@ -15,12 +15,12 @@
 
 #include "base/status.h"
 
-enum { DICE_NONE = -1 };  /* "no tensor" */
+enum { DICE_NONE = -1 }; /* "no tensor" */
 
 typedef struct dice_tensor {
     int32_t channels;
-    int32_t parent;  /* the tensor this is a slice of, or DICE_NONE; never a slice itself */
-    int32_t offset;  /* first channel in the parent */
+    int32_t parent; /* the tensor this is a slice of, or DICE_NONE; never a slice itself */
+    int32_t offset; /* first channel in the parent */
 } dice_tensor;
 
 typedef enum dice_op_kind {
@@ -42,18 +42,18 @@ extern const char *const dice_op_names[DICE_OP_KINDS];
 
 typedef struct dice_op {
     dice_op_kind kind;
-    int32_t x, y;          /* tensors read and written */
-    int32_t residual;      /* CONV: tensor added before act, or DICE_NONE */
+    int32_t x, y;     /* tensors read and written */
+    int32_t residual; /* CONV: tensor added before act, or DICE_NONE */
     int32_t kernel, stride, pad;
-    int32_t groups;        /* GROUPNORM */
-    float eps;             /* GROUPNORM */
-    int relu;              /* act: 0 identity, 1 max(., 0) */
-    int zero_padded;       /* MAXPOOL */
-    const float *weight;   /* CONV: (C_y, C_x, K, K); GROUPNORM: (C) */
-    const float *bias;     /* CONV: (C_y) or NULL; GROUPNORM: (C) */
+    int32_t groups;      /* GROUPNORM */
+    float eps;           /* GROUPNORM */
+    int relu;            /* act: 0 identity, 1 max(., 0) */
+    int zero_padded;     /* MAXPOOL */
+    const float *weight; /* CONV: (C_y, C_x, K, K); GROUPNORM: (C) */
+    const float *bias;   /* CONV: (C_y) or NULL; GROUPNORM: (C) */
     /* CONV, AVGPOOL, GLOBAL_MEAN: (C_x); pre(x) = max(x * scale + shift, 0); NULL: pre(x) = x */
     const float *pre_scale, *pre_shift;
-    char name[64];         /* of the layer in the checkpoint, for messages and profiles */
+    char name[64]; /* of the layer in the checkpoint, for messages and profiles */
 } dice_op;
 
 typedef struct dice_graph {
@@ -62,13 +62,14 @@ typedef struct dice_graph {
     int32_t n_tensors;
     dice_op *ops;
     int32_t n_ops;
-    int32_t input;         /* tensor holding the normalised image */
-    int32_t output;        /* tensor handed out as the features; 1 x 1 pixel in a whole network */
-    int32_t classes;       /* M; 0 = no head */
-    const float *head_weight, *head_bias;  /* (M, D), (M) */
+    int32_t input;   /* tensor holding the normalised image */
+    int32_t output;  /* tensor handed out as the features; 1 x 1 pixel in a whole network */
+    int32_t classes; /* M; 0 = no head */
+    const float *head_weight, *head_bias; /* (M, D), (M) */
     float mean[3], std[3]; /* normalisation of uint8 input: (v / 255 - mean) / std, in float32 */
     int32_t image_size;    /* the side that the network was made for: 32, 224, 480 */
-    int winograd;          /* F(2 x 2, 3 x 3) is allowed: the network's measured error stays inside the float32 bound */
+    int winograd; /* F(2 x 2, 3 x 3) is allowed: the network's measured error stays inside the float32 bound
+                   */
     /* room of the arrays above; owned weights */
     int32_t tensors_room, ops_room, blobs_room, n_blobs;
     void **blobs;
@@ -76,11 +77,12 @@ typedef struct dice_graph {
 
 /* *out = an empty graph. */
 dice_status dice_graph_new(const char *arch, dice_graph **out);
-void dice_graph_free(dice_graph *graph);  /* NULL is allowed */
+void dice_graph_free(dice_graph *graph); /* NULL is allowed */
 
 /* *id = a new tensor of `channels`, or a slice [offset, offset + channels) of `parent`. */
 dice_status dice_graph_tensor(dice_graph *graph, int32_t channels, int32_t *id);
-dice_status dice_graph_slice(dice_graph *graph, int32_t parent, int32_t offset, int32_t channels, int32_t *id);
+dice_status dice_graph_slice(dice_graph *graph, int32_t parent, int32_t offset, int32_t channels,
+                             int32_t *id);
 
 /* Appends a copy of *op; its weight pointers must be owned by the graph (dice_graph_floats) or outlive it. */
 dice_status dice_graph_push(dice_graph *graph, const dice_op *op);
@@ -91,7 +93,8 @@ dice_status dice_graph_floats(dice_graph *graph, size_t count, float **out);
 /* Floats at op->weight: C_y C_x K K of a CONV, C of a GROUPNORM, else 0. */
 size_t dice_op_weights(const dice_graph *graph, const dice_op *op);
 
-/* Turns the height and width of x into those of y; 0 where x is smaller than the window, which leaves them alone. */
+/* Turns the height and width of x into those of y; 0 where x is smaller than the window, which leaves them
+ * alone. */
 int dice_op_size(const dice_op *op, int32_t *height, int32_t *width);
 
 /* Checks ids, channels, kernels, slices, finiteness of weights; every back end may rely on it. */

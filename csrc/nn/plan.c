@@ -9,9 +9,9 @@
 
 #include "base/memory.h"
 
-typedef struct block {  /* one tensor with storage of its own */
+typedef struct block { /* one tensor with storage of its own */
     int32_t tensor;
-    int32_t first, last;  /* ops during which it lives, both included */
+    int32_t first, last; /* ops during which it lives, both included */
     size_t bytes, offset;
 } block;
 
@@ -22,13 +22,13 @@ static int32_t root_of(const dice_graph *graph, int32_t id)
 }
 
 /* Sets the size of tensor `id`'s storage, so of every slice of it. */
-static dice_status set_size(const dice_graph *graph, int32_t id, int32_t height, int32_t width, const char *layer,
-                            dice_plan *plan)
+static dice_status set_size(const dice_graph *graph, int32_t id, int32_t height, int32_t width,
+                            const char *layer, dice_plan *plan)
 {
     const int32_t root = root_of(graph, id);
     if (plan->height[root] != 0 && (plan->height[root] != height || plan->width[root] != width)) {
-        return dice_fail(DICE_E_INPUT, "layer %s: writes %d x %d pixels into a tensor of %d x %d", layer, height,
-                         width, plan->height[root], plan->width[root]);
+        return dice_fail(DICE_E_INPUT, "layer %s: writes %d x %d pixels into a tensor of %d x %d", layer,
+                         height, width, plan->height[root], plan->width[root]);
     }
     plan->height[root] = height;
     plan->width[root] = width;
@@ -43,9 +43,10 @@ static dice_status op_size(const dice_graph *graph, const dice_op *op, dice_plan
     }
     int32_t height = plan->height[x], width = plan->width[x];
     if (!dice_op_size(op, &height, &width)) {
-        return dice_fail(DICE_E_INPUT, "images of %d x %d pixels are too small: %d x %d are left before layer %s",
-                         plan->height[root_of(graph, graph->input)], plan->width[root_of(graph, graph->input)], height,
-                         width, op->name);
+        return dice_fail(DICE_E_INPUT,
+                         "images of %d x %d pixels are too small: %d x %d are left before layer %s",
+                         plan->height[root_of(graph, graph->input)],
+                         plan->width[root_of(graph, graph->input)], height, width, op->name);
     }
     if (op->residual != DICE_NONE) {
         const int32_t r = root_of(graph, op->residual);
@@ -57,7 +58,8 @@ static dice_status op_size(const dice_graph *graph, const dice_op *op, dice_plan
     return set_size(graph, op->y, height, width, op->name, plan);
 }
 
-/* When each tensor with storage lives; others have first > last. The input lives from op 0, the output to the end. */
+/* When each tensor with storage lives; others have first > last. The input lives from op 0, the output to the
+ * end. */
 static void find_lives(const dice_graph *graph, block *blocks)
 {
     for (int32_t t = 0; t < graph->n_tensors; t++) {
@@ -140,7 +142,7 @@ static dice_status make_arena(const dice_graph *graph, dice_tensor_bytes bytes, 
     int32_t count = 0;
     for (int32_t t = 0; t < graph->n_tensors; t++) {
         if (blocks[t].first > blocks[t].last) {
-            continue;  /* a slice, or not used */
+            continue; /* a slice, or not used */
         }
         blocks[count] = blocks[t];
         size_t size = bytes(graph->tensors[t].channels, plan->height[t], plan->width[t]);
@@ -167,7 +169,8 @@ dice_status dice_plan_make(const dice_graph *graph, int32_t height, int32_t widt
     enum { MAX_SIDE = 1 << 14 };
     *plan = (dice_plan){0};
     if (height < 1 || width < 1 || height > MAX_SIDE || width > MAX_SIDE) {
-        return dice_fail(DICE_E_INPUT, "images of %d x %d pixels: want 1 to %d a side", height, width, MAX_SIDE);
+        return dice_fail(DICE_E_INPUT, "images of %d x %d pixels: want 1 to %d a side", height, width,
+                         MAX_SIDE);
     }
     void *memory = NULL;
     const size_t count = (size_t)graph->n_tensors;

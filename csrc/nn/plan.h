@@ -9,8 +9,8 @@
 #include "nn/graph.h"
 
 typedef struct dice_plan {
-    int32_t *height, *width;  /* (n_tensors) */
-    size_t *offset;           /* (n_tensors) bytes into the arena; a slice has its parent's */
+    int32_t *height, *width; /* (n_tensors) */
+    size_t *offset;          /* (n_tensors) bytes into the arena; a slice has its parent's */
     size_t arena_bytes;
 } dice_plan;
 
@@ -20,6 +20,6 @@ typedef size_t (*dice_tensor_bytes)(int32_t channels, int32_t height, int32_t wi
 /* *plan for images of height x width. DICE_E_INPUT where the network does not allow that size. */
 dice_status dice_plan_make(const dice_graph *graph, int32_t height, int32_t width, dice_tensor_bytes bytes,
                            dice_plan *plan);
-void dice_plan_free(dice_plan *plan);  /* a zeroed plan is allowed */
+void dice_plan_free(dice_plan *plan); /* a zeroed plan is allowed */
 
 #endif

@@ -9,9 +9,13 @@
 
 #include "nn/build.h"
 
-static const dice_layout basic_layouts[] = {{"resnet18", {2, 2, 2, 2}}, {"resnet34", {3, 4, 6, 3}}, {NULL, {0}}};
+static const dice_layout basic_layouts[] = {
+    {"resnet18", {2, 2, 2, 2}}, {"resnet34", {3, 4, 6, 3}}, {NULL, {0}}};
 static const dice_layout bottleneck_layouts[] = {
-    {"resnet50", {3, 4, 6, 3}}, {"resnet101", {3, 4, 23, 3}}, {"resnet152", {3, 8, 36, 3}}, {NULL, {0}},
+    {"resnet50", {3, 4, 6, 3}},
+    {"resnet101", {3, 4, 23, 3}},
+    {"resnet152", {3, 8, 36, 3}},
+    {NULL, {0}},
 };
 static const dice_layout cifar_layouts[] = {
     {"resnet20", {3, 3, 3}}, {"resnet32", {5, 5, 5}},     {"resnet44", {7, 7, 7}},
@@ -20,8 +24,8 @@ static const dice_layout cifar_layouts[] = {
 
 /* One convolution of a block, with its BatchNorm, into a new tensor *y. */
 typedef struct part {
-    const char *block;      /* "layer1.0" */
-    const char *conv, *bn;  /* "conv1", "bn1" */
+    const char *block;     /* "layer1.0" */
+    const char *conv, *bn; /* "conv1", "bn1" */
     int32_t x, residual, channels;
     int kernel, stride, relu;
 } part;
@@ -33,9 +37,14 @@ static dice_status push_part(dice_builder *b, const part *p, int32_t *y)
     snprintf(bn, sizeof bn, "%s.%s", p->block, p->bn);
     const dice_status status = dice_graph_tensor(b->graph, p->channels, y);
     return status != DICE_OK ? status
-                             : dice_build_conv(b, &(dice_conv){.x = p->x, .y = *y, .residual = p->residual,
-                                                               .kernel = p->kernel, .stride = p->stride,
-                                                               .pad = p->kernel / 2, .relu = p->relu, .name = conv,
+                             : dice_build_conv(b, &(dice_conv){.x = p->x,
+                                                               .y = *y,
+                                                               .residual = p->residual,
+                                                               .kernel = p->kernel,
+                                                               .stride = p->stride,
+                                                               .pad = p->kernel / 2,
+                                                               .relu = p->relu,
+                                                               .name = conv,
                                                                .post_bn = bn});
 }
 
@@ -56,7 +65,12 @@ static dice_status push_option_a(dice_builder *b, const char *block, int32_t x, 
             weight[(size_t)o * (size_t)cx + (size_t)i] = o == i + before ? 1.0f : 0.0f;
         }
     }
-    dice_op op = {.kind = DICE_OP_CONV, .x = x, .y = *y, .residual = DICE_NONE, .kernel = 1, .stride = 2,
+    dice_op op = {.kind = DICE_OP_CONV,
+                  .x = x,
+                  .y = *y,
+                  .residual = DICE_NONE,
+                  .kernel = 1,
+                  .stride = 2,
                   .weight = weight};
     snprintf(op.name, sizeof op.name, "%s.shortcut", block);
     return dice_graph_push(b->graph, &op);
@@ -118,17 +132,28 @@ static dice_status push_stem(dice_builder *b, int is_cifar, int32_t *x)
         status = dice_graph_tensor(b->graph, channels, x);
     }
     if (status == DICE_OK) {
-        status = dice_build_conv(b, &(dice_conv){.x = b->graph->input, .y = *x, .residual = DICE_NONE,
-                                                 .kernel = kernel, .stride = is_cifar ? 1 : 2, .pad = kernel / 2,
-                                                 .relu = 1, .name = "conv1", .post_bn = "bn1"});
+        status = dice_build_conv(b, &(dice_conv){.x = b->graph->input,
+                                                 .y = *x,
+                                                 .residual = DICE_NONE,
+                                                 .kernel = kernel,
+                                                 .stride = is_cifar ? 1 : 2,
+                                                 .pad = kernel / 2,
+                                                 .relu = 1,
+                                                 .name = "conv1",
+                                                 .post_bn = "bn1"});
     }
     if (status != DICE_OK || is_cifar) {
         return status;
     }
     status = dice_graph_tensor(b->graph, channels, &y);
     if (status == DICE_OK) {
-        status = dice_graph_push(b->graph, &(dice_op){.kind = DICE_OP_MAXPOOL, .x = *x, .y = y,
-                                                      .residual = DICE_NONE, .kernel = 3, .stride = 2, .pad = 1,
+        status = dice_graph_push(b->graph, &(dice_op){.kind = DICE_OP_MAXPOOL,
+                                                      .x = *x,
+                                                      .y = y,
+                                                      .residual = DICE_NONE,
+                                                      .kernel = 3,
+                                                      .stride = 2,
+                                                      .pad = 1,
                                                       .name = "maxpool"});
     }
     *x = y;

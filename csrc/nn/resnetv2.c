@@ -1,8 +1,9 @@
-/* BiT ResNetV2 (Kolesnikov et al., ECCV 2020): GroupNorm before every convolution, weights standardised, a max
- * pool over zero padding behind the root.
+/* BiT ResNetV2 (Kolesnikov et al., ECCV 2020): GroupNorm before every convolution, weights standardised, a
+ * max pool over zero padding behind the root.
  *
- * Weights come from torch files or from Google's .npz, which has other names and HWIO kernels. Standardisation
- * happens here, once: (w - mean) / sqrt(var + 1e-10) for each output channel, biased variance, in double. */
+ * Weights come from torch files or from Google's .npz, which has other names and HWIO kernels.
+ * Standardisation happens here, once: (w - mean) / sqrt(var + 1e-10) for each output channel, biased
+ * variance, in double. */
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
@@ -10,32 +11,50 @@
 #include "nn/build.h"
 
 static const dice_layout layouts[] = {
-    {"R50", {3, 4, 6, 3}}, {"R101", {3, 4, 23, 3}}, {"R152", {3, 8, 36, 3}}, {NULL, {0}},
+    {"R50", {3, 4, 6, 3}},
+    {"R101", {3, 4, 23, 3}},
+    {"R152", {3, 8, 36, 3}},
+    {NULL, {0}},
 };
 
 /* What one file calls things. A unit's names follow its prefix. */
 typedef struct naming {
     int is_hwio;
-    const char *root, *unit;   /* unit: format of stage and index */
-    const char *first_conv;    /* format of stage and index */
+    const char *root, *unit; /* unit: format of stage and index */
+    const char *first_conv;  /* format of stage and index */
     const char *conv[3], *shortcut;
     const char *norm[3], *last_norm;
-    const char *gain, *offset;  /* of a GroupNorm */
+    const char *gain, *offset; /* of a GroupNorm */
     const char *head_weight, *head_bias;
 } naming;
 
 static const naming torch_naming = {
-    0, "root.conv.weight", "body.block%d.unit%02d", "body.block%d.unit%02d.conv1.weight",
-    {"conv1.weight", "conv2.weight", "conv3.weight"}, "downsample.weight",
-    {"gn1", "gn2", "gn3"}, "before_head.gn", "weight", "bias", "head.conv.weight", "head.conv.bias",
+    0,
+    "root.conv.weight",
+    "body.block%d.unit%02d",
+    "body.block%d.unit%02d.conv1.weight",
+    {"conv1.weight", "conv2.weight", "conv3.weight"},
+    "downsample.weight",
+    {"gn1", "gn2", "gn3"},
+    "before_head.gn",
+    "weight",
+    "bias",
+    "head.conv.weight",
+    "head.conv.bias",
 };
 static const naming google_naming = {
-    1, "resnet/root_block/standardized_conv2d/kernel", "resnet/block%d/unit%02d",
+    1,
+    "resnet/root_block/standardized_conv2d/kernel",
+    "resnet/block%d/unit%02d",
     "resnet/block%d/unit%02d/a/standardized_conv2d/kernel",
     {"a/standardized_conv2d/kernel", "b/standardized_conv2d/kernel", "c/standardized_conv2d/kernel"},
     "a/proj/standardized_conv2d/kernel",
-    {"a/group_norm", "b/group_norm", "c/group_norm"}, "resnet/group_norm", "gamma", "beta",
-    "resnet/head/conv2d/kernel", "resnet/head/conv2d/bias",
+    {"a/group_norm", "b/group_norm", "c/group_norm"},
+    "resnet/group_norm",
+    "gamma",
+    "beta",
+    "resnet/head/conv2d/kernel",
+    "resnet/head/conv2d/bias",
 };
 
 /* prefix + separator + name, as the file writes them. */
@@ -45,8 +64,8 @@ static void join(const naming *n, const char *prefix, const char *name, char ful
 }
 
 /* *out = the kernel called `name` as (O, I, K, K), a copy owned by the graph. */
-static dice_status get_kernel(dice_builder *b, const naming *n, const char *name, int32_t o, int32_t i, int32_t k,
-                              float **out)
+static dice_status get_kernel(dice_builder *b, const naming *n, const char *name, int32_t o, int32_t i,
+                              int32_t k, float **out)
 {
     const int32_t oihw[4] = {o, i, k, k}, hwio[4] = {k, k, i, o};
     const size_t outs = (size_t)o, ins = (size_t)i, taps = (size_t)k * (size_t)k;
@@ -57,8 +76,8 @@ static dice_status get_kernel(dice_builder *b, const naming *n, const char *name
     }
     for (size_t y = 0; status == DICE_OK && y < outs; y++) {
         for (size_t x = 0; x < ins * taps; x++) {
-            (*out)[y * ins * taps + x] =
-                n->is_hwio ? from[((x % taps) * ins + x / taps) * outs + y] : from[y * ins * taps + x];
+            (*out)[y * ins * taps + x] = n->is_hwio ? from[((x % taps) * ins + x / taps) * outs + y]
+                                                    : from[y * ins * taps + x];
         }
     }
     return status;
@@ -97,8 +116,14 @@ static dice_status push_conv(dice_builder *b, const naming *n, const char *name,
         return status;
     }
     standardise(weight, (size_t)channels, (size_t)cx * (size_t)kernel * (size_t)kernel);
-    dice_op op = {.kind = DICE_OP_CONV, .x = x, .y = *y, .residual = residual, .kernel = kernel, .stride = stride,
-                  .pad = kernel / 2, .weight = weight};
+    dice_op op = {.kind = DICE_OP_CONV,
+                  .x = x,
+                  .y = *y,
+                  .residual = residual,
+                  .kernel = kernel,
+                  .stride = stride,
+                  .pad = kernel / 2,
+                  .weight = weight};
     snprintf(op.name, sizeof op.name, "%.63s", name);
     return dice_graph_push(b->graph, &op);
 }
@@ -130,14 +155,22 @@ static dice_status push_norm(dice_builder *b, const naming *n, const char *prefi
     }
     memcpy(weight, gain, (size_t)channels * sizeof *weight);
     memcpy(bias, offset, (size_t)channels * sizeof *bias);
-    dice_op op = {.kind = DICE_OP_GROUPNORM, .x = x, .y = *y, .residual = DICE_NONE, .groups = 32, .eps = 1e-5f,
-                  .relu = 1, .weight = weight, .bias = bias};
+    dice_op op = {.kind = DICE_OP_GROUPNORM,
+                  .x = x,
+                  .y = *y,
+                  .residual = DICE_NONE,
+                  .groups = 32,
+                  .eps = 1e-5f,
+                  .relu = 1,
+                  .weight = weight,
+                  .bias = bias};
     snprintf(op.name, sizeof op.name, "%.63s", prefix);
     return dice_graph_push(b->graph, &op);
 }
 
 /* Unit `index` (from 1) of `stage`, `width` channels in its middle: *x becomes its result. */
-static dice_status push_unit(dice_builder *b, const naming *n, int stage, int index, int32_t width, int32_t *x)
+static dice_status push_unit(dice_builder *b, const naming *n, int stage, int index, int32_t width,
+                             int32_t *x)
 {
     static const int kernels[3] = {1, 3, 1};
     const int stride = stage > 1 && index == 1 ? 2 : 1;
@@ -175,9 +208,15 @@ static dice_status push_root(dice_builder *b, const naming *n, int32_t channels,
         status = dice_graph_tensor(b->graph, channels, x);
     }
     if (status == DICE_OK) {
-        status = dice_graph_push(b->graph, &(dice_op){.kind = DICE_OP_MAXPOOL, .x = y, .y = *x,
-                                                      .residual = DICE_NONE, .kernel = 3, .stride = 2, .pad = 1,
-                                                      .zero_padded = 1, .name = "root.pool"});
+        status = dice_graph_push(b->graph, &(dice_op){.kind = DICE_OP_MAXPOOL,
+                                                      .x = y,
+                                                      .y = *x,
+                                                      .residual = DICE_NONE,
+                                                      .kernel = 3,
+                                                      .stride = 2,
+                                                      .pad = 1,
+                                                      .zero_padded = 1,
+                                                      .name = "root.pool"});
     }
     return status;
 }
@@ -189,8 +228,8 @@ static dice_status set_head(dice_builder *b, const naming *n)
     const int32_t classes = dice_build_dim(b, n->is_hwio ? 3 : 0, "%s", n->head_weight);
     const float *bias;
     float *weight, *own_bias;
-    dice_status status =
-        get_kernel(b, n, n->head_weight, classes, graph->tensors[graph->output].channels, 1, &weight);
+    dice_status status = get_kernel(b, n, n->head_weight, classes, graph->tensors[graph->output].channels, 1,
+                                    &weight);
     if (status == DICE_OK) {
         status = dice_weights_get(b->weights, n->head_bias, 1, &classes, &bias);
     }
@@ -209,7 +248,8 @@ static dice_status set_head(dice_builder *b, const naming *n)
 dice_status dice_build_resnetv2(dice_builder *b)
 {
     static const float half[3] = {0.5f, 0.5f, 0.5f};
-    const naming *n = dice_weights_find(b->weights, "%s", google_naming.root) != NULL ? &google_naming : &torch_naming;
+    const naming *n = dice_weights_find(b->weights, "%s", google_naming.root) != NULL ? &google_naming
+                                                                                      : &torch_naming;
     const int32_t root = dice_build_dim(b, n->is_hwio ? 3 : 0, "%s", n->root);
     const dice_layout *layout;
     int32_t x, normed;

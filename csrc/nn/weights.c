@@ -73,8 +73,8 @@ void dice_weights_list(const dice_weights *weights, int unused_only, char *text,
         }
         if (++count <= 4 && used < room) {
             write_shape(weight->ndim, weight->shape, shape, sizeof shape);
-            used += (size_t)snprintf(text + used, room - used, "%s%.60s (%s)", listed++ ? ", " : "", weight->name,
-                                     shape);
+            used += (size_t)snprintf(text + used, room - used, "%s%.60s (%s)", listed++ ? ", " : "",
+                                     weight->name, shape);
         }
     }
     if (count > listed && used < room) {

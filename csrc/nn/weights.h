@@ -11,13 +11,13 @@ enum { DICE_WEIGHT_DIMS = 4, DICE_WEIGHT_NAME = 128 };
 
 typedef struct dice_weight {
     const char *name;
-    const float *data;  /* C-contiguous */
+    const float *data; /* C-contiguous */
     int32_t ndim;
     int32_t shape[DICE_WEIGHT_DIMS];
-    int used;           /* a builder has asked for it */
+    int used; /* a builder has asked for it */
 } dice_weight;
 
-typedef struct dice_weights {  /* borrows names and data */
+typedef struct dice_weights { /* borrows names and data */
     dice_weight *items;
     size_t count;
 } dice_weights;

@@ -1,5 +1,6 @@
 /* Wide ResNet-40-2 for CIFAR (Zagoruyko & Komodakis, BMVC 2016), with the names that the outlier-exposure and
- * energy papers' code uses. Pre-activation blocks; where the width changes, the shortcut reads the activated input. */
+ * energy papers' code uses. Pre-activation blocks; where the width changes, the shortcut reads the activated
+ * input. */
 #include <stdio.h>
 
 #include "nn/build.h"
@@ -21,24 +22,41 @@ static dice_status push_block(dice_builder *b, int stage, int index, int32_t cha
     if (b->graph->tensors[*x].channels != channels) {
         status = dice_graph_tensor(b->graph, channels, &residual);
         if (status == DICE_OK) {
-            status = dice_build_conv(b, &(dice_conv){.x = *x, .y = residual, .residual = DICE_NONE, .kernel = 1,
-                                                     .stride = stride, .name = shortcut, .pre_bn = bn1});
+            status = dice_build_conv(b, &(dice_conv){.x = *x,
+                                                     .y = residual,
+                                                     .residual = DICE_NONE,
+                                                     .kernel = 1,
+                                                     .stride = stride,
+                                                     .name = shortcut,
+                                                     .pre_bn = bn1});
         }
     }
     if (status == DICE_OK) {
         status = dice_graph_tensor(b->graph, channels, &middle);
     }
     if (status == DICE_OK) {
-        status = dice_build_conv(b, &(dice_conv){.x = *x, .y = middle, .residual = DICE_NONE, .kernel = 3,
-                                                 .stride = stride, .pad = 1, .relu = 1, .name = conv1, .pre_bn = bn1,
+        status = dice_build_conv(b, &(dice_conv){.x = *x,
+                                                 .y = middle,
+                                                 .residual = DICE_NONE,
+                                                 .kernel = 3,
+                                                 .stride = stride,
+                                                 .pad = 1,
+                                                 .relu = 1,
+                                                 .name = conv1,
+                                                 .pre_bn = bn1,
                                                  .post_bn = bn2});
     }
     if (status == DICE_OK) {
         status = dice_graph_tensor(b->graph, channels, &y);
     }
     if (status == DICE_OK) {
-        status = dice_build_conv(b, &(dice_conv){.x = middle, .y = y, .residual = residual, .kernel = 3, .stride = 1,
-                                                 .pad = 1, .name = conv2});
+        status = dice_build_conv(b, &(dice_conv){.x = middle,
+                                                 .y = y,
+                                                 .residual = residual,
+                                                 .kernel = 3,
+                                                 .stride = 1,
+                                                 .pad = 1,
+                                                 .name = conv2});
         *x = y;
     }
     return status;
@@ -59,8 +77,13 @@ dice_status dice_build_wideresnet(dice_builder *b)
         status = dice_graph_tensor(b->graph, dice_build_dim(b, 0, "conv1.weight"), &x);
     }
     if (status == DICE_OK) {
-        status = dice_build_conv(b, &(dice_conv){.x = b->graph->input, .y = x, .residual = DICE_NONE, .kernel = 3,
-                                                 .stride = 1, .pad = 1, .name = "conv1"});
+        status = dice_build_conv(b, &(dice_conv){.x = b->graph->input,
+                                                 .y = x,
+                                                 .residual = DICE_NONE,
+                                                 .kernel = 3,
+                                                 .stride = 1,
+                                                 .pad = 1,
+                                                 .name = "conv1"});
     }
     for (int stage = 1; status == DICE_OK && stage <= 3; stage++) {
         const int32_t channels = dice_build_dim(b, 0, "block%d.layer.0.conv1.weight", stage);

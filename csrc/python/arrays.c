@@ -36,16 +36,17 @@ PyArrayObject *dice_py_array_any(PyObject *object, int typenum, int ndim, const 
         return NULL;
     }
     if (PyArray_NDIM(any) != ndim) {
-        dice_py_raise(dice_fail(DICE_E_INPUT, "%s: got %d dimensions, want %d", argument, PyArray_NDIM(any), ndim));
+        dice_py_raise(
+            dice_fail(DICE_E_INPUT, "%s: got %d dimensions, want %d", argument, PyArray_NDIM(any), ndim));
         Py_DECREF(any);
         return NULL;
     }
     const int wants_float = PyTypeNum_ISFLOAT(typenum);
     const int have = PyArray_TYPE(any);
     const int fits = have == typenum
-        || (wants_float && (PyTypeNum_ISFLOAT(have) || PyTypeNum_ISINTEGER(have)))
-        || (PyTypeNum_ISINTEGER(typenum) && PyTypeNum_ISINTEGER(have)
-            && PyArray_CanCastSafely(have, typenum));
+                  || (wants_float && (PyTypeNum_ISFLOAT(have) || PyTypeNum_ISINTEGER(have)))
+                  || (PyTypeNum_ISINTEGER(typenum) && PyTypeNum_ISINTEGER(have)
+                      && PyArray_CanCastSafely(have, typenum));
     if (!fits) {
         PyArray_Descr *want = PyArray_DescrFromType(typenum);
         PyErr_Clear();
@@ -55,8 +56,8 @@ PyArrayObject *dice_py_array_any(PyObject *object, int typenum, int ndim, const 
         Py_DECREF(any);
         return NULL;
     }
-    PyArrayObject *array = (PyArrayObject *)PyArray_FROM_OTF(
-        (PyObject *)any, typenum, NPY_ARRAY_IN_ARRAY | NPY_ARRAY_FORCECAST);
+    PyArrayObject *array = (PyArrayObject *)PyArray_FROM_OTF((PyObject *)any, typenum,
+                                                             NPY_ARRAY_IN_ARRAY | NPY_ARRAY_FORCECAST);
     Py_DECREF(any);
     return array;
 }

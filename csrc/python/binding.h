@@ -13,21 +13,21 @@
 
 #include "backend/backend.h"
 #include "base/status.h"
-#include "ood/score.h"
+#include "ood/scores/score.h"
 
 /* Each file adds its functions and types to the module; -1 with an exception set on failure. */
-int dice_py_add_runtime(PyObject *module);     /* isa, threads, test hooks */
-int dice_py_add_build_info(PyObject *module);  /* how the extension was built */
-int dice_py_add_blas(PyObject *module);        /* products of OpenBLAS */
-int dice_py_add_network(PyObject *module);     /* Network, build_network */
-int dice_py_add_run_ops(PyObject *module);     /* run_ops: any list of ops, for tests */
-int dice_py_add_ood(PyObject *module);         /* moments, contribution */
-int dice_py_add_metrics(PyObject *module);     /* FPR95, AUROC, ... */
-int dice_py_add_head(PyObject *module);        /* Head: the last layer, whole or masked */
-int dice_py_add_scores(PyObject *module);      /* scores of logits and features */
-int dice_py_add_device(PyObject *module);      /* the GPU: status, statistics */
-int dice_py_add_classes(PyObject *module);     /* class means, covariances, their eigenvectors */
-int dice_py_add_bank(PyObject *module);        /* scores against a bank, activation rules */
+int dice_py_add_runtime(PyObject *module);    /* isa, threads, test hooks */
+int dice_py_add_build_info(PyObject *module); /* how the extension was built */
+int dice_py_add_blas(PyObject *module);       /* products of OpenBLAS */
+int dice_py_add_network(PyObject *module);    /* Network, build_network */
+int dice_py_add_run_ops(PyObject *module);    /* run_ops: any list of ops, for tests */
+int dice_py_add_ood(PyObject *module);        /* moments, contribution */
+int dice_py_add_metrics(PyObject *module);    /* FPR95, AUROC, ... */
+int dice_py_add_head(PyObject *module);       /* Head: the last layer, whole or masked */
+int dice_py_add_scores(PyObject *module);     /* scores of logits and features */
+int dice_py_add_device(PyObject *module);     /* the GPU: status, statistics */
+int dice_py_add_classes(PyObject *module);    /* class means, covariances, their eigenvectors */
+int dice_py_add_bank(PyObject *module);       /* scores against a bank, activation rules */
 
 /* Sets the Python exception that belongs to `status`, with the recorded detail; returns NULL. */
 PyObject *dice_py_raise(dice_status status);
@@ -46,23 +46,25 @@ typedef struct dice_py_cuda_array {
     uintptr_t stream;  /* that makes it; waited for by dice_py_cuda */
     int typenum, ndim; /* NPY_UINT8, NPY_FLOAT32 or NPY_NOTYPE */
     npy_intp shape[4];
-    PyObject *owner;   /* of the memory, for dice_py_release when the caller is done; NULL = the object itself */
+    PyObject
+        *owner; /* of the memory, for dice_py_release when the caller is done; NULL = the object itself */
 } dice_py_cuda_array;
 
-void dice_py_release(PyObject *owner);  /* whether or not an exception is set; NULL is allowed */
+void dice_py_release(PyObject *owner); /* whether or not an exception is set; NULL is allowed */
 
-/* 1 with *array filled where `object` lives on a GPU (cupy's, torch's, ...; nothing is copied); 0 where it does not; -1
- * with dice.InputError where the back end cannot take it as it is, or it holds NaN or infinity. */
-int dice_py_cuda(PyObject *object, const char *argument, const dice_backend *backend, const dice_options *options,
-                 dice_py_cuda_array *array);
+/* 1 with *array filled where `object` lives on a GPU (cupy's, torch's, ...; nothing is copied); 0 where it
+ * does not; -1 with dice.InputError where the back end cannot take it as it is, or it holds NaN or infinity.
+ */
+int dice_py_cuda(PyObject *object, const char *argument, const dice_backend *backend,
+                 const dice_options *options, dice_py_cuda_array *array);
 
 /* *array = a float32 matrix on a GPU, as dice_py_cuda takes it, or on the host, as dice_py_array does. 0 with
  * dice.InputError naming `argument`. */
-int dice_py_matrix(PyObject *object, const char *argument, const dice_backend *backend, const dice_options *options,
-                   dice_py_cuda_array *array);
+int dice_py_matrix(PyObject *object, const char *argument, const dice_backend *backend,
+                   const dice_options *options, dice_py_cuda_array *array);
 
-/* *out = a float32 or float64 matrix with at least one column; the caller releases *array. 0 with dice.InputError
- * naming `argument`. */
+/* *out = a float32 or float64 matrix with at least one column; the caller releases *array. 0 with
+ * dice.InputError naming `argument`. */
 int dice_py_rows(PyObject *object, const char *argument, PyArrayObject **array, dice_rows *out);
 
 /* Fills *options from names; isa NULL means DICE_ISA, else the native one. */

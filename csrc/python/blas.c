@@ -1,7 +1,7 @@
 /* Products of OpenBLAS on numpy arrays, as the fits use them. */
 #include "python/binding.h"
 
-#include "cpu/blas.h"
+#include "linalg/blas.h"
 
 static PyObject *gemm(PyObject *Py_UNUSED(self), PyObject *args)
 {
@@ -26,10 +26,10 @@ static PyObject *gemm(PyObject *Py_UNUSED(self), PyObject *args)
     const double *a_data = PyArray_DATA(a), *b_data = PyArray_DATA(b);
     double *c_data = PyArray_DATA(c);
     dice_status status;
-    Py_BEGIN_ALLOW_THREADS
-    status = dice_blas_gemm((size_t)shape[0], (size_t)shape[1], (size_t)inner, a_data, 0, b_data, 0, 0.0, c_data);
-    Py_END_ALLOW_THREADS
-    if (status != DICE_OK) {
+    Py_BEGIN_ALLOW_THREADS status = dice_blas_gemm((size_t)shape[0], (size_t)shape[1], (size_t)inner, a_data,
+                                                   0, b_data, 0, 0.0, c_data);
+    Py_END_ALLOW_THREADS if (status != DICE_OK)
+    {
         Py_CLEAR(c);
         dice_py_raise(status);
     }
@@ -55,10 +55,9 @@ static PyObject *syrk(PyObject *Py_UNUSED(self), PyObject *args)
     const double *x_data = PyArray_DATA(x);
     double *c_data = PyArray_DATA(c);
     dice_status status;
-    Py_BEGIN_ALLOW_THREADS
-    status = dice_blas_syrk((size_t)shape[0], (size_t)rows, x_data, 0.0, c_data);
-    Py_END_ALLOW_THREADS
-    if (status != DICE_OK) {
+    Py_BEGIN_ALLOW_THREADS status = dice_blas_syrk((size_t)shape[0], (size_t)rows, x_data, 0.0, c_data);
+    Py_END_ALLOW_THREADS if (status != DICE_OK)
+    {
         Py_CLEAR(c);
         dice_py_raise(status);
     }
@@ -75,7 +74,8 @@ static PyObject *threads(PyObject *Py_UNUSED(self), PyObject *Py_UNUSED(ignored)
 static PyMethodDef methods[] = {
     {"_blas_gemm", gemm, METH_VARARGS, "_blas_gemm(a (m, k), b (k, n)) -> float64 (m, n): their product."},
     {"_blas_syrk", syrk, METH_VARARGS, "_blas_syrk(x (k, n)) -> float64 (n, n): x' x."},
-    {"_blas_threads", threads, METH_NOARGS, "_blas_threads() -> int: OpenBLAS's number of threads outside our calls."},
+    {"_blas_threads", threads, METH_NOARGS,
+     "_blas_threads() -> int: OpenBLAS's number of threads outside our calls."},
     {NULL, NULL, 0, NULL},
 };
 

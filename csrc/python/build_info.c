@@ -1,23 +1,20 @@
 /* How this extension was built; setup.py passes the facts to this file alone. */
 #include "python/binding.h"
 
-#include "cpu/blas.h"
+#include "linalg/blas.h"
 
 static PyObject *build_info(PyObject *Py_UNUSED(self), PyObject *Py_UNUSED(ignored))
 {
-    return Py_BuildValue("{ssssssssssssss}",
-                         "compiler", DICE_BUILD_COMPILER,
-                         "isa", DICE_BUILD_ISA,
-                         "isa_left_out", DICE_BUILD_ISA_LEFT_OUT,
-                         "openblas", DICE_BUILD_OPENBLAS,
-                         "openblas_config", dice_blas_config(),
-                         "cuda", DICE_BUILD_CUDA,
-                         "sanitize", DICE_BUILD_SANITIZE);
+    return Py_BuildValue("{ssssssssssssss}", "compiler", DICE_BUILD_COMPILER, "isa", DICE_BUILD_ISA,
+                         "isa_left_out", DICE_BUILD_ISA_LEFT_OUT, "openblas", DICE_BUILD_OPENBLAS,
+                         "openblas_config", dice_blas_config(), "cuda", DICE_BUILD_CUDA, "sanitize",
+                         DICE_BUILD_SANITIZE);
 }
 
 static PyMethodDef methods[] = {
     {"build_info", build_info, METH_NOARGS,
-     "build_info() -> dict[str, str]: compiler, instruction sets built and left out, OpenBLAS, why CUDA is off."},
+     "build_info() -> dict[str, str]: compiler, instruction sets built and left out, OpenBLAS, why CUDA is "
+     "off."},
     {NULL, NULL, 0, NULL},
 };
 

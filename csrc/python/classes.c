@@ -4,9 +4,9 @@
 #include <string.h>
 
 #include "base/memory.h"
-#include "cpu/blas.h"
-#include "ood/classes.h"
-#include "ood/gaussian.h"
+#include "linalg/blas.h"
+#include "ood/fit/classes.h"
+#include "ood/scores/gaussian.h"
 
 static double *state_of(PyObject *object, int ndim, npy_intp rows, npy_intp columns, const char *argument)
 {
@@ -14,13 +14,14 @@ static double *state_of(PyObject *object, int ndim, npy_intp rows, npy_intp colu
     if (!PyArray_Check(object) || PyArray_TYPE(array) != NPY_FLOAT64 || PyArray_NDIM(array) != ndim
         || !PyArray_ISCARRAY(array) || (rows >= 0 && PyArray_DIM(array, 0) != rows)
         || (columns >= 0 && PyArray_DIM(array, 1) != columns)) {
-        dice_py_raise(dice_fail(DICE_E_INPUT, "%s: want a writable contiguous float64 array of matching shape", argument));
+        dice_py_raise(dice_fail(DICE_E_INPUT,
+                                "%s: want a writable contiguous float64 array of matching shape", argument));
         return NULL;
     }
     return PyArray_DATA(array);
 }
 
-/* The state of a dice.moments.ClassMoments: (count, mean, scatter or None). */
+/* The state of a dice.stats.moments.ClassMoments: (count, mean, scatter or None). */
 static int classes_of(PyObject *state, const char *argument, dice_classes *out)
 {
     PyObject *count, *mean, *scatter;
@@ -33,7 +34,8 @@ static int classes_of(PyObject *state, const char *argument, dice_classes *out)
     out->features = (size_t)shape[1];
     out->scatter = NULL;
     return (out->count = state_of(count, 1, shape[0], -1, argument)) != NULL
-        && (scatter == Py_None || (out->scatter = state_of(scatter, 2, shape[1], shape[1], argument)) != NULL);
+        && (scatter == Py_None
+            || (out->scatter = state_of(scatter, 2, shape[1], shape[1], argument)) != NULL);
 }
 
 static PyObject *classes_add(PyObject *Py_UNUSED(self), PyObject *args)
@@ -53,17 +55,18 @@ static PyObject *classes_add(PyObject *Py_UNUSED(self), PyObject *args)
     const int64_t *labels = PyArray_DATA(label);
     dice_status status = DICE_OK;
     if (PyArray_DIM(label, 0) != n || (size_t)PyArray_DIM(x, 1) != classes.features) {
-        status = dice_fail(DICE_E_INPUT, "h: got shape (%zd, %zd) for %zd labels and %zu features", (Py_ssize_t)n,
-                           (Py_ssize_t)PyArray_DIM(x, 1), (Py_ssize_t)PyArray_DIM(label, 0), classes.features);
+        status = dice_fail(DICE_E_INPUT, "h: got shape (%zd, %zd) for %zd labels and %zu features",
+                           (Py_ssize_t)n, (Py_ssize_t)PyArray_DIM(x, 1), (Py_ssize_t)PyArray_DIM(label, 0),
+                           classes.features);
     }
     for (npy_intp i = 0; i < n && status == DICE_OK; i++) {
         if (labels[i] >= (int64_t)classes.classes) {
-            status = dice_fail(DICE_E_INPUT, "y: got class %lld of %zu", (long long)labels[i], classes.classes);
+            status = dice_fail(DICE_E_INPUT, "y: got class %lld of %zu", (long long)labels[i],
+                               classes.classes);
         }
     }
     if (status == DICE_OK) {
-        Py_BEGIN_ALLOW_THREADS
-        status = dice_classes_add(&classes, PyArray_DATA(x), labels, (size_t)n);
+        Py_BEGIN_ALLOW_THREADS status = dice_classes_add(&classes, PyArray_DATA(x), labels, (size_t)n);
         Py_END_ALLOW_THREADS
     }
     Py_DECREF(x);
@@ -84,14 +87,14 @@ static PyObject *classes_merge(PyObject *Py_UNUSED(self), PyObject *args)
     }
     if (classes.classes != other.classes || classes.features != other.features
         || (classes.scatter == NULL) != (other.scatter == NULL)) {
-        return dice_py_raise(dice_fail(DICE_E_INPUT, "other: got %zu classes of %zu features, want %zu of %zu",
+        return dice_py_raise(dice_fail(DICE_E_INPUT,
+                                       "other: got %zu classes of %zu features, want %zu of %zu",
                                        other.classes, other.features, classes.classes, classes.features));
     }
     dice_status status;
-    Py_BEGIN_ALLOW_THREADS
-    status = dice_classes_merge(&classes, &other);
-    Py_END_ALLOW_THREADS
-    if (status != DICE_OK) {
+    Py_BEGIN_ALLOW_THREADS status = dice_classes_merge(&classes, &other);
+    Py_END_ALLOW_THREADS if (status != DICE_OK)
+    {
         return dice_py_raise(status);
     }
     Py_RETURN_NONE;
@@ -102,22 +105,23 @@ static PyObject *classes_scatter(PyObject *Py_UNUSED(self), PyObject *args)
     PyObject *state;
     int total;
     dice_classes classes;
-    if (!PyArg_ParseTuple(args, "O!p", &PyTuple_Type, &state, &total) || !classes_of(state, "state", &classes)) {
+    if (!PyArg_ParseTuple(args, "O!p", &PyTuple_Type, &state, &total)
+        || !classes_of(state, "state", &classes)) {
         return NULL;
     }
     npy_intp shape[2] = {(npy_intp)classes.features, (npy_intp)classes.features};
-    PyObject *scatter = PyArray_SimpleNew(2, shape, NPY_FLOAT64), *mean = PyArray_SimpleNew(1, shape, NPY_FLOAT64);
+    PyObject *scatter = PyArray_SimpleNew(2, shape, NPY_FLOAT64),
+             *mean = PyArray_SimpleNew(1, shape, NPY_FLOAT64);
     if (scatter == NULL || mean == NULL || classes.scatter == NULL) {
         Py_XDECREF(scatter);
         Py_XDECREF(mean);
         return PyErr_Occurred() ? NULL : dice_py_raise(dice_fail(DICE_E_INPUT, "state: keeps no scatter"));
     }
     dice_status status;
-    Py_BEGIN_ALLOW_THREADS
-    status = dice_classes_scatter(&classes, total, PyArray_DATA((PyArrayObject *)scatter),
-                                  PyArray_DATA((PyArrayObject *)mean));
-    Py_END_ALLOW_THREADS
-    if (status != DICE_OK) {
+    Py_BEGIN_ALLOW_THREADS status = dice_classes_scatter(
+        &classes, total, PyArray_DATA((PyArrayObject *)scatter), PyArray_DATA((PyArrayObject *)mean));
+    Py_END_ALLOW_THREADS if (status != DICE_OK)
+    {
         Py_DECREF(scatter);
         Py_DECREF(mean);
         return dice_py_raise(status);
@@ -133,14 +137,15 @@ static PyObject *eigen(PyObject *Py_UNUSED(self), PyObject *args)
     if (!PyArg_ParseTuple(args, "O", &object) || (a = dice_py_array(object, NPY_FLOAT64, 2, "a")) == NULL) {
         return NULL;
     }
-    PyObject *vectors = PyArray_NewCopy(a, NPY_CORDER), *values = PyArray_SimpleNew(1, PyArray_DIMS(a), NPY_FLOAT64);
+    PyObject *vectors = PyArray_NewCopy(a, NPY_CORDER),
+             *values = PyArray_SimpleNew(1, PyArray_DIMS(a), NPY_FLOAT64);
     dice_status status = DICE_OK;
     if (PyArray_DIM(a, 0) != PyArray_DIM(a, 1)) {
         status = dice_fail(DICE_E_INPUT, "a: is not square");
     } else if (vectors != NULL && values != NULL) {
-        Py_BEGIN_ALLOW_THREADS
-        status = dice_blas_eigen((size_t)PyArray_DIM(a, 0), PyArray_DATA((PyArrayObject *)vectors),
-                                 PyArray_DATA((PyArrayObject *)values));
+        Py_BEGIN_ALLOW_THREADS status = dice_blas_eigen((size_t)PyArray_DIM(a, 0),
+                                                        PyArray_DATA((PyArrayObject *)vectors),
+                                                        PyArray_DATA((PyArrayObject *)values));
         Py_END_ALLOW_THREADS
     }
     Py_DECREF(a);
@@ -170,11 +175,11 @@ static PyObject *least_norm(PyObject *Py_UNUSED(self), PyObject *args)
     x = PyArray_SimpleNew(1, PyArray_DIMS(a) + 1, NPY_FLOAT64);
     if (x != NULL) {
         dice_status status;
-        Py_BEGIN_ALLOW_THREADS
-        status = dice_blas_least_norm((size_t)PyArray_DIM(a, 0), (size_t)PyArray_DIM(a, 1), PyArray_DATA(a),
-                                      PyArray_DATA(b), PyArray_DATA((PyArrayObject *)x));
-        Py_END_ALLOW_THREADS
-        if (status != DICE_OK) {
+        Py_BEGIN_ALLOW_THREADS status = dice_blas_least_norm(
+            (size_t)PyArray_DIM(a, 0), (size_t)PyArray_DIM(a, 1), PyArray_DATA(a), PyArray_DATA(b),
+            PyArray_DATA((PyArrayObject *)x));
+        Py_END_ALLOW_THREADS if (status != DICE_OK)
+        {
             Py_CLEAR(x);
             dice_py_raise(status);
         }
@@ -186,8 +191,7 @@ done:
 }
 
 typedef struct gaussian_object {
-    PyObject_HEAD
-    const dice_backend *backend;
+    PyObject_HEAD const dice_backend *backend;
     dice_options options;
     dice_gaussian *gaussian;
 } gaussian_object;
@@ -206,7 +210,8 @@ static dice_status make_gaussian(const dice_classes *classes, int total, gaussia
     const size_t features = classes->features;
     void *memory = NULL, *kept = NULL;
     dice_status status = dice_alloc(features * (features + 1), sizeof(double), &memory);
-    if (status != DICE_OK || (status = dice_alloc(classes->classes * features, sizeof(double), &kept)) != DICE_OK) {
+    if (status != DICE_OK
+        || (status = dice_alloc(classes->classes * features, sizeof(double), &kept)) != DICE_OK) {
         goto done;
     }
     double *covariance = memory, *centre = covariance + features * features, *means = kept, images = 0;
@@ -252,12 +257,12 @@ static PyObject *gaussian_new(PyTypeObject *type, PyObject *args, PyObject *keyw
     gaussian_object *made = (gaussian_object *)type->tp_alloc(type, 0);
     if (made != NULL) {
         dice_status status = dice_backend_find(device, &made->options, &made->backend);
-        Py_BEGIN_ALLOW_THREADS
-        if (status == DICE_OK) {
+        Py_BEGIN_ALLOW_THREADS if (status == DICE_OK)
+        {
             status = make_gaussian(&classes, total, made);
         }
-        Py_END_ALLOW_THREADS
-        if (status != DICE_OK) {
+        Py_END_ALLOW_THREADS if (status != DICE_OK)
+        {
             Py_CLEAR(made);
             dice_py_raise(status);
         }
@@ -292,13 +297,14 @@ static PyObject *gaussian_distance(PyObject *self, PyObject *object)
     }
     const npy_intp shape[1] = {(npy_intp)h.n};
     if (h.width != dice_gaussian_features(gaussian)) {
-        dice_py_raise(dice_fail(DICE_E_INPUT, "h: got %zu features, want %zu", h.width, dice_gaussian_features(gaussian)));
+        dice_py_raise(dice_fail(DICE_E_INPUT, "h: got %zu features, want %zu", h.width,
+                                dice_gaussian_features(gaussian)));
     } else if ((result = PyArray_SimpleNew(1, shape, NPY_FLOAT64)) != NULL) {
         dice_status status;
-        Py_BEGIN_ALLOW_THREADS
-        status = dice_gaussian_distance(gaussian, &h, PyArray_DATA((PyArrayObject *)result));
-        Py_END_ALLOW_THREADS
-        if (status != DICE_OK) {
+        Py_BEGIN_ALLOW_THREADS status = dice_gaussian_distance(gaussian, &h,
+                                                               PyArray_DATA((PyArrayObject *)result));
+        Py_END_ALLOW_THREADS if (status != DICE_OK)
+        {
             Py_CLEAR(result);
             dice_py_raise(status);
         }
@@ -314,7 +320,8 @@ static PyObject *gaussian_rank(PyObject *self, void *Py_UNUSED(closure))
 
 static PyMethodDef gaussian_methods[] = {
     {"distance", gaussian_distance, METH_O,
-     "distance(h) -> float64 (N,): least squared Mahalanobis distance of h (N, D), float32 or float64, to a mean. On the "
+     "distance(h) -> float64 (N,): least squared Mahalanobis distance of h (N, D), float32 or float64, to a "
+     "mean. On the "
      "CPU the same bits for every N and number of threads."},
     {NULL, NULL, 0, NULL},
 };
@@ -325,7 +332,8 @@ static PyGetSetDef gaussian_getset[] = {
 };
 
 static PyType_Slot gaussian_slots[] = {
-    {Py_tp_doc, "Gaussian(state, total, device=\"cpu\"): the covariance of a ClassMoments' state about its classes' means or, with "
+    {Py_tp_doc, "Gaussian(state, total, device=\"cpu\"): the covariance of a ClassMoments' state about its "
+                "classes' means or, with "
                 "total, about the mean of all."},
     {Py_tp_new, gaussian_new},
     {Py_tp_dealloc, gaussian_dealloc},
@@ -343,10 +351,13 @@ static PyType_Spec gaussian_spec = {
 
 static PyMethodDef methods[] = {
     {"classes_add", classes_add, METH_VARARGS,
-     "classes_add((count, mean, scatter), h, label): adds h (N, D) with label int64 (N,), below 0 = left out."},
-    {"classes_merge", classes_merge, METH_VARARGS, "classes_merge(state, other): adds the other state to the first."},
+     "classes_add((count, mean, scatter), h, label): adds h (N, D) with label int64 (N,), below 0 = left "
+     "out."},
+    {"classes_merge", classes_merge, METH_VARARGS,
+     "classes_merge(state, other): adds the other state to the first."},
     {"classes_scatter", classes_scatter, METH_VARARGS,
-     "classes_scatter(state, total) -> (D, D), (D,): scatter about the classes' means or that of all, which is returned."},
+     "classes_scatter(state, total) -> (D, D), (D,): scatter about the classes' means or that of all, which "
+     "is returned."},
     {"eigen", eigen, METH_VARARGS,
      "eigen(a) -> values (n,), rising, and vectors (n, n), one a row, of the symmetric float64 a (n, n)."},
     {"least_norm", least_norm, METH_VARARGS, "least_norm(a, b) -> pinv(a) b, float64."},

@@ -3,19 +3,20 @@
 
 #include <string.h>
 
-/* The beginning of DLPack's DLManagedTensor (dmlc/dlpack, ABI before 1.0, which every producer still speaks). */
+/* The beginning of DLPack's DLManagedTensor (dmlc/dlpack, ABI before 1.0, which every producer still speaks).
+ */
 typedef struct dl_tensor {
     void *data;
     int32_t device_type, device_id;
     int32_t ndim;
     uint8_t code, bits;
     uint16_t lanes;
-    int64_t *shape, *strides;  /* strides in elements, NULL = C-contiguous */
+    int64_t *shape, *strides; /* strides in elements, NULL = C-contiguous */
     uint64_t byte_offset;
 } dl_tensor;
 
 enum { DL_CUDA = 2, DL_CUDA_MANAGED = 13, DL_UINT = 1, DL_FLOAT = 2 };
-enum { DEFAULT_STREAM = 1 };  /* by its number in DLPack, the interface and the CUDA runtime */
+enum { DEFAULT_STREAM = 1 }; /* by its number in DLPack, the interface and the CUDA runtime */
 enum { MOST_DIMENSIONS = 4 };
 
 /* Whether object.__dlpack_device__() is a GPU's; an exception is none. */
@@ -29,12 +30,16 @@ static int offers_dlpack(PyObject *object)
     return read && (type == DL_CUDA || type == DL_CUDA_MANAGED);
 }
 
-/* Fills *array from object.__dlpack__(). 0 where it is not C-contiguous or not given, which an exception explains. */
+/* Fills *array from object.__dlpack__(). 0 where it is not C-contiguous or not given, which an exception
+ * explains. */
 static int read_dlpack(PyObject *object, dice_py_cuda_array *array)
 {
     PyObject *method = PyObject_GetAttrString(object, "__dlpack__"), *nothing = PyTuple_New(0);
-    PyObject *stream = Py_BuildValue("{s:i}", "stream", DEFAULT_STREAM);  /* it is to wait for what makes the array */
-    PyObject *capsule = method == NULL || nothing == NULL || stream == NULL ? NULL : PyObject_Call(method, nothing, stream);
+    PyObject *stream = Py_BuildValue("{s:i}", "stream",
+                                     DEFAULT_STREAM); /* it is to wait for what makes the array */
+    PyObject *capsule = method == NULL || nothing == NULL || stream == NULL
+                          ? NULL
+                          : PyObject_Call(method, nothing, stream);
     Py_XDECREF(method);
     Py_XDECREF(nothing);
     Py_XDECREF(stream);
@@ -44,19 +49,20 @@ static int read_dlpack(PyObject *object, dice_py_cuda_array *array)
     for (int axis = good ? tensor->ndim - 1 : -1; axis >= 0; axis--) {
         array->shape[axis] = (npy_intp)tensor->shape[axis];
         good &= tensor->shape[axis] >= 0
-            && (tensor->strides == NULL || tensor->shape[axis] <= 1 || tensor->strides[axis] == step);
+             && (tensor->strides == NULL || tensor->shape[axis] <= 1 || tensor->strides[axis] == step);
         step *= tensor->shape[axis];
     }
     if (!good) {
         dice_py_release(capsule);
         return 0;
     }
-    const int bytes = tensor->code == DL_UINT && tensor->bits == 8, floats = tensor->code == DL_FLOAT && tensor->bits == 32;
+    const int bytes = tensor->code == DL_UINT && tensor->bits == 8,
+              floats = tensor->code == DL_FLOAT && tensor->bits == 32;
     array->typenum = tensor->lanes != 1 ? NPY_NOTYPE : bytes ? NPY_UINT8 : floats ? NPY_FLOAT32 : NPY_NOTYPE;
     array->data = (char *)tensor->data + tensor->byte_offset;
     array->ndim = tensor->ndim;
     array->stream = DEFAULT_STREAM;
-    array->owner = capsule;  /* unused: its destructor gives the array back */
+    array->owner = capsule; /* unused: its destructor gives the array back */
     return 1;
 }
 
@@ -76,11 +82,14 @@ static int read_interface(PyObject *dict, dice_py_cuda_array *array)
     PyObject *shape = item(dict, "shape"), *type = item(dict, "typestr"), *data = item(dict, "data");
     PyObject *strides = item(dict, "strides"), *stream = item(dict, "stream");
     const char *text = type != NULL && PyUnicode_Check(type) ? PyUnicode_AsUTF8(type) : NULL;
-    if (text == NULL || shape == NULL || !PyTuple_Check(shape) || PyTuple_GET_SIZE(shape) > MOST_DIMENSIONS || data == NULL
-        || !PyTuple_Check(data) || PyTuple_GET_SIZE(data) != 2 || item(dict, "mask") != NULL) {
+    if (text == NULL || shape == NULL || !PyTuple_Check(shape) || PyTuple_GET_SIZE(shape) > MOST_DIMENSIONS
+        || data == NULL || !PyTuple_Check(data) || PyTuple_GET_SIZE(data) != 2
+        || item(dict, "mask") != NULL) {
         return 0;
     }
-    array->typenum = strcmp(text, "|u1") == 0 ? NPY_UINT8 : strcmp(text, "<f4") == 0 ? NPY_FLOAT32 : NPY_NOTYPE;
+    array->typenum = strcmp(text, "|u1") == 0 ? NPY_UINT8
+                   : strcmp(text, "<f4") == 0 ? NPY_FLOAT32
+                                              : NPY_NOTYPE;
     array->data = PyLong_AsVoidPtr(PyTuple_GET_ITEM(data, 0));
     array->stream = stream == NULL ? 0 : (uintptr_t)PyLong_AsVoidPtr(stream);
     array->ndim = (int)PyTuple_GET_SIZE(shape);
@@ -113,17 +122,21 @@ static int is_aligned(const dice_py_cuda_array *array)
     return array->typenum != NPY_FLOAT32 || (uintptr_t)array->data % sizeof(float) == 0;
 }
 
-/* With what the array's owner says (torch: that it needs a gradient, or lives on another device than the current one). */
+/* With what the array's owner says (torch: that it needs a gradient, or lives on another device than the
+ * current one). */
 static dice_status refuse(const char *argument)
 {
     PyObject *type, *value, *trace;
     PyErr_Fetch(&type, &value, &trace);
     PyObject *text = value == NULL ? NULL : PyObject_Str(value);
     const char *why = text == NULL ? NULL : PyUnicode_AsUTF8(text);
-    const dice_status status = why != NULL
-        ? dice_fail(DICE_E_INPUT, "%s: the array on the GPU cannot be had: %s", argument, why)
-        : dice_fail(DICE_E_INPUT, "%s: the array on the GPU must be C-contiguous and aligned, without a mask, and have at most 4 "
-                                  "dimensions", argument);
+    const dice_status status =
+        why != NULL ? dice_fail(DICE_E_INPUT, "%s: the array on the GPU cannot be had: %s", argument, why)
+                    : dice_fail(DICE_E_INPUT,
+                                "%s: the array on the GPU must be C-contiguous and aligned, without a mask, "
+                                "and have at most 4 "
+                                "dimensions",
+                                argument);
     Py_XDECREF(text);
     Py_XDECREF(type);
     Py_XDECREF(value);
@@ -132,8 +145,8 @@ static dice_status refuse(const char *argument)
 }
 
 /* DLPack first: it alone says when the array is ready, whatever stream makes it. */
-int dice_py_cuda(PyObject *object, const char *argument, const dice_backend *backend, const dice_options *options,
-                 dice_py_cuda_array *array)
+int dice_py_cuda(PyObject *object, const char *argument, const dice_backend *backend,
+                 const dice_options *options, dice_py_cuda_array *array)
 {
     if (PyArray_Check(object)) {
         return 0;
@@ -141,13 +154,15 @@ int dice_py_cuda(PyObject *object, const char *argument, const dice_backend *bac
     const int by_dlpack = offers_dlpack(object);
     PyObject *dict = by_dlpack ? NULL : PyObject_GetAttrString(object, "__cuda_array_interface__");
     if (dict == NULL && !by_dlpack) {
-        PyErr_Clear();  /* not on a GPU */
+        PyErr_Clear(); /* not on a GPU */
         return 0;
     }
     dice_status status = DICE_OK;
     if (backend->arrived == NULL) {
-        status = dice_fail(DICE_E_INPUT, "%s: lives on a GPU; copy it to the host, or use device=\"cuda\"", argument);
-    } else if (!(by_dlpack ? read_dlpack(object, array) : read_interface(dict, array)) || !is_aligned(array)) {
+        status = dice_fail(DICE_E_INPUT, "%s: lives on a GPU; copy it to the host, or use device=\"cuda\"",
+                           argument);
+    } else if (!(by_dlpack ? read_dlpack(object, array) : read_interface(dict, array))
+               || !is_aligned(array)) {
         status = refuse(argument);
     } else {
         size_t count = array->typenum == NPY_FLOAT32;
@@ -155,10 +170,9 @@ int dice_py_cuda(PyObject *object, const char *argument, const dice_backend *bac
             count *= (size_t)array->shape[axis];
         }
         int finite;
-        Py_BEGIN_ALLOW_THREADS
-        status = backend->arrived(options, array->stream, array->data, count, &finite);
-        Py_END_ALLOW_THREADS
-        if (status == DICE_OK && !finite) {
+        Py_BEGIN_ALLOW_THREADS status = backend->arrived(options, array->stream, array->data, count, &finite);
+        Py_END_ALLOW_THREADS if (status == DICE_OK && !finite)
+        {
             status = dice_fail(DICE_E_INPUT, "%s: holds NaN or infinity", argument);
         }
     }
@@ -173,8 +187,8 @@ int dice_py_cuda(PyObject *object, const char *argument, const dice_backend *bac
     return 1;
 }
 
-int dice_py_matrix(PyObject *object, const char *argument, const dice_backend *backend, const dice_options *options,
-                   dice_py_cuda_array *array)
+int dice_py_matrix(PyObject *object, const char *argument, const dice_backend *backend,
+                   const dice_options *options, dice_py_cuda_array *array)
 {
     const int on_gpu = dice_py_cuda(object, argument, backend, options, array);
     if (on_gpu == 1 && (array->typenum != NPY_FLOAT32 || array->ndim != 2)) {
@@ -185,8 +199,11 @@ int dice_py_matrix(PyObject *object, const char *argument, const dice_backend *b
     }
     PyArrayObject *host = on_gpu == 0 ? dice_py_array(object, NPY_FLOAT32, 2, argument) : NULL;
     if (host != NULL) {
-        *array = (dice_py_cuda_array){.data = PyArray_DATA(host), .typenum = NPY_FLOAT32, .ndim = 2,
-                                      .shape = {PyArray_DIM(host, 0), PyArray_DIM(host, 1)}, .owner = (PyObject *)host};
+        *array = (dice_py_cuda_array){.data = PyArray_DATA(host),
+                                      .typenum = NPY_FLOAT32,
+                                      .ndim = 2,
+                                      .shape = {PyArray_DIM(host, 0), PyArray_DIM(host, 1)},
+                                      .owner = (PyObject *)host};
     }
     return on_gpu == 1 || host != NULL;
 }

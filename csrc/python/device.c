@@ -48,12 +48,13 @@ static PyObject *device_moments(PyObject *Py_UNUSED(self), PyObject *args)
     if (mean != NULL && squares != NULL) {
         dice_status status;
         int negative;
-        Py_BEGIN_ALLOW_THREADS
-        status = backend->moments(there.data, (size_t)dims[0], (size_t)dims[1], &options,
-                                  PyArray_DATA((PyArrayObject *)mean), PyArray_DATA((PyArrayObject *)squares), &negative);
-        Py_END_ALLOW_THREADS
-        result = status == DICE_OK ? Py_BuildValue("(nOOO)", (Py_ssize_t)dims[0], mean, squares, negative ? Py_True : Py_False)
-                                   : dice_py_raise(status);
+        Py_BEGIN_ALLOW_THREADS status = backend->moments(there.data, (size_t)dims[0], (size_t)dims[1],
+                                                         &options, PyArray_DATA((PyArrayObject *)mean),
+                                                         PyArray_DATA((PyArrayObject *)squares), &negative);
+        Py_END_ALLOW_THREADS result = status == DICE_OK
+                                        ? Py_BuildValue("(nOOO)", (Py_ssize_t)dims[0], mean, squares,
+                                                        negative ? Py_True : Py_False)
+                                        : dice_py_raise(status);
     }
 done:
     Py_XDECREF(mean);
@@ -83,18 +84,18 @@ static PyObject *device_rank(PyObject *Py_UNUSED(self), PyObject *args)
     }
     const npy_intp *shape = there.shape;
     if (shape[0] == 0 || shape[1] == 0 || PyArray_DIM(mean, 0) != shape[1]) {
-        dice_py_raise(dice_fail(DICE_E_INPUT, "mean: got %zd values, W (%zd, %zd) wants one a column", PyArray_DIM(mean, 0),
-                                shape[0], shape[1]));
+        dice_py_raise(dice_fail(DICE_E_INPUT, "mean: got %zd values, W (%zd, %zd) wants one a column",
+                                PyArray_DIM(mean, 0), shape[0], shape[1]));
         goto done;
     }
     keep = PyArray_SimpleNew(2, shape, NPY_UINT8);
     if (keep != NULL) {
         dice_status status;
-        Py_BEGIN_ALLOW_THREADS
-        status = backend->rank(PyArray_DATA(mean), there.data, (size_t)shape[0], (size_t)shape[1], absolute, p, &options,
-                               &threshold, PyArray_DATA((PyArrayObject *)keep));
-        Py_END_ALLOW_THREADS
-        result = status == DICE_OK ? Py_BuildValue("(dO)", threshold, keep) : dice_py_raise(status);
+        Py_BEGIN_ALLOW_THREADS status = backend->rank(PyArray_DATA(mean), there.data, (size_t)shape[0],
+                                                      (size_t)shape[1], absolute, p, &options, &threshold,
+                                                      PyArray_DATA((PyArrayObject *)keep));
+        Py_END_ALLOW_THREADS result = status == DICE_OK ? Py_BuildValue("(dO)", threshold, keep)
+                                                        : dice_py_raise(status);
     }
 done:
     Py_XDECREF(mean);
@@ -105,14 +106,17 @@ done:
 
 static PyMethodDef methods[] = {
     {"cuda_status", cuda_status, METH_NOARGS,
-     "cuda_status() -> (reason, file): why no GPU can be used (\"no plug-in\", \"no driver\", \"no device\", ...) or\n"
+     "cuda_status() -> (reason, file): why no GPU can be used (\"no plug-in\", \"no driver\", \"no device\", "
+     "...) or\n"
      "None, and the file of the plug-in."},
     {"device_moments", device_moments, METH_VARARGS,
-     "device_moments(h, device) -> (N, mean, squares, negative): of the columns of h, float32 (N, D), on the host or the\n"
+     "device_moments(h, device) -> (N, mean, squares, negative): of the columns of h, float32 (N, D), on the "
+     "host or the\n"
      "device; sums of float64 on the device; whether a value is below 0."},
     {"device_rank", device_rank, METH_VARARGS,
      "device_rank(mean, W, p, absolute, device) -> (threshold, keep): what contribution_percentile and\n"
-     "contribution_keep compute, bit by bit, on the device. W: on the host or the device. keep: uint8 (M, D)."},
+     "contribution_keep compute, bit by bit, on the device. W: on the host or the device. keep: uint8 (M, "
+     "D)."},
     {NULL, NULL, 0, NULL},
 };
 

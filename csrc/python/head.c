@@ -5,8 +5,7 @@
 #include <string.h>
 
 typedef struct head_object {
-    PyObject_HEAD
-    const dice_backend *backend;
+    PyObject_HEAD const dice_backend *backend;
     dice_head *head;
     dice_options options;
     Py_ssize_t classes, features;
@@ -24,14 +23,17 @@ static void head_dealloc(PyObject *self)
 }
 
 /* b (M), on the host or a GPU, for W (M, D). 0 with InputError. */
-static int read_bias(PyObject *object, npy_intp classes, const dice_backend *backend, const dice_options *options,
-                     dice_py_cuda_array *bias)
+static int read_bias(PyObject *object, npy_intp classes, const dice_backend *backend,
+                     const dice_options *options, dice_py_cuda_array *bias)
 {
     const int on_gpu = dice_py_cuda(object, "b", backend, options, bias);
     PyArrayObject *host = on_gpu == 0 ? dice_py_array(object, NPY_FLOAT32, 1, "b") : NULL;
     if (host != NULL) {
-        *bias = (dice_py_cuda_array){.data = PyArray_DATA(host), .typenum = NPY_FLOAT32, .ndim = 1,
-                                     .shape = {PyArray_DIM(host, 0)}, .owner = (PyObject *)host};
+        *bias = (dice_py_cuda_array){.data = PyArray_DATA(host),
+                                     .typenum = NPY_FLOAT32,
+                                     .ndim = 1,
+                                     .shape = {PyArray_DIM(host, 0)},
+                                     .owner = (PyObject *)host};
     } else if (on_gpu < 1) {
         return 0;
     }
@@ -54,7 +56,8 @@ static PyArrayObject *read_keep(PyObject *object, const npy_intp *shape)
         const Py_ssize_t got = PyArray_DIM(keep, axis);
         if (got != shape[axis]) {
             Py_CLEAR(keep);
-            dice_py_raise(dice_fail(DICE_E_INPUT, "keep: got %zd along axis %d, W wants %zd", got, axis, shape[axis]));
+            dice_py_raise(
+                dice_fail(DICE_E_INPUT, "keep: got %zd along axis %d, W wants %zd", got, axis, shape[axis]));
         }
     }
     return keep;
@@ -66,8 +69,8 @@ static PyObject *head_new(PyTypeObject *type, PyObject *args, PyObject *keywords
     PyObject *weight_object, *bias_object, *keep_object = Py_None;
     const char *device = "cpu", *isa = NULL;
     int plain_products = 0;
-    if (!PyArg_ParseTupleAndKeywords(args, keywords, "OO|Oszp", names, &weight_object, &bias_object, &keep_object,
-                                     &device, &isa, &plain_products)) {
+    if (!PyArg_ParseTupleAndKeywords(args, keywords, "OO|Oszp", names, &weight_object, &bias_object,
+                                     &keep_object, &device, &isa, &plain_products)) {
         return NULL;
     }
     dice_options options = {0};
@@ -89,7 +92,8 @@ static PyObject *head_new(PyTypeObject *type, PyObject *args, PyObject *keywords
         goto done;
     }
     if (weight.shape[0] == 0 || weight.shape[1] == 0 || weight.shape[0] > INT32_MAX) {
-        dice_py_raise(dice_fail(DICE_E_INPUT, "W: got shape (%zd, %zd), want 1 to 2^31 - 1 classes and some features",
+        dice_py_raise(dice_fail(DICE_E_INPUT,
+                                "W: got shape (%zd, %zd), want 1 to 2^31 - 1 classes and some features",
                                 weight.shape[0], weight.shape[1]));
         goto done;
     }
@@ -101,11 +105,11 @@ static PyObject *head_new(PyTypeObject *type, PyObject *args, PyObject *keywords
     made->options = options;
     made->classes = weight.shape[0];
     made->features = weight.shape[1];
-    Py_BEGIN_ALLOW_THREADS
-    status = backend->head_create(weight.data, bias.data, keep == NULL ? NULL : PyArray_DATA(keep), (size_t)made->classes,
-                                  (size_t)made->features, &options, &made->head);
-    Py_END_ALLOW_THREADS
-    if (status != DICE_OK) {
+    Py_BEGIN_ALLOW_THREADS status = backend->head_create(
+        weight.data, bias.data, keep == NULL ? NULL : PyArray_DATA(keep), (size_t)made->classes,
+        (size_t)made->features, &options, &made->head);
+    Py_END_ALLOW_THREADS if (status != DICE_OK)
+    {
         Py_CLEAR(made);
         dice_py_raise(status);
     }
@@ -146,7 +150,8 @@ static PyObject *head_forward(PyObject *self, PyObject *args)
         return NULL;
     }
     if (isnan(clip) || clip == -INFINITY) {
-        return dice_py_raise(dice_fail(DICE_E_INPUT, "clip: got %g, want a number above minus infinity", clip));
+        return dice_py_raise(
+            dice_fail(DICE_E_INPUT, "clip: got %g, want a number above minus infinity", clip));
     }
     dice_py_cuda_array h = {0};
     if (!dice_py_matrix(PyTuple_GET_ITEM(args, 0), "h", object->backend, &object->options, &h)) {
@@ -159,7 +164,8 @@ static PyObject *head_forward(PyObject *self, PyObject *args)
         goto failed;
     }
     if (dims[1] != object->features) {
-        dice_py_raise(dice_fail(DICE_E_INPUT, "h: got %zd features, W wants %zd", (Py_ssize_t)dims[1], object->features));
+        dice_py_raise(dice_fail(DICE_E_INPUT, "h: got %zd features, W wants %zd", (Py_ssize_t)dims[1],
+                                object->features));
         goto failed;
     }
     npy_intp shape[2] = {dims[0], object->classes};
@@ -169,20 +175,25 @@ static PyObject *head_forward(PyObject *self, PyObject *args)
             dice_py_raise(dice_fail(DICE_E_INPUT, "score: %s is named twice", output_names[output]));
             goto failed;
         }
-        PyObject *array = output < 0 ? NULL : PyArray_SimpleNew(output == LOGITS ? 2 : 1, shape, output_types[output]);
+        PyObject *array = output < 0
+                            ? NULL
+                            : PyArray_SimpleNew(output == LOGITS ? 2 : 1, shape, output_types[output]);
         if (array == NULL) {
             goto failed;
         }
         data[output] = PyArray_DATA((PyArrayObject *)array);
         PyTuple_SET_ITEM(result, i, array);
     }
-    const dice_head_outputs outputs = {.energy = data[ENERGY], .msp = data[MSP], .maxlogit = data[MAXLOGIT],
-                                       .label = data[LABEL], .logits = data[LOGITS]};
+    const dice_head_outputs outputs = {.energy = data[ENERGY],
+                                       .msp = data[MSP],
+                                       .maxlogit = data[MAXLOGIT],
+                                       .label = data[LABEL],
+                                       .logits = data[LOGITS]};
     dice_status status;
-    Py_BEGIN_ALLOW_THREADS
-    status = object->backend->head_forward(object->head, h.data, (size_t)shape[0], (float)clip, &outputs);
-    Py_END_ALLOW_THREADS
-    if (status != DICE_OK) {
+    Py_BEGIN_ALLOW_THREADS status = object->backend->head_forward(object->head, h.data, (size_t)shape[0],
+                                                                  (float)clip, &outputs);
+    Py_END_ALLOW_THREADS if (status != DICE_OK)
+    {
         dice_py_raise(status);
         goto failed;
     }
@@ -205,14 +216,17 @@ static PyObject *head_info(PyObject *self, PyObject *Py_UNUSED(ignored))
 static PyMethodDef head_methods[] = {
     {"forward", head_forward, METH_VARARGS,
      "forward(h, clip, *names) -> tuple: of min(h, clip), h (N, D), one array a name: energy, msp, maxlogit "
-     "float64 (N,), label int32 (N,), logits float32 (N, M). The same bits for every N and number of threads."},
+     "float64 (N,), label int32 (N,), logits float32 (N, M). The same bits for every N and number of "
+     "threads."},
     {"info", head_info, METH_NOARGS, "info() -> (\"dense\", \"sparse\" or \"both\", bytes)"},
     {NULL, NULL, 0, NULL},
 };
 
 static PyType_Slot head_slots[] = {
-    {Py_tp_doc, "Head(W, b, keep=None, device=\"cpu\", isa=None, plain_products=False): the last layer W (M, D), b (M,), "
-                "or what the uint8 mask keep (M, D) leaves of it. plain_products: a GPU may take cuBLAS's, whose last bits "
+    {Py_tp_doc, "Head(W, b, keep=None, device=\"cpu\", isa=None, plain_products=False): the last layer W (M, "
+                "D), b (M,), "
+                "or what the uint8 mask keep (M, D) leaves of it. plain_products: a GPU may take cuBLAS's, "
+                "whose last bits "
                 "depend on N."},
     {Py_tp_new, head_new},
     {Py_tp_dealloc, head_dealloc},

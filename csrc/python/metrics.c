@@ -1,7 +1,7 @@
-/* Metrics of scores. See ood/metric.h. */
+/* Metrics of scores. See ood/metrics/metric.h. */
 #include "python/binding.h"
 
-#include "ood/metric.h"
+#include "ood/metrics/metric.h"
 
 /* The arguments that both functions begin with; on success the caller releases both arrays. */
 typedef struct scores {
@@ -41,13 +41,12 @@ static PyObject *metric_measure(PyObject *Py_UNUSED(self), PyObject *args)
     }
     dice_status status;
     dice_metric m;
-    Py_BEGIN_ALLOW_THREADS
-    status = dice_metric_measure(PyArray_DATA(s.id), (size_t)PyArray_SIZE(s.id), PyArray_DATA(s.ood),
-                                 (size_t)PyArray_SIZE(s.ood), &s.rule, &m);
-    Py_END_ALLOW_THREADS
-    scores_release(&s);
+    Py_BEGIN_ALLOW_THREADS status = dice_metric_measure(PyArray_DATA(s.id), (size_t)PyArray_SIZE(s.id),
+                                                        PyArray_DATA(s.ood), (size_t)PyArray_SIZE(s.ood),
+                                                        &s.rule, &m);
+    Py_END_ALLOW_THREADS scores_release(&s);
     return status != DICE_OK ? dice_py_raise(status)
-        : Py_BuildValue("(dddddd)", m.fpr, m.auroc, m.auin, m.auout, m.dterr, m.autc);
+                             : Py_BuildValue("(dddddd)", m.fpr, m.auroc, m.auin, m.auout, m.dterr, m.autc);
 }
 
 static PyObject *metric_bootstrap(PyObject *Py_UNUSED(self), PyObject *args)
@@ -57,7 +56,8 @@ static PyObject *metric_bootstrap(PyObject *Py_UNUSED(self), PyObject *args)
     Py_ssize_t replicates;
     unsigned long long seed;
     scores s;
-    if (!PyArg_ParseTuple(args, "OOiddnK", &id, &ood, &convention, &s.rule.tpr, &s.rule.miss, &replicates, &seed)
+    if (!PyArg_ParseTuple(args, "OOiddnK", &id, &ood, &convention, &s.rule.tpr, &s.rule.miss, &replicates,
+                          &seed)
         || !scores_of(id, ood, convention, &s)) {
         return NULL;
     }
@@ -65,12 +65,11 @@ static PyObject *metric_bootstrap(PyObject *Py_UNUSED(self), PyObject *args)
     PyObject *out = PyArray_SimpleNew(2, shape, NPY_FLOAT64);
     if (out != NULL) {
         dice_status status;
-        Py_BEGIN_ALLOW_THREADS
-        status = dice_metric_bootstrap(PyArray_DATA(s.id), (size_t)PyArray_SIZE(s.id), PyArray_DATA(s.ood),
-                                       (size_t)PyArray_SIZE(s.ood), &s.rule, (size_t)shape[0], seed,
-                                       PyArray_DATA((PyArrayObject *)out));
-        Py_END_ALLOW_THREADS
-        if (status != DICE_OK) {
+        Py_BEGIN_ALLOW_THREADS status = dice_metric_bootstrap(
+            PyArray_DATA(s.id), (size_t)PyArray_SIZE(s.id), PyArray_DATA(s.ood), (size_t)PyArray_SIZE(s.ood),
+            &s.rule, (size_t)shape[0], seed, PyArray_DATA((PyArrayObject *)out));
+        Py_END_ALLOW_THREADS if (status != DICE_OK)
+        {
             Py_CLEAR(out);
             dice_py_raise(status);
         }
@@ -81,9 +80,11 @@ static PyObject *metric_bootstrap(PyObject *Py_UNUSED(self), PyObject *args)
 
 static PyMethodDef methods[] = {
     {"metric_measure", metric_measure, METH_VARARGS,
-     "metric_measure(scores_id, scores_ood, convention, tpr, miss) -> (fpr, auroc, auin, auout, dterr, autc)"},
+     "metric_measure(scores_id, scores_ood, convention, tpr, miss) -> (fpr, auroc, auin, auout, dterr, "
+     "autc)"},
     {"metric_bootstrap", metric_bootstrap, METH_VARARGS,
-     "metric_bootstrap(scores_id, scores_ood, convention, tpr, miss, replicates, seed) -> float64 (replicates, 6)"},
+     "metric_bootstrap(scores_id, scores_ood, convention, tpr, miss, replicates, seed) -> float64 "
+     "(replicates, 6)"},
     {NULL, NULL, 0, NULL},
 };
 

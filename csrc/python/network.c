@@ -9,8 +9,7 @@
 #include "nn/build.h"
 
 typedef struct network {
-    PyObject_HEAD
-    const dice_backend *backend;
+    PyObject_HEAD const dice_backend *backend;
     dice_net *net;
     dice_options options;
     Py_ssize_t features, classes;
@@ -144,7 +143,8 @@ static PyObject *triple(const float v[3])
 static PyTypeObject network_type;
 
 /* The Python object of a graph on a back end; NULL with an exception set. */
-static PyObject *make_network(const dice_graph *graph, const dice_backend *backend, const dice_options *options)
+static PyObject *make_network(const dice_graph *graph, const dice_backend *backend,
+                              const dice_options *options)
 {
     network *self = (network *)network_type.tp_alloc(&network_type, 0);
     if (self == NULL) {
@@ -169,10 +169,9 @@ static PyObject *make_network(const dice_graph *graph, const dice_backend *backe
         return NULL;
     }
     dice_status status;
-    Py_BEGIN_ALLOW_THREADS
-    status = backend->net_create(graph, options, &self->net);
-    Py_END_ALLOW_THREADS
-    if (status != DICE_OK) {
+    Py_BEGIN_ALLOW_THREADS status = backend->net_create(graph, options, &self->net);
+    Py_END_ALLOW_THREADS if (status != DICE_OK)
+    {
         Py_DECREF(self);
         return dice_py_raise(status);
     }
@@ -199,7 +198,7 @@ static PyObject *py_build_graph(PyObject *Py_UNUSED(module), PyObject *args)
         || read_triple(std, "normalize: std", graph->std) < 0) {
         goto done;
     }
-    const dice_status status = dice_graph_check(graph);  /* again, for the given normalisation */
+    const dice_status status = dice_graph_check(graph); /* again, for the given normalisation */
     made = status == DICE_OK ? PyCapsule_New(graph, graph_name, free_graph) : dice_py_raise(status);
 done:
     if (made == NULL) {
@@ -228,7 +227,8 @@ static PyObject *py_make_network(PyObject *Py_UNUSED(module), PyObject *args)
     return status == DICE_OK ? make_network(graph, backend, &options) : dice_py_raise(status);
 }
 
-/* *view = images that live on a GPU: 1, 0 where they do not, -1 with an exception set. The caller releases *owner. */
+/* *view = images that live on a GPU: 1, 0 where they do not, -1 with an exception set. The caller releases
+ * *owner. */
 static int read_cuda_images(const network *self, PyObject *object, dice_images *view, PyObject **owner)
 {
     dice_py_cuda_array array = {0};
@@ -240,11 +240,14 @@ static int read_cuda_images(const network *self, PyObject *object, dice_images *
     if (array.typenum == NPY_NOTYPE || array.ndim != 4 || array.shape[bytes ? 3 : 1] != 3
         || array.shape[bytes ? 1 : 2] > INT32_MAX || array.shape[bytes ? 2 : 3] > INT32_MAX) {
         dice_py_release(array.owner);
-        dice_py_raise(dice_fail(DICE_E_INPUT, "images: on the GPU, want uint8 (N, H, W, 3) or float32 (N, 3, H, W)"));
+        dice_py_raise(
+            dice_fail(DICE_E_INPUT, "images: on the GPU, want uint8 (N, H, W, 3) or float32 (N, 3, H, W)"));
         return -1;
     }
-    *view = (dice_images){.bytes = bytes ? array.data : NULL, .floats = bytes ? NULL : array.data,
-                          .n = (size_t)array.shape[0], .height = (int32_t)array.shape[bytes ? 1 : 2],
+    *view = (dice_images){.bytes = bytes ? array.data : NULL,
+                          .floats = bytes ? NULL : array.data,
+                          .n = (size_t)array.shape[0],
+                          .height = (int32_t)array.shape[bytes ? 1 : 2],
                           .width = (int32_t)array.shape[bytes ? 2 : 3]};
     *owner = array.owner;
     return 1;
@@ -262,13 +265,15 @@ static PyArrayObject *read_images(PyObject *object, dice_images *view)
     PyArrayObject *array = NULL;
     if (type != NPY_UINT8 && type != NPY_FLOAT32) {
         PyObject *name = PyObject_Str((PyObject *)PyArray_DESCR(any));
-        dice_py_raise(dice_fail(DICE_E_INPUT, "images: got dtype %s, want uint8 (N, H, W, 3) or float32 (N, 3, H, W)",
+        dice_py_raise(dice_fail(DICE_E_INPUT,
+                                "images: got dtype %s, want uint8 (N, H, W, 3) or float32 (N, 3, H, W)",
                                 name == NULL ? "?" : PyUnicode_AsUTF8(name)));
         Py_XDECREF(name);
     } else if (PyArray_NDIM(any) != 4 || PyArray_DIM(any, channels_axis) != 3) {
         PyObject *shape = PyObject_GetAttrString((PyObject *)any, "shape");
         PyObject *text = shape == NULL ? NULL : PyObject_Str(shape);
-        dice_py_raise(dice_fail(DICE_E_INPUT, "images: got %s %s, want %s", type == NPY_UINT8 ? "uint8" : "float32",
+        dice_py_raise(dice_fail(DICE_E_INPUT, "images: got %s %s, want %s",
+                                type == NPY_UINT8 ? "uint8" : "float32",
                                 text == NULL ? "?" : PyUnicode_AsUTF8(text),
                                 type == NPY_UINT8 ? "(N, H, W, 3)" : "(N, 3, H, W)"));
         Py_XDECREF(text);
@@ -303,17 +308,16 @@ static PyObject *forward(PyObject *object, PyObject *argument)
         return NULL;
     }
     PyObject *result = NULL;
-    const npy_intp h_shape[2] = {(npy_intp)images.n, self->features}, z_shape[2] = {(npy_intp)images.n, self->classes};
+    const npy_intp h_shape[2] = {(npy_intp)images.n, self->features},
+                   z_shape[2] = {(npy_intp)images.n, self->classes};
     PyObject *h = PyArray_SimpleNew(2, h_shape, NPY_FLOAT32), *z = PyArray_SimpleNew(2, z_shape, NPY_FLOAT32);
     if (h == NULL || z == NULL) {
         goto done;
     }
     dice_status status;
-    Py_BEGIN_ALLOW_THREADS
-    status = self->backend->net_forward(self->net, &images, PyArray_DATA((PyArrayObject *)h),
-                                        PyArray_DATA((PyArrayObject *)z));
-    Py_END_ALLOW_THREADS
-    result = status == DICE_OK ? PyTuple_Pack(2, h, z) : dice_py_raise(status);
+    Py_BEGIN_ALLOW_THREADS status = self->backend->net_forward(
+        self->net, &images, PyArray_DATA((PyArrayObject *)h), PyArray_DATA((PyArrayObject *)z));
+    Py_END_ALLOW_THREADS result = status == DICE_OK ? PyTuple_Pack(2, h, z) : dice_py_raise(status);
 done:
     Py_XDECREF(h);
     Py_XDECREF(z);
@@ -386,8 +390,7 @@ static PyGetSetDef network_getset[] = {
 };
 
 static PyTypeObject network_type = {
-    PyVarObject_HEAD_INIT(NULL, 0)
-    .tp_name = "dice._core.Network",
+    PyVarObject_HEAD_INIT(NULL, 0).tp_name = "dice._core.Network",
     .tp_doc = "A network made ready by one back end; made by make_network.",
     .tp_basicsize = sizeof(network),
     .tp_flags = Py_TPFLAGS_DEFAULT,
@@ -400,7 +403,8 @@ static PyTypeObject network_type = {
 static PyMethodDef methods[] = {
     {"build_graph", py_build_graph, METH_VARARGS,
      "build_graph(arch, weights, mean, std) -> graph\n\n"
-     "arch: str, or None to recognise it; weights: {name: array}, copied; mean, std: three floats or None for the\n"
+     "arch: str, or None to recognise it; weights: {name: array}, copied; mean, std: three floats or None "
+     "for the\n"
      "architecture's. The graph can be given to make_network as often as wanted."},
     {"make_network", py_make_network, METH_VARARGS,
      "make_network(graph, precision, isa, device) -> Network\n\n"

@@ -1,16 +1,18 @@
-/* Statistics of features and DICE's ranking. See ood/moments.h and ood/contribution.h. */
+/* Statistics of features and DICE's ranking. See ood/fit/moments.h and ood/fit/contribution.h. */
 #include "python/binding.h"
 
-#include "ood/contribution.h"
-#include "ood/moments.h"
+#include "ood/fit/contribution.h"
+#include "ood/fit/moments.h"
 
-/* The state of a dice.moments.Moments: its own writable float64 (4, D). */
+/* The state of a dice.stats.moments.Moments: its own writable float64 (4, D). */
 static int moments_of(PyObject *state, unsigned long long count, const char *argument, dice_moments *out)
 {
     if (!PyArray_Check(state) || PyArray_TYPE((PyArrayObject *)state) != NPY_FLOAT64
-        || PyArray_NDIM((PyArrayObject *)state) != 2 || PyArray_DIM((PyArrayObject *)state, 0) != DICE_MOMENTS_ROWS
+        || PyArray_NDIM((PyArrayObject *)state) != 2
+        || PyArray_DIM((PyArrayObject *)state, 0) != DICE_MOMENTS_ROWS
         || !PyArray_ISCARRAY((PyArrayObject *)state)) {
-        dice_py_raise(dice_fail(DICE_E_INPUT, "%s: want a writable contiguous float64 array (4, D)", argument));
+        dice_py_raise(
+            dice_fail(DICE_E_INPUT, "%s: want a writable contiguous float64 array (4, D)", argument));
         return 0;
     }
     out->features = (size_t)PyArray_DIM((PyArrayObject *)state, 1);
@@ -24,7 +26,8 @@ static PyObject *moments_add(PyObject *Py_UNUSED(self), PyObject *args)
     PyObject *state, *x_object;
     unsigned long long count;
     dice_moments moments;
-    if (!PyArg_ParseTuple(args, "OKO", &state, &count, &x_object) || !moments_of(state, count, "state", &moments)) {
+    if (!PyArg_ParseTuple(args, "OKO", &state, &count, &x_object)
+        || !moments_of(state, count, "state", &moments)) {
         return NULL;
     }
     PyArrayObject *x = dice_py_array(x_object, NPY_FLOAT64, 2, "h");
@@ -34,10 +37,11 @@ static PyObject *moments_add(PyObject *Py_UNUSED(self), PyObject *args)
     dice_status status;
     int negative = 0;
     if ((size_t)PyArray_DIM(x, 1) != moments.features) {
-        status = dice_fail(DICE_E_INPUT, "h: got %zd features, want %zu", (Py_ssize_t)PyArray_DIM(x, 1), moments.features);
+        status = dice_fail(DICE_E_INPUT, "h: got %zd features, want %zu", (Py_ssize_t)PyArray_DIM(x, 1),
+                           moments.features);
     } else {
-        Py_BEGIN_ALLOW_THREADS
-        status = dice_moments_add(&moments, PyArray_DATA(x), (size_t)PyArray_DIM(x, 0), &negative);
+        Py_BEGIN_ALLOW_THREADS status = dice_moments_add(&moments, PyArray_DATA(x), (size_t)PyArray_DIM(x, 0),
+                                                         &negative);
         Py_END_ALLOW_THREADS
     }
     Py_DECREF(x);
@@ -55,7 +59,8 @@ static PyObject *moments_merge(PyObject *Py_UNUSED(self), PyObject *args)
         return NULL;
     }
     if (into.features != other.features) {
-        return dice_py_raise(dice_fail(DICE_E_INPUT, "other: got %zu features, want %zu", other.features, into.features));
+        return dice_py_raise(
+            dice_fail(DICE_E_INPUT, "other: got %zu features, want %zu", other.features, into.features));
     }
     dice_moments_merge(&into, &other);
     Py_RETURN_NONE;
@@ -84,8 +89,11 @@ static int contribution_of(PyObject *mean_object, PyObject *weight_object, int a
         Py_CLEAR(*weight);
         return 0;
     }
-    *out = (dice_contribution){.mean = PyArray_DATA(*mean), .weight = PyArray_DATA(*weight),
-                               .classes = (size_t)shape[0], .features = (size_t)shape[1], .absolute = absolute};
+    *out = (dice_contribution){.mean = PyArray_DATA(*mean),
+                               .weight = PyArray_DATA(*weight),
+                               .classes = (size_t)shape[0],
+                               .features = (size_t)shape[1],
+                               .absolute = absolute};
     return 1;
 }
 
@@ -101,10 +109,8 @@ static PyObject *contribution_percentile(PyObject *Py_UNUSED(self), PyObject *ar
         return NULL;
     }
     dice_status status;
-    Py_BEGIN_ALLOW_THREADS
-    status = dice_contribution_percentile(&v, p, &threshold);
-    Py_END_ALLOW_THREADS
-    Py_DECREF(mean);
+    Py_BEGIN_ALLOW_THREADS status = dice_contribution_percentile(&v, p, &threshold);
+    Py_END_ALLOW_THREADS Py_DECREF(mean);
     Py_DECREF(weight);
     return status == DICE_OK ? PyFloat_FromDouble(threshold) : dice_py_raise(status);
 }
@@ -123,10 +129,10 @@ static PyObject *contribution_keep(PyObject *Py_UNUSED(self), PyObject *args)
     PyObject *keep = PyArray_SimpleNew(2, PyArray_DIMS(weight), NPY_UINT8);
     if (keep != NULL) {
         dice_status status;
-        Py_BEGIN_ALLOW_THREADS
-        status = dice_contribution_keep(&v, threshold, PyArray_DATA((PyArrayObject *)keep));
-        Py_END_ALLOW_THREADS
-        if (status != DICE_OK) {
+        Py_BEGIN_ALLOW_THREADS status = dice_contribution_keep(&v, threshold,
+                                                               PyArray_DATA((PyArrayObject *)keep));
+        Py_END_ALLOW_THREADS if (status != DICE_OK)
+        {
             Py_CLEAR(keep);
             dice_py_raise(status);
         }
@@ -138,7 +144,8 @@ static PyObject *contribution_keep(PyObject *Py_UNUSED(self), PyObject *args)
 
 static PyMethodDef methods[] = {
     {"moments_add", moments_add, METH_VARARGS,
-     "moments_add(state, count, h) -> bool: adds h (N, D) to the state of `count` images; True if some h < 0."},
+     "moments_add(state, count, h) -> bool: adds h (N, D) to the state of `count` images; True if some h < "
+     "0."},
     {"moments_merge", moments_merge, METH_VARARGS,
      "moments_merge(state, count, other, other_count): adds the other state to the first."},
     {"contribution_percentile", contribution_percentile, METH_VARARGS,

@@ -22,7 +22,8 @@ static int get_floats(PyObject *dict, const char *key, size_t count, dice_graph 
         return 0;
     }
     PyArrayObject *array = PyArray_Check(value)
-        ? dice_py_array(value, NPY_FLOAT32, PyArray_NDIM((PyArrayObject *)value), key) : NULL;
+                             ? dice_py_array(value, NPY_FLOAT32, PyArray_NDIM((PyArrayObject *)value), key)
+                             : NULL;
     if (array == NULL) {
         return -1;
     }
@@ -58,10 +59,15 @@ static int read_kind(PyObject *dict, dice_op_kind *kind)
 
 static int push_op(PyObject *dict, int index, dice_graph *graph)
 {
-    dice_op op = {.x = get_int(dict, "x", DICE_NONE), .y = get_int(dict, "y", DICE_NONE),
-                  .residual = get_int(dict, "residual", DICE_NONE), .kernel = get_int(dict, "kernel", 1),
-                  .stride = get_int(dict, "stride", 1), .pad = get_int(dict, "pad", 0),
-                  .groups = get_int(dict, "groups", 1), .eps = 1e-5f, .relu = get_int(dict, "relu", 0),
+    dice_op op = {.x = get_int(dict, "x", DICE_NONE),
+                  .y = get_int(dict, "y", DICE_NONE),
+                  .residual = get_int(dict, "residual", DICE_NONE),
+                  .kernel = get_int(dict, "kernel", 1),
+                  .stride = get_int(dict, "stride", 1),
+                  .pad = get_int(dict, "pad", 0),
+                  .groups = get_int(dict, "groups", 1),
+                  .eps = 1e-5f,
+                  .relu = get_int(dict, "relu", 0),
                   .zero_padded = get_int(dict, "zero_padded", 0)};
     snprintf(op.name, sizeof op.name, "%d", index);
     if (PyErr_Occurred() || read_kind(dict, &op.kind) < 0) {
@@ -116,8 +122,10 @@ static PyObject *run(const dice_graph *graph, PyArrayObject *x, const dice_backe
     dice_plan plan = {0};
     dice_net *net = NULL;
     PyObject *y = NULL;
-    const dice_images images = {.floats = PyArray_DATA(x), .n = (size_t)PyArray_DIM(x, 0),
-                                .height = (int32_t)PyArray_DIM(x, 2), .width = (int32_t)PyArray_DIM(x, 3)};
+    const dice_images images = {.floats = PyArray_DATA(x),
+                                .n = (size_t)PyArray_DIM(x, 0),
+                                .height = (int32_t)PyArray_DIM(x, 2),
+                                .width = (int32_t)PyArray_DIM(x, 3)};
     dice_status status = dice_graph_check(graph);
     if (status == DICE_OK && PyArray_DIM(x, 1) != graph->tensors[graph->input].channels) {
         status = dice_fail(DICE_E_INPUT, "x: got %zd channels, want %d", PyArray_DIM(x, 1),
@@ -133,8 +141,8 @@ static PyObject *run(const dice_graph *graph, PyArrayObject *x, const dice_backe
         y = status == DICE_OK ? PyArray_SimpleNew(4, shape, NPY_FLOAT32) : NULL;
     }
     if (y != NULL) {
-        Py_BEGIN_ALLOW_THREADS
-        status = backend->net_forward(net, &images, PyArray_DATA((PyArrayObject *)y), NULL);
+        Py_BEGIN_ALLOW_THREADS status = backend->net_forward(net, &images, PyArray_DATA((PyArrayObject *)y),
+                                                             NULL);
         Py_END_ALLOW_THREADS
     }
     if (status != DICE_OK) {
@@ -153,8 +161,8 @@ static PyObject *run_ops(PyObject *Py_UNUSED(module), PyObject *args)
     PyObject *tensors, *ops, *object, *y = NULL;
     int output, winograd = 0;
     const char *isa, *precision, *device = "cpu";
-    if (!PyArg_ParseTuple(args, "O!O!Oizs|ps", &PyList_Type, &tensors, &PyList_Type, &ops, &object, &output, &isa,
-                          &precision, &winograd, &device)) {
+    if (!PyArg_ParseTuple(args, "O!O!Oizs|ps", &PyList_Type, &tensors, &PyList_Type, &ops, &object, &output,
+                          &isa, &precision, &winograd, &device)) {
         return NULL;
     }
     dice_options options = {0};
@@ -196,9 +204,12 @@ done:
 
 static PyMethodDef methods[] = {
     {"run_ops", run_ops, METH_VARARGS,
-     "run_ops(tensors, ops, x, output, isa, precision, winograd=False, device=\"cpu\") -> float32 (N, C, H, W)\n\n"
-     "Test face. tensors: [(channels, parent or -1, offset)], the first is the input; ops: dicts with the fields of\n"
-     "dice_op in csrc/nn/graph.h and kind \"conv\", \"maxpool\", \"avgpool\", \"global_mean\" or \"groupnorm\";\n"
+     "run_ops(tensors, ops, x, output, isa, precision, winograd=False, device=\"cpu\") -> float32 (N, C, H, "
+     "W)\n\n"
+     "Test face. tensors: [(channels, parent or -1, offset)], the first is the input; ops: dicts with the "
+     "fields of\n"
+     "dice_op in csrc/nn/graph.h and kind \"conv\", \"maxpool\", \"avgpool\", \"global_mean\" or "
+     "\"groupnorm\";\n"
      "x: float32 (N, C, H, W); output: index of the tensor to return; winograd allows F(2 x 2, 3 x 3)."},
     {NULL, NULL, 0, NULL},
 };

@@ -65,8 +65,7 @@ static PyObject *peak_gflops(PyObject *Py_UNUSED(self), PyObject *args)
     double gflops = 0;
     dice_status status = dice_isa_select(name, &isa);
     if (status == DICE_OK) {
-        Py_BEGIN_ALLOW_THREADS
-        status = dice_cpu_peak(isa, &gflops);
+        Py_BEGIN_ALLOW_THREADS status = dice_cpu_peak(isa, &gflops);
         Py_END_ALLOW_THREADS
     }
     return status == DICE_OK ? PyFloat_FromDouble(gflops) : dice_py_raise(status);
@@ -77,10 +76,12 @@ static PyMethodDef methods[] = {
      "isa_select(name=None) -> str: the instruction set to use; None means DICE_ISA, else the native one."},
     {"isa_native", isa_native, METH_NOARGS, "isa_native() -> str: the best instruction set of this machine."},
     {"threads_count", threads_count, METH_NOARGS, "threads_count() -> int: threads of the pool."},
-    {"threads_set", threads_set, METH_VARARGS, "threads_set(n): threads of the pool; 0 is the default again."},
+    {"threads_set", threads_set, METH_VARARGS,
+     "threads_set(n): threads of the pool; 0 is the default again."},
     {"peak_gflops", peak_gflops, METH_VARARGS,
      "peak_gflops(isa=None) -> float: the float32 peak of one core, measured, in GFLOP/s."},
-    {"_memory_fail_at", memory_fail_at, METH_VARARGS, "Test hook: make the n-th allocation from now fail once."},
+    {"_memory_fail_at", memory_fail_at, METH_VARARGS,
+     "Test hook: make the n-th allocation from now fail once."},
     {"_memory_live", memory_live, METH_NOARGS, "Test hook: blocks that the core holds."},
     {NULL, NULL, 0, NULL},
 };
@@ -89,7 +90,7 @@ int dice_py_add_runtime(PyObject *module)
 {
     int count;
     const dice_status status = dice_threads_default(&count);
-    if (status != DICE_OK) {  /* refused on import, since nothing later asks for the status */
+    if (status != DICE_OK) { /* refused on import, since nothing later asks for the status */
         dice_py_raise(status);
         return -1;
     }

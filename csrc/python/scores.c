@@ -1,9 +1,9 @@
 /* Scores of rows. See ood/score.h. */
 #include "python/binding.h"
 
-#include "ood/bins.h"
-#include "ood/score.h"
-#include "ood/score_klm.h"
+#include "ood/scores/bins.h"
+#include "ood/scores/score.h"
+#include "ood/scores/klm.h"
 
 enum { MAX_ARRAYS = 4 };
 
@@ -19,7 +19,9 @@ int dice_py_rows(PyObject *object, const char *argument, PyArrayObject **array, 
         dice_py_raise(dice_fail(DICE_E_INPUT, "%s: has no columns", argument));
         return 0;
     }
-    *out = (dice_rows){.data = PyArray_DATA(*array), .is_double = is_double, .n = (size_t)PyArray_DIM(*array, 0),
+    *out = (dice_rows){.data = PyArray_DATA(*array),
+                       .is_double = is_double,
+                       .n = (size_t)PyArray_DIM(*array, 0),
                        .width = (size_t)PyArray_DIM(*array, 1)};
     return 1;
 }
@@ -44,20 +46,22 @@ static PyObject *score(PyObject *Py_UNUSED(self), PyObject *args)
 {
     const char *name;
     PyObject *z_object, *h_object, *array_tuple, *number_tuple, *result = NULL;
-    if (!PyArg_ParseTuple(args, "sOOO!O!", &name, &z_object, &h_object, &PyTuple_Type, &array_tuple, &PyTuple_Type,
-                          &number_tuple)) {
+    if (!PyArg_ParseTuple(args, "sOOO!O!", &name, &z_object, &h_object, &PyTuple_Type, &array_tuple,
+                          &PyTuple_Type, &number_tuple)) {
         return NULL;
     }
     const dice_score_rule *rule = dice_score_find(name);
     if (rule == NULL || PyTuple_GET_SIZE(number_tuple) != rule->numbers || rule->numbers > MAX_ARRAYS) {
-        return dice_py_raise(dice_fail(DICE_E_INPUT, "rule: got %s with %zd numbers", name, PyTuple_GET_SIZE(number_tuple)));
+        return dice_py_raise(
+            dice_fail(DICE_E_INPUT, "rule: got %s with %zd numbers", name, PyTuple_GET_SIZE(number_tuple)));
     }
     PyArrayObject *z_array = NULL, *h_array = NULL, *arrays[MAX_ARRAYS] = {NULL};
     const double *data[MAX_ARRAYS] = {NULL};
     double numbers[MAX_ARRAYS] = {0};
     dice_rows z = {0}, h = {0};
     const int reads_z = rule->reads[0] == 'z', reads_h = rule->reads[reads_z] == 'h';
-    if ((reads_z && !dice_py_rows(z_object, "z", &z_array, &z)) || (reads_h && !dice_py_rows(h_object, "h", &h_array, &h))) {
+    if ((reads_z && !dice_py_rows(z_object, "z", &z_array, &z))
+        || (reads_h && !dice_py_rows(h_object, "h", &h_array, &h))) {
         goto done;
     }
     if (reads_z && reads_h && z.n != h.n) {
@@ -80,8 +84,9 @@ static PyObject *score(PyObject *Py_UNUSED(self), PyObject *args)
             goto done;
         }
         if ((size_t)PyArray_SIZE(arrays[i]) != want) {
-            dice_py_raise(dice_fail(DICE_E_INPUT, "%s: fitted array %zd has %zd numbers, %zu classes and %zu features want %zu",
-                                    name, i, (Py_ssize_t)PyArray_SIZE(arrays[i]), z.width, h.width, want));
+            dice_py_raise(dice_fail(
+                DICE_E_INPUT, "%s: fitted array %zd has %zd numbers, %zu classes and %zu features want %zu",
+                name, i, (Py_ssize_t)PyArray_SIZE(arrays[i]), z.width, h.width, want));
             goto done;
         }
         data[i] = PyArray_DATA(arrays[i]);
@@ -90,11 +95,10 @@ static PyObject *score(PyObject *Py_UNUSED(self), PyObject *args)
     result = PyArray_SimpleNew(rule->outputs == 1 ? 1 : 2, shape_out, NPY_FLOAT64);
     if (result != NULL) {
         dice_status status;
-        Py_BEGIN_ALLOW_THREADS
-        status = dice_score_run(rule, reads_z ? &z : NULL, reads_h ? &h : NULL, data, numbers,
-                                PyArray_DATA((PyArrayObject *)result));
-        Py_END_ALLOW_THREADS
-        if (status != DICE_OK) {
+        Py_BEGIN_ALLOW_THREADS status = dice_score_run(rule, reads_z ? &z : NULL, reads_h ? &h : NULL, data,
+                                                       numbers, PyArray_DATA((PyArrayObject *)result));
+        Py_END_ALLOW_THREADS if (status != DICE_OK)
+        {
             Py_CLEAR(result);
             dice_py_raise(status);
         }
@@ -114,7 +118,8 @@ static PyObject *score_klm(PyObject *Py_UNUSED(self), PyObject *args)
     PyObject *z_object, *typical_object, *result = NULL;
     PyArrayObject *z_array = NULL, *typical = NULL;
     dice_rows z;
-    if (!PyArg_ParseTuple(args, "OO", &z_object, &typical_object) || !dice_py_rows(z_object, "z", &z_array, &z)
+    if (!PyArg_ParseTuple(args, "OO", &z_object, &typical_object)
+        || !dice_py_rows(z_object, "z", &z_array, &z)
         || (typical = dice_py_array(typical_object, NPY_FLOAT64, 2, "log_typical")) == NULL) {
         goto done;
     }
@@ -123,11 +128,11 @@ static PyObject *score_klm(PyObject *Py_UNUSED(self), PyObject *args)
                                 (Py_ssize_t)PyArray_DIM(typical, 1)));
     } else if ((result = PyArray_SimpleNew(1, PyArray_DIMS(z_array), NPY_FLOAT64)) != NULL) {
         dice_status status;
-        Py_BEGIN_ALLOW_THREADS
-        status = dice_score_klm(&z, PyArray_DATA(typical), (size_t)PyArray_DIM(typical, 0),
-                                PyArray_DATA((PyArrayObject *)result));
-        Py_END_ALLOW_THREADS
-        if (status != DICE_OK) {
+        Py_BEGIN_ALLOW_THREADS status = dice_score_klm(&z, PyArray_DATA(typical),
+                                                       (size_t)PyArray_DIM(typical, 0),
+                                                       PyArray_DATA((PyArrayObject *)result));
+        Py_END_ALLOW_THREADS if (status != DICE_OK)
+        {
             Py_CLEAR(result);
             dice_py_raise(status);
         }
@@ -153,10 +158,11 @@ static PyObject *count_bins(PyObject *Py_UNUSED(self), PyObject *args)
     dice_status status;
     if (PyArray_TYPE(to) != NPY_FLOAT64 || PyArray_NDIM(to) != 2 || !PyArray_ISCARRAY(to)
         || (size_t)PyArray_DIM(to, 0) != rows.n || PyArray_DIM(to, 1) == 0 || !(low < high)) {
-        status = dice_fail(DICE_E_INPUT, "counts: want a writable float64 array of %zu rows, and low < high", rows.n);
+        status = dice_fail(DICE_E_INPUT, "counts: want a writable float64 array of %zu rows, and low < high",
+                           rows.n);
     } else {
-        Py_BEGIN_ALLOW_THREADS
-        status = dice_bins_count(&rows, low, high, (size_t)PyArray_DIM(to, 1), PyArray_DATA(to));
+        Py_BEGIN_ALLOW_THREADS status = dice_bins_count(&rows, low, high, (size_t)PyArray_DIM(to, 1),
+                                                        PyArray_DATA(to));
         Py_END_ALLOW_THREADS
     }
     Py_DECREF(array);
@@ -168,12 +174,16 @@ static PyObject *count_bins(PyObject *Py_UNUSED(self), PyObject *args)
 
 static PyMethodDef methods[] = {
     {"score", score, METH_VARARGS,
-     "score(rule, z, h, arrays, numbers) -> float64 (N,) or (N, outputs): a row rule's scores of logits z (N, C) and "
-     "features h (N, D), float32 or float64; None for what the rule does not read. The same bits for every N."},
+     "score(rule, z, h, arrays, numbers) -> float64 (N,) or (N, outputs): a row rule's scores of logits z "
+     "(N, C) and "
+     "features h (N, D), float32 or float64; None for what the rule does not read. The same bits for every "
+     "N."},
     {"count_bins", count_bins, METH_VARARGS,
-     "count_bins(rows, low, high, counts): counts (N, bins) += numbers of each row in each equal part of [low, high)."},
+     "count_bins(rows, low, high, counts): counts (N, bins) += numbers of each row in each equal part of "
+     "[low, high)."},
     {"score_klm", score_klm, METH_VARARGS,
-     "score_klm(z, log_typical) -> float64 (N,): -min over k of KL(softmax(z) || d_k), log_typical (K, C) = log d_k."},
+     "score_klm(z, log_typical) -> float64 (N,): -min over k of KL(softmax(z) || d_k), log_typical (K, C) = "
+     "log d_k."},
     {NULL, NULL, 0, NULL},
 };
 

@@ -12,7 +12,8 @@
 void check(int holds, const char *text, const char *file, int line)
 {
     if (!holds) {
-        fprintf(stderr, "%s:%d: does not hold: %s (last detail: %s)\n", file, line, text, dice_status_detail());
+        fprintf(stderr, "%s:%d: does not hold: %s (last detail: %s)\n", file, line, text,
+                dice_status_detail());
         exit(1);
     }
 }

@@ -38,7 +38,8 @@ static void test_memory(void)
     dice_free(NULL);
     CHECK(dice_memory_live() == before);
 
-    static const size_t too_much[][2] = {{SIZE_MAX, 2}, {SIZE_MAX / 2 + 1, 2}, {SIZE_MAX / 8 + 1, 8}, {SIZE_MAX, 1}};
+    static const size_t too_much[][2] = {
+        {SIZE_MAX, 2}, {SIZE_MAX / 2 + 1, 2}, {SIZE_MAX / 8 + 1, 8}, {SIZE_MAX, 1}};
     for (size_t i = 0; i < sizeof too_much / sizeof *too_much; i++) {
         void *memory = &memory;
         CHECK(dice_alloc(too_much[i][0], too_much[i][1], &memory) == DICE_E_MEMORY);

@@ -27,7 +27,7 @@ static void add_weight(const char *name, int32_t ndim, int32_t a, int32_t b, int
     const size_t count = (size_t)a * (ndim > 1 ? (size_t)b : 1) * (ndim > 2 ? (size_t)(side * side) : 1);
     float *data = guarded(count * sizeof *data);
     for (size_t i = 0; i < count; i++) {
-        data[i] = 0.1f * (float)(i % 7 + 1);  /* positive: some are variances */
+        data[i] = 0.1f * (float)(i % 7 + 1); /* positive: some are variances */
     }
     w->data = data;
 }
@@ -81,7 +81,7 @@ static dice_status scenario(void)
     if (status == DICE_OK) {
         status = backend->net_create(graph, &options, &net);
     }
-    dice_graph_free(graph);  /* the network refers to nothing of it */
+    dice_graph_free(graph); /* the network refers to nothing of it */
     if (status == DICE_OK) {
         status = backend->net_forward(net, &images, features, logits);
     }
@@ -101,11 +101,11 @@ void test_network(void)
         for (int isa = DICE_ISA_SCALAR; isa <= (int)dice_isa_native(); isa++) {
             options.isa = (dice_isa)isa;
             CHECK(dice_backend_find("cpu", &options, &backend) == DICE_OK);
-            CHECK(scenario() == DICE_OK);  /* starts the pool, whose own blocks stay */
+            CHECK(scenario() == DICE_OK); /* starts the pool, whose own blocks stay */
             memset(features, 0, IMAGES * FEATURES * sizeof *features);
             check_failed_allocations(scenario);
             CHECK(features[0] > 0);
-            CHECK(memcmp(features, features + FEATURES, FEATURES * sizeof *features) == 0);  /* equal images */
+            CHECK(memcmp(features, features + FEATURES, FEATURES * sizeof *features) == 0); /* equal images */
         }
     }
 }

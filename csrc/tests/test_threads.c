@@ -15,7 +15,7 @@
 enum { THREADS = 4, MOST = 1000 };
 
 typedef struct tally {
-    atomic_int seen[MOST];   /* how often each task ran */
+    atomic_int seen[MOST];    /* how often each task ran */
     atomic_int busy[THREADS]; /* tasks that run with this `thread` now */
 } tally;
 
@@ -47,7 +47,7 @@ static void test_every_task_runs_once(void)
             check_all_run_once(counts[i]);
         }
     }
-    for (int i = 0; i < 2000; i++) {  /* short jobs in a train: workers spin or sleep in between */
+    for (int i = 0; i < 2000; i++) { /* short jobs in a train: workers spin or sleep in between */
         check_all_run_once(3);
         if (i % 500 == 0) {
             usleep(2000);
@@ -97,8 +97,8 @@ static void check_two_threads_work(void)
 }
 
 typedef struct nest {
-    atomic_int *ran;  /* inner tasks */
-    int thread;       /* of the outer task */
+    atomic_int *ran; /* inner tasks */
+    int thread;      /* of the outer task */
 } nest;
 
 static dice_status inner_task(void *context, size_t index, int thread)
@@ -158,7 +158,7 @@ static void check_child(void)
     const pid_t child = fork();
     CHECK(child >= 0);
     if (child == 0) {
-        alarm(20);  /* a deadlock ends here, with a status that is not 0 */
+        alarm(20); /* a deadlock ends here, with a status that is not 0 */
         check_two_threads_work();
         check_all_run_once(97);
         _exit(0);
@@ -181,15 +181,15 @@ static void *keep_busy(void *argument)
 
 static void test_fork_under_way(void)
 {
-    check_child();  /* the pool is idle */
+    check_child(); /* the pool is idle */
     pthread_t busy;
     CHECK(pthread_create(&busy, NULL, keep_busy, NULL) == 0);
     for (int i = 0; i < 20; i++) {
-        check_child();  /* another thread holds the pool */
+        check_child(); /* another thread holds the pool */
     }
     atomic_store(&stop, 1);
     CHECK(pthread_join(busy, NULL) == 0);
-    check_all_run_once(97);  /* the parent's pool goes on */
+    check_all_run_once(97); /* the parent's pool goes on */
 }
 
 static dice_status run_here(void *context, size_t index, int thread)
@@ -206,7 +206,7 @@ static void test_no_memory_for_workers(void)
     const pid_t child = fork();
     CHECK(child >= 0);
     if (child == 0) {
-        for (long n = 1; n <= 2; n++) {  /* the pool; its first worker */
+        for (long n = 1; n <= 2; n++) { /* the pool; its first worker */
             atomic_int runs = 0;
             dice_memory_fail_at(n);
             CHECK(dice_parallel_for(8, run_here, &runs) == DICE_OK);

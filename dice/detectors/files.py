@@ -23,16 +23,16 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from dice import __version__
-from dice.activations import ASH, SCALE, VRA, Clip
 from dice.arrays import as_array
-from dice.detectors._bank import Bank
-from dice.detectors._base import Detector
-from dice.detectors._sample import Thinned
+from dice.detectors.activations import ASH, SCALE, VRA, Clip
+from dice.detectors.bank import Bank
+from dice.detectors.base import Detector
+from dice.detectors.sample import Thinned
 from dice.errors import InputError
 from dice.io.files import CHUNK, PathLike, opened, write_atomic
-from dice.moments import ClassMoments, Moments
-from dice.quantiles import ValueHistogram
-from dice.thresholds import Calibration
+from dice.stats.moments import ClassMoments, Moments
+from dice.stats.quantiles import ValueHistogram
+from dice.stats.thresholds import Calibration
 
 __all__ = ["VERSION", "load", "save"]
 
@@ -97,12 +97,16 @@ def load(path: PathLike) -> Detector:
             raise InputError(f"{path}: is not a detector file; make one by `dice fit` or Detector.save")
         version, length = (int.from_bytes(start[i : i + 4], "little") for i in (8, 12))
         if version > VERSION:
-            raise InputError(f"{path}: has format version {version}, this dice reads up to {VERSION}; use a newer dice")
+            raise InputError(
+                f"{path}: has format version {version}, this dice reads up to {VERSION}; use a newer dice"
+            )
         digest = hashlib.sha256(start[:16])
         while block := file.read(CHUNK):
             digest.update(block)
         if len(start) < _START or digest.digest() != start[16:] or not 0 < length <= min(size, _MOST_HEADER):
-            raise InputError(f"{path}: is truncated or damaged (its checksum differs); copy it again or fit anew")
+            raise InputError(
+                f"{path}: is truncated or damaged (its checksum differs); copy it again or fit anew"
+            )
         try:
             file.seek(_START)
             header = json.loads(file.read(length))
@@ -113,7 +117,9 @@ def load(path: PathLike) -> Detector:
                 raise ValueError("not a detector")
             detector.about_ = dict(header["about"])
         except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError) as reason:
-            raise InputError(f"{path}: describes no detector that this dice knows ({reason}); fit anew") from None
+            raise InputError(
+                f"{path}: describes no detector that this dice knows ({reason}); fit anew"
+            ) from None
     return detector
 
 
@@ -157,7 +163,9 @@ def _pack(value: Any, name: str, arrays: list[np.ndarray]) -> Any:
     if kind in (list, tuple):
         return {kind.__name__: [_pack(part, name, arrays) for part in value]}
     if kind is dict:
-        return {"dict": [[_pack(k, name, arrays), _pack(v, f"{name}[{k!r}]", arrays)] for k, v in value.items()]}
+        return {
+            "dict": [[_pack(k, name, arrays), _pack(v, f"{name}[{k!r}]", arrays)] for k, v in value.items()]
+        }
     if _classes().get(kind.__name__) is kind:
         known_state = value.__getstate__() if hasattr(kind, "__setstate__") else vars(value)
         state = {k: v for k, v in known_state.items() if k not in ("_derived", "about_")}

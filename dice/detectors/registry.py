@@ -8,17 +8,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from dice.activations import ASH, SCALE, VRA, Clip
-from dice.detectors._bank import KNN, NNGuide, Relation
-from dice.detectors._base import Detector
-from dice.detectors._dice import DICE
-from dice.detectors._gaussian import RMDS, Mahalanobis
-from dice.detectors._head import FDBD, NCI, SHE, GradNorm
-from dice.detectors._last_layer import LastLayer
-from dice.detectors._logits import GEN, MSP, Energy, Entropy, MaxLogit, TempScale
-from dice.detectors._subspace import Residual, ViM
-from dice.detectors._typical import KLM, OpenMax
-from dice.detectors._weiper import WeiPer
+from dice.detectors.activations import ASH, SCALE, VRA, Clip
+from dice.detectors.bank import KNN, NNGuide, Relation
+from dice.detectors.base import Detector
+from dice.detectors.dice import DICE
+from dice.detectors.gaussian import RMDS, Mahalanobis
+from dice.detectors.head import FDBD, NCI, SHE, GradNorm
+from dice.detectors.last_layer import LastLayer
+from dice.detectors.logits import GEN, MSP, Energy, Entropy, MaxLogit, TempScale
+from dice.detectors.subspace import Residual, ViM
+from dice.detectors.typical import KLM, OpenMax
+from dice.detectors.weiper import WeiPer
 from dice.errors import InputError
 
 __all__ = ["METHODS", "Method", "make"]
@@ -32,7 +32,9 @@ class Method:
     detector: type[Detector]
     paper: str  #: arXiv number or venue; "" = folklore
     parameters: Mapping[str, Any] = field(default_factory=dict)  #: beyond the class's own defaults
-    by_dataset: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  #: and those of a named ID data set
+    by_dataset: Mapping[str, Mapping[str, Any]] = field(
+        default_factory=dict
+    )  #: and those of a named ID data set
 
     def published(self, dataset: str | None = None) -> dict[str, Any]:
         """The parameters for the ID data set `dataset`, or for those without their own."""
@@ -101,7 +103,9 @@ METHODS: Mapping[str, Method] = {
 }  # fmt: skip
 
 
-def make(name: str, W: Any = None, b: Any = None, *, dataset: str | None = None, **parameters: Any) -> Detector:
+def make(
+    name: str, W: Any = None, b: Any = None, *, dataset: str | None = None, **parameters: Any
+) -> Detector:
     """The detector of that row, with the published parameters of the ID data set `dataset` where there are any.
 
     W (C, D) and b (C,) are the last layer, for methods that need it. Further parameters override the table's.

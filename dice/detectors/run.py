@@ -7,8 +7,8 @@ import numpy as np
 
 from dice import _core
 from dice.arrays import as_array, blocks
-from dice.detectors._base import Detector, float_type, last_layer
-from dice.detectors._head import HeadScore
+from dice.detectors.base import Detector, float_type, last_layer
+from dice.detectors.head import HeadScore
 from dice.detectors.registry import METHODS, make
 from dice.errors import InputError
 
@@ -62,8 +62,12 @@ def fit_and_score(
     }
 
 
-def _scores(methods: Mapping[str, Detector], arrays: Mapping[str, np.ndarray], head: Any) -> dict[str, dict[str, list[np.ndarray]]]:
-    found: dict[str, dict[str, list[np.ndarray]]] = {method: {name: [] for name in arrays} for method in methods}
+def _scores(
+    methods: Mapping[str, Detector], arrays: Mapping[str, np.ndarray], head: Any
+) -> dict[str, dict[str, list[np.ndarray]]]:
+    found: dict[str, dict[str, list[np.ndarray]]] = {
+        method: {name: [] for name in arrays} for method in methods
+    }
     for name, array in arrays.items():
         for block in blocks(array, float_type(array)):
             z = _logits(head, block)

@@ -7,4 +7,12 @@ from dice.io.mat import read_svhn
 from dice.io.npy import read_npy
 from dice.io.npz import read_npz
 
-__all__ = ["fingerprint", "read_cifar", "read_npy", "read_npz", "read_state_dict", "read_svhn", "write_atomic"]
+__all__ = [
+    "fingerprint",
+    "read_cifar",
+    "read_npy",
+    "read_npz",
+    "read_state_dict",
+    "read_svhn",
+    "write_atomic",
+]

@@ -12,8 +12,12 @@
 
 static _Thread_local uint32_t amx_tile[8][16][16];
 
-static inline void amx_begin(void) {}
-static inline void amx_end(void) {}
+static inline void amx_begin(void)
+{
+}
+static inline void amx_end(void)
+{
+}
 
 static inline void amx_load_rows(int t, const void *from, long stride)
 {
@@ -62,7 +66,8 @@ static inline void amx_multiply(int c, int a, int b)
 
 #include <immintrin.h>
 
-/* All tiles 16 rows of 64 bytes. Other code of the thread may have set tiles of its own: done at every entry. */
+/* All tiles 16 rows of 64 bytes. Other code of the thread may have set tiles of its own: done at every entry.
+ */
 static inline void amx_begin(void)
 {
     struct {
@@ -84,10 +89,10 @@ static inline void amx_end(void)
 }
 
 /* gcc's _tile_loadd does not say that it reads memory: stores to it must not move past it */
-#define AMX_LOAD(t, from, stride)              \
-    do {                                       \
-        __asm__ volatile("" : : : "memory");   \
-        _tile_loadd(t, from, stride);          \
+#define AMX_LOAD(t, from, stride)                                                                            \
+    do {                                                                                                     \
+        __asm__ volatile("" : : : "memory");                                                                 \
+        _tile_loadd(t, from, stride);                                                                        \
     } while (0)
 #define AMX_STORE(t, to, stride) _tile_stored(t, to, stride)
 #define AMX_MULTIPLY(c, a, b) _tile_dpbf16ps(c, a, b)

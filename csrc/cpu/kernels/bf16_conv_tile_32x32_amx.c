@@ -30,8 +30,8 @@ static inline void store_pair(uint16_t *to, __m512i first, __m512i second)
     _mm512_storeu_si512(to, _mm512_or_si512(_mm512_srli_epi32(first, 16), second));
 }
 
-static void amx_split(const float *a, int lanes_a, const float *b, int lanes_b, int32_t rows, int parts, size_t room,
-                      uint16_t *to)
+static void amx_split(const float *a, int lanes_a, const float *b, int lanes_b, int32_t rows, int parts,
+                      size_t room, uint16_t *to)
 {
     const __mmask16 mask_a = (__mmask16)((1u << lanes_a) - 1), mask_b = (__mmask16)((1u << lanes_b) - 1);
     for (int32_t r = 0; r < rows; r++, to += 32) {
@@ -56,16 +56,16 @@ static void amx_split(const float *a, int lanes_a, const float *b, int lanes_b, 
 #define B0 6
 #define B1 7
 
-#define LOAD_A(part)                                               \
-    AMX_LOAD(A0, a + (size_t)(part) * room * 32, 64);              \
+#define LOAD_A(part)                                                                                         \
+    AMX_LOAD(A0, a + (size_t)(part) * room * 32, 64);                                                        \
     AMX_LOAD(A1, a + ((size_t)(part) * room + 16) * 32, 64)
-#define LOAD_B(part)                                               \
-    AMX_LOAD(B0, w + (size_t)(part) * 1024, 64);                   \
+#define LOAD_B(part)                                                                                         \
+    AMX_LOAD(B0, w + (size_t)(part) * 1024, 64);                                                             \
     AMX_LOAD(B1, w + (size_t)(part) * 1024 + 512, 64)
-#define MULTIPLY()                                                 \
-    AMX_MULTIPLY(C00, A0, B0);                                     \
-    AMX_MULTIPLY(C01, A0, B1);                                     \
-    AMX_MULTIPLY(C10, A1, B0);                                     \
+#define MULTIPLY()                                                                                           \
+    AMX_MULTIPLY(C00, A0, B0);                                                                               \
+    AMX_MULTIPLY(C01, A0, B1);                                                                               \
+    AMX_MULTIPLY(C10, A1, B0);                                                                               \
     AMX_MULTIPLY(C11, A1, B1)
 
 static void amx_tile_32x32(const uint16_t *a, size_t room, int32_t steps, int parts, const uint16_t *w,
@@ -84,25 +84,25 @@ static void amx_tile_32x32(const uint16_t *a, size_t room, int32_t steps, int pa
         } else if (parts == 2) {
             LOAD_A(0);
             LOAD_B(1);
-            MULTIPLY();  /* hi mid */
+            MULTIPLY(); /* hi mid */
             LOAD_B(0);
-            MULTIPLY();  /* hi hi */
+            MULTIPLY(); /* hi hi */
             LOAD_A(1);
-            MULTIPLY();  /* mid hi */
+            MULTIPLY(); /* mid hi */
         } else {
             LOAD_A(0);
             LOAD_B(2);
-            MULTIPLY();  /* hi lo */
+            MULTIPLY(); /* hi lo */
             LOAD_B(1);
-            MULTIPLY();  /* hi mid */
+            MULTIPLY(); /* hi mid */
             LOAD_A(1);
-            MULTIPLY();  /* mid mid */
+            MULTIPLY(); /* mid mid */
             LOAD_B(0);
-            MULTIPLY();  /* mid hi */
+            MULTIPLY(); /* mid hi */
             LOAD_A(0);
-            MULTIPLY();  /* hi hi */
+            MULTIPLY(); /* hi hi */
             LOAD_A(2);
-            MULTIPLY();  /* lo hi */
+            MULTIPLY(); /* lo hi */
         }
     }
     AMX_STORE(C00, c, 64);

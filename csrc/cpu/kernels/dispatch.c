@@ -2,7 +2,6 @@
 #include <stddef.h>
 
 #include "cpu/kernels.h"
-#include "cpu/row_kernels.h"
 
 const dice_cpu_kernels *dice_cpu_kernels_for(dice_isa isa)
 {
@@ -23,20 +22,4 @@ const dice_cpu_kernels *dice_cpu_kernels_for(dice_isa isa)
 #endif
     (void)isa;
     return NULL;
-}
-
-const dice_row_kernels *dice_row_kernels_for(dice_isa isa)
-{
-#if defined(DICE_HAVE_AVX512)
-    if (isa >= DICE_ISA_AVX512) {
-        return &dice_row_kernels_avx512;
-    }
-#endif
-#if defined(DICE_HAVE_AVX2)
-    if (isa >= DICE_ISA_AVX2) {
-        return &dice_row_kernels_avx2;
-    }
-#endif
-    (void)isa;
-    return &dice_row_kernels_scalar;
 }

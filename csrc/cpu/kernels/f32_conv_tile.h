@@ -79,9 +79,9 @@ INLINE void tile(const int rows, const int vectors, const dice_conv_sum *s, ptrd
     }
 }
 
-#define TILE(R, V)                                                                                          \
-    static void tile_##R##x##V(const dice_conv_sum *s, ptrdiff_t shift, const float *w, const float *bias, \
-                               const dice_conv_out *out)                                                    \
-    {                                                                                                       \
-        tile(R, V, s, shift, w, bias, out);                                                                 \
+#define TILE(R, V)                                                                                           \
+    static void tile_##R##x##V(const dice_conv_sum *s, ptrdiff_t shift, const float *w, const float *bias,   \
+                               const dice_conv_out *out)                                                     \
+    {                                                                                                        \
+        tile(R, V, s, shift, w, bias, out);                                                                  \
     }

@@ -1,8 +1,8 @@
 /* The last layer's kernels, for one instruction set. Included by f32_head_<isa>.c.
  *
  * Every logit is bias + block sums in the order of the features, each a chain of fused multiply-adds over the
- * DICE_HEAD_SPAN features of a block, whatever the layout, the tile or the set: an image's bits are always the same,
- * and a weight of 0 may be left out or kept. */
+ * DICE_HEAD_SPAN features of a block, whatever the layout, the tile or the set: an image's bits are always
+ * the same, and a weight of 0 may be left out or kept. */
 #include <string.h>
 
 #include "cpu/head_kernels.h"
@@ -120,11 +120,12 @@ INLINE void sparse_block(const float *ht, const dice_head_group *groups, size_t 
 }
 
 /* The same for one image, in scalars. */
-static void head_sparse_one(const float *h, const dice_head_group *groups, size_t n_groups, const float *weight,
-                            const uint8_t *index, float *z)
+static void head_sparse_one(const float *h, const dice_head_group *groups, size_t n_groups,
+                            const float *weight, const uint8_t *index, float *z)
 {
     for (size_t group = 0; group < n_groups; group++) {
-        __m128 sum[DICE_HEAD_GROUP] = {_mm_setzero_ps(), _mm_setzero_ps(), _mm_setzero_ps(), _mm_setzero_ps()};
+        __m128 sum[DICE_HEAD_GROUP] = {_mm_setzero_ps(), _mm_setzero_ps(), _mm_setzero_ps(),
+                                       _mm_setzero_ps()};
         for (size_t slot = 0; slot < groups[group].slots; slot++) {
             for (int g = 0; g < DICE_HEAD_GROUP; g++) {
                 sum[g] = _mm_fmadd_ss(_mm_load_ss(weight + g), _mm_load_ss(h + index[g]), sum[g]);
@@ -216,7 +217,8 @@ typedef float float8 __attribute__((vector_size(32)));
 typedef double double8 __attribute__((vector_size(64)));
 typedef int64_t long8 __attribute__((vector_size(64)));
 
-/* *total += exp(*z - max), to 1e-12 relative: x = k ln 2 + r, the series in r, times 2^k. Below -708 it is 2^-1021. */
+/* *total += exp(*z - max), to 1e-12 relative: x = k ln 2 + r, the series in r, times 2^k. Below -708 it is
+ * 2^-1021. */
 INLINE void add_exp8(double8 *total, const float8 *z, float max)
 {
     const double8 least = (double8){0} - 708.0, magic = (double8){0} + 0x1.8p52;
@@ -273,14 +275,15 @@ static void head_reduce(const float *z, size_t m, float *max, double *sum)
 #if defined(__AVX512F__)
 #define SPARSE_KERNELS {head_sparse_one, head_sparse1, head_sparse2}
 #else
-#define SPARSE_KERNELS {head_sparse_one, head_sparse1, NULL}  /* two vectors of images would not fit the registers */
+#define SPARSE_KERNELS                                                                                       \
+    {head_sparse_one, head_sparse1, NULL} /* two vectors of images would not fit the registers */
 #endif
 
-#define HEAD(isa)                                       \
-    const dice_head_kernels dice_head_kernels_##isa = { \
-        .pack = head_pack,                              \
-        .unpack = head_unpack,                          \
-        .sparse = SPARSE_KERNELS,                       \
-        .dense = head_dense,                            \
-        .reduce = head_reduce,                          \
+#define HEAD(isa)                                                                                            \
+    const dice_head_kernels dice_head_kernels_##isa = {                                                      \
+        .pack = head_pack,                                                                                   \
+        .unpack = head_unpack,                                                                               \
+        .sparse = SPARSE_KERNELS,                                                                            \
+        .dense = head_dense,                                                                                 \
+        .reduce = head_reduce,                                                                               \
     }

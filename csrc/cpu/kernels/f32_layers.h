@@ -61,8 +61,8 @@ INLINE vec16 apply(dice_affine pre, int32_t channel, vec16 value)
                      vec16_set1(0.0f));
 }
 
-static void conv_store(const float *c, int rows, int vectors, int32_t first, const dice_view *y, const ptrdiff_t *at,
-                       const dice_view *residual, const ptrdiff_t *residual_at, int relu)
+static void conv_store(const float *c, int rows, int vectors, int32_t first, const dice_view *y,
+                       const ptrdiff_t *at, const dice_view *residual, const ptrdiff_t *residual_at, int relu)
 {
     const vec16 zero = vec16_set1(0.0f);
     for (int v = 0; v < vectors; v++) {
@@ -73,8 +73,9 @@ static void conv_store(const float *c, int rows, int vectors, int32_t first, con
         const float *from = c + v * DICE_TILE_PLANE;
         if (is_whole_block(y, channel) && (residual == NULL || is_whole_block(residual, channel))) {
             float *to = y->data + (y->offset + channel) / 16 * y->plane;
-            const float *add = residual == NULL ? NULL
-                                                : residual->data + (residual->offset + channel) / 16 * residual->plane;
+            const float *add = residual == NULL
+                                 ? NULL
+                                 : residual->data + (residual->offset + channel) / 16 * residual->plane;
             for (int r = 0; r < rows; r++, from += 16) {
                 vec16 value = vec16_load(from);
                 value = add == NULL ? value : vec16_add(value, vec16_load(add + residual_at[r]));
@@ -92,8 +93,8 @@ static void conv_store(const float *c, int rows, int vectors, int32_t first, con
     }
 }
 
-static void conv_pack(float *to, const dice_view *x, int32_t channel, ptrdiff_t from, ptrdiff_t step, int32_t count,
-                      dice_affine pre)
+static void conv_pack(float *to, const dice_view *x, int32_t channel, ptrdiff_t from, ptrdiff_t step,
+                      int32_t count, dice_affine pre)
 {
     if (pre.scale == NULL) {
         for (int32_t i = 0; i < count; i++) {
@@ -109,7 +110,8 @@ static void conv_pack(float *to, const dice_view *x, int32_t channel, ptrdiff_t 
     }
 }
 
-static void conv_pack_narrow(float *to, size_t step, const float *from, ptrdiff_t pitch, int32_t rows, int32_t length)
+static void conv_pack_narrow(float *to, size_t step, const float *from, ptrdiff_t pitch, int32_t rows,
+                             int32_t length)
 {
     vec16 block = vec16_set1(0.0f);
     int32_t lane = 0;
@@ -148,7 +150,8 @@ static void maxpool(const dice_view *x, const dice_view *y, int32_t kernel, int3
         for (int32_t oy = y0; oy < y1; oy++) {
             for (int32_t ox = 0; ox < y->width; ox++) {
                 const int32_t top = oy * stride - pad, left = ox * stride - pad;
-                const int inside = top >= 0 && left >= 0 && top + kernel <= x->height && left + kernel <= x->width;
+                const int inside = top >= 0 && left >= 0 && top + kernel <= x->height
+                                && left + kernel <= x->width;
                 vec16 best = vec16_set1(zero_padded && !inside ? 0.0f : -INFINITY);
                 for (int32_t iy = top < 0 ? 0 : top; iy < top + kernel && iy < x->height; iy++) {
                     for (int32_t ix = left < 0 ? 0 : left; ix < left + kernel && ix < x->width; ix++) {
@@ -186,7 +189,8 @@ static void global_mean(const dice_view *x, const dice_view *y, dice_affine pre,
     const vec16 share = vec16_set1(1.0f / ((float)x->height * (float)x->width));
     for (int32_t channel = c0; channel < c1; channel += 16) {
         vec16 sum = vec16_set1(0.0f);
-        for (int32_t iy = 0; iy < x->height; iy++) {  /* sums of row sums lose fewer digits than one long sum */
+        for (int32_t iy = 0; iy < x->height;
+             iy++) { /* sums of row sums lose fewer digits than one long sum */
             vec16 row = vec16_set1(0.0f);
             for (int32_t ix = 0; ix < x->width; ix++) {
                 row = vec16_add(row, apply(pre, channel, load_channels(x, channel, iy * x->pitch + ix * 16)));
@@ -210,8 +214,8 @@ INLINE void row_sums(const dice_view *x, int32_t channel, int32_t iy, vec16 cent
     vec16_store(square, second);
 }
 
-/* The means (16) of 16 channels and their sums (16) of (x - mean)^2, from sums around the first row's mean: close
- * enough to the channel's for no digits to be lost. Rows are added in double. */
+/* The means (16) of 16 channels and their sums (16) of (x - mean)^2, from sums around the first row's mean:
+ * close enough to the channel's for no digits to be lost. Rows are added in double. */
 INLINE void block_moments(const dice_view *x, int32_t channel, double *mean, double *square)
 {
     const double n = (double)x->height * x->width;
@@ -235,7 +239,8 @@ INLINE void block_moments(const dice_view *x, int32_t channel, double *mean, dou
     }
 }
 
-/* to (16) = of[group] for the group of each channel from `channel` on, `start` being the first group's first. */
+/* to (16) = of[group] for the group of each channel from `channel` on, `start` being the first group's first.
+ */
 INLINE vec16 by_group(const double *of, int32_t start, int32_t channel, int32_t size)
 {
     float lanes[16];
@@ -250,7 +255,7 @@ static void groupnorm(const dice_view *x, const dice_view *y, int32_t groups, fl
                       const float *bias, int relu, int32_t c0, int32_t c1)
 {
     const int32_t size = x->channels / groups;
-    const int32_t span = dice_groupnorm_span(size);  /* at most 16 groups */
+    const int32_t span = dice_groupnorm_span(size); /* at most 16 groups */
     const double n = (double)x->height * x->width;
     const vec16 zero = vec16_set1(0.0f);
     for (int32_t start = c0; start < c1; start += span) {
@@ -259,7 +264,8 @@ static void groupnorm(const dice_view *x, const dice_view *y, int32_t groups, fl
         for (int32_t channel = start; channel < end; channel += 16) {
             double channel_mean[16], square[16];
             block_moments(x, channel, channel_mean, square);
-            for (int32_t i = 0; i < 16 && channel + i < end; i++) {  /* merged as by Chan, Golub and LeVeque, 1983 */
+            for (int32_t i = 0; i < 16 && channel + i < end;
+                 i++) { /* merged as by Chan, Golub and LeVeque, 1983 */
                 const int32_t group = (channel + i - start) / size;
                 const double delta = channel_mean[i] - mean[group], all = counted[group] + n;
                 mean[group] += delta * n / all;
@@ -282,26 +288,27 @@ static void groupnorm(const dice_view *x, const dice_view *y, int32_t groups, fl
                 for (int32_t ix = 0; ix < x->width; ix++) {
                     vec16 value = load_channels(x, channel, iy * x->pitch + ix * 16);
                     value = vec16_fma(vec16_sub(value, centre), by, plus);
-                    store_channels(y, channel, iy * y->pitch + ix * 16, relu ? vec16_max(value, zero) : value);
+                    store_channels(y, channel, iy * y->pitch + ix * 16,
+                                   relu ? vec16_max(value, zero) : value);
                 }
             }
         }
     }
 }
 
-#define LAYERS(table, isa, tile_unit)                \
-    const dice_cpu_kernels dice_cpu_kernels_##table = {  \
-        .name = #table,                              \
-        .conv = &dice_conv_tiles_##isa,              \
-        .winograd = &dice_winograd_kernels_##isa,    \
-        .head = &dice_head_kernels_##isa,            \
-        .amx = tile_unit,                            \
-        .round = round_parts,                        \
-        .conv_store = conv_store,                    \
-        .conv_pack_narrow = conv_pack_narrow,        \
-        .conv_pack = conv_pack,                      \
-        .maxpool = maxpool,                          \
-        .avgpool = avgpool,                          \
-        .global_mean = global_mean,                  \
-        .groupnorm = groupnorm,                      \
+#define LAYERS(table, isa, tile_unit)                                                                        \
+    const dice_cpu_kernels dice_cpu_kernels_##table = {                                                      \
+        .name = #table,                                                                                      \
+        .conv = &dice_conv_tiles_##isa,                                                                      \
+        .winograd = &dice_winograd_kernels_##isa,                                                            \
+        .head = &dice_head_kernels_##isa,                                                                    \
+        .amx = tile_unit,                                                                                    \
+        .round = round_parts,                                                                                \
+        .conv_store = conv_store,                                                                            \
+        .conv_pack_narrow = conv_pack_narrow,                                                                \
+        .conv_pack = conv_pack,                                                                              \
+        .maxpool = maxpool,                                                                                  \
+        .avgpool = avgpool,                                                                                  \
+        .global_mean = global_mean,                                                                          \
+        .groupnorm = groupnorm,                                                                              \
     }

@@ -1,4 +1,5 @@
-/* The layers around the tile multiply, compiled for AVX-512 (see f32_layers.h); those beside AMX are the same. */
+/* The layers around the tile multiply, compiled for AVX-512 (see f32_layers.h); those beside AMX are the
+ * same. */
 #include "cpu/kernels/f32_layers.h"
 
 LAYERS(avx512, avx512, NULL);

@@ -6,7 +6,8 @@
 /* In place: x = B^T x over four values, B^T = [1 0 -1 0; 0 1 1 0; 0 -1 1 0; 0 1 0 -1]. */
 INLINE void transform4(vec16 *a, vec16 *b, vec16 *c, vec16 *d)
 {
-    const vec16 t0 = vec16_sub(*a, *c), t1 = vec16_add(*b, *c), t2 = vec16_sub(*c, *b), t3 = vec16_sub(*b, *d);
+    const vec16 t0 = vec16_sub(*a, *c), t1 = vec16_add(*b, *c), t2 = vec16_sub(*c, *b),
+                t3 = vec16_sub(*b, *d);
     *a = t0;
     *b = t1;
     *c = t2;
@@ -39,7 +40,8 @@ INLINE void finish(vec16 value, const dice_conv_out *out, int row, int column)
     if (out->residual != NULL) {
         value = vec16_add(value, vec16_load(out->residual + row * out->residual_plane + column * 16));
     }
-    vec16_store(out->y + row * out->plane + column * 16, out->relu ? vec16_max(value, vec16_set1(0.0f)) : value);
+    vec16_store(out->y + row * out->plane + column * 16,
+                out->relu ? vec16_max(value, vec16_set1(0.0f)) : value);
 }
 
 /* A^T = [1 1 1 0; 0 1 -1 -1] */
@@ -59,5 +61,6 @@ static void winograd_output(const float *m, size_t step, const dice_conv_out *ou
     finish(vec16_sub(vec16_sub(bottom[1], bottom[2]), bottom[3]), out, 1, 1);
 }
 
-#define WINOGRAD(isa) \
-    const dice_winograd_kernels dice_winograd_kernels_##isa = {.input = winograd_input, .output = winograd_output}
+#define WINOGRAD(isa)                                                                                        \
+    const dice_winograd_kernels dice_winograd_kernels_##isa = {.input = winograd_input,                      \
+                                                               .output = winograd_output}

@@ -14,14 +14,38 @@
 
 typedef __m512 vec16;
 
-INLINE vec16 vec16_load(const float *p) { return _mm512_loadu_ps(p); }
-INLINE void vec16_store(float *p, vec16 x) { _mm512_storeu_ps(p, x); }
-INLINE vec16 vec16_set1(float x) { return _mm512_set1_ps(x); }
-INLINE vec16 vec16_add(vec16 x, vec16 y) { return _mm512_add_ps(x, y); }
-INLINE vec16 vec16_sub(vec16 x, vec16 y) { return _mm512_sub_ps(x, y); }
-INLINE vec16 vec16_mul(vec16 x, vec16 y) { return _mm512_mul_ps(x, y); }
-INLINE vec16 vec16_fma(vec16 x, vec16 y, vec16 z) { return _mm512_fmadd_ps(x, y, z); }
-INLINE vec16 vec16_max(vec16 x, vec16 y) { return _mm512_max_ps(x, y); }
+INLINE vec16 vec16_load(const float *p)
+{
+    return _mm512_loadu_ps(p);
+}
+INLINE void vec16_store(float *p, vec16 x)
+{
+    _mm512_storeu_ps(p, x);
+}
+INLINE vec16 vec16_set1(float x)
+{
+    return _mm512_set1_ps(x);
+}
+INLINE vec16 vec16_add(vec16 x, vec16 y)
+{
+    return _mm512_add_ps(x, y);
+}
+INLINE vec16 vec16_sub(vec16 x, vec16 y)
+{
+    return _mm512_sub_ps(x, y);
+}
+INLINE vec16 vec16_mul(vec16 x, vec16 y)
+{
+    return _mm512_mul_ps(x, y);
+}
+INLINE vec16 vec16_fma(vec16 x, vec16 y, vec16 z)
+{
+    return _mm512_fmadd_ps(x, y, z);
+}
+INLINE vec16 vec16_max(vec16 x, vec16 y)
+{
+    return _mm512_max_ps(x, y);
+}
 /* Lanes [from, to) only, the others 0 and not touched in memory; 0 <= from <= to <= 16. */
 INLINE vec16 vec16_load_lanes(const float *p, int from, int to)
 {
@@ -45,33 +69,55 @@ INLINE vec16 vec16_round_bf16(vec16 x)
 
 #else
 
-typedef struct vec16 { __m256 lo, hi; } vec16;
+typedef struct vec16 {
+    __m256 lo, hi;
+} vec16;
 
-INLINE vec16 vec16_load(const float *p) { return (vec16){_mm256_loadu_ps(p), _mm256_loadu_ps(p + 8)}; }
+INLINE vec16 vec16_load(const float *p)
+{
+    return (vec16){_mm256_loadu_ps(p), _mm256_loadu_ps(p + 8)};
+}
 INLINE void vec16_store(float *p, vec16 x)
 {
     _mm256_storeu_ps(p, x.lo);
     _mm256_storeu_ps(p + 8, x.hi);
 }
-INLINE vec16 vec16_set1(float x) { return (vec16){_mm256_set1_ps(x), _mm256_set1_ps(x)}; }
-INLINE vec16 vec16_add(vec16 x, vec16 y) { return (vec16){_mm256_add_ps(x.lo, y.lo), _mm256_add_ps(x.hi, y.hi)}; }
-INLINE vec16 vec16_sub(vec16 x, vec16 y) { return (vec16){_mm256_sub_ps(x.lo, y.lo), _mm256_sub_ps(x.hi, y.hi)}; }
-INLINE vec16 vec16_mul(vec16 x, vec16 y) { return (vec16){_mm256_mul_ps(x.lo, y.lo), _mm256_mul_ps(x.hi, y.hi)}; }
+INLINE vec16 vec16_set1(float x)
+{
+    return (vec16){_mm256_set1_ps(x), _mm256_set1_ps(x)};
+}
+INLINE vec16 vec16_add(vec16 x, vec16 y)
+{
+    return (vec16){_mm256_add_ps(x.lo, y.lo), _mm256_add_ps(x.hi, y.hi)};
+}
+INLINE vec16 vec16_sub(vec16 x, vec16 y)
+{
+    return (vec16){_mm256_sub_ps(x.lo, y.lo), _mm256_sub_ps(x.hi, y.hi)};
+}
+INLINE vec16 vec16_mul(vec16 x, vec16 y)
+{
+    return (vec16){_mm256_mul_ps(x.lo, y.lo), _mm256_mul_ps(x.hi, y.hi)};
+}
 INLINE vec16 vec16_fma(vec16 x, vec16 y, vec16 z)
 {
     return (vec16){_mm256_fmadd_ps(x.lo, y.lo, z.lo), _mm256_fmadd_ps(x.hi, y.hi, z.hi)};
 }
-INLINE vec16 vec16_max(vec16 x, vec16 y) { return (vec16){_mm256_max_ps(x.lo, y.lo), _mm256_max_ps(x.hi, y.hi)}; }
+INLINE vec16 vec16_max(vec16 x, vec16 y)
+{
+    return (vec16){_mm256_max_ps(x.lo, y.lo), _mm256_max_ps(x.hi, y.hi)};
+}
 /* Of lanes [first, first + 8), those in [from, to). */
 INLINE __m256i lanes_mask(int first, int from, int to)
 {
-    const __m256i lane = _mm256_add_epi32(_mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7), _mm256_set1_epi32(first));
+    const __m256i lane = _mm256_add_epi32(_mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7),
+                                          _mm256_set1_epi32(first));
     return _mm256_and_si256(_mm256_cmpgt_epi32(lane, _mm256_set1_epi32(from - 1)),
                             _mm256_cmpgt_epi32(_mm256_set1_epi32(to), lane));
 }
 INLINE vec16 vec16_load_lanes(const float *p, int from, int to)
 {
-    return (vec16){_mm256_maskload_ps(p, lanes_mask(0, from, to)), _mm256_maskload_ps(p + 8, lanes_mask(8, from, to))};
+    return (vec16){_mm256_maskload_ps(p, lanes_mask(0, from, to)),
+                   _mm256_maskload_ps(p + 8, lanes_mask(8, from, to))};
 }
 INLINE void vec16_store_lanes(float *p, vec16 x, int from, int to)
 {
@@ -88,7 +134,10 @@ INLINE __m256 round_bf16_half(__m256 x)
     const __m256i kept = _mm256_blendv_epi8(up, bits, overflows);
     return _mm256_castsi256_ps(_mm256_and_si256(kept, _mm256_set1_epi32((int)0xffff0000u)));
 }
-INLINE vec16 vec16_round_bf16(vec16 x) { return (vec16){round_bf16_half(x.lo), round_bf16_half(x.hi)}; }
+INLINE vec16 vec16_round_bf16(vec16 x)
+{
+    return (vec16){round_bf16_half(x.lo), round_bf16_half(x.hi)};
+}
 
 #endif
 

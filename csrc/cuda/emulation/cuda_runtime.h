@@ -1,14 +1,14 @@
 /* The part of CUDA that csrc/cuda uses, on the host, for the tests: the plug-in's sources compile unchanged.
  *
- * A block's threads are fibers of one host thread that switch at barriers, shuffles and tile products; blocks run one
- * after another. Streams are queues that run when somebody waits for them, so that a buffer reused too early or read
- * too soon shows in the results; an error of the machine empties them. Memory is the host's, ends against a guard page
- * and is filled with 8e37; kernels cannot reach another device's.
+ * A block's threads are fibers of one host thread that switch at barriers, shuffles and tile products; blocks
+ * run one after another. Streams are queues that run when somebody waits for them, so that a buffer reused
+ * too early or read too soon shows in the results; an error of the machine empties them. Memory is the
+ * host's, ends against a guard page and is filled with 8e37; kernels cannot reach another device's.
  *
- * DICE_EMULATED_DEVICES (1) and DICE_EMULATED_BYTES (no limit) describe the machine; devices 0 means no device, -1 no
- * driver, -2 one that is too old. DICE_EMULATED_CODE=0: the plug-in holds no code for these devices.
- * DICE_EMULATED_BACKWARDS=1 runs the threads of a block from the last to the first: where a barrier is missing, one of the
- * two orders gives other results. */
+ * DICE_EMULATED_DEVICES (1) and DICE_EMULATED_BYTES (no limit) describe the machine; devices 0 means no
+ * device, -1 no driver, -2 one that is too old. DICE_EMULATED_CODE=0: the plug-in holds no code for these
+ * devices. DICE_EMULATED_BACKWARDS=1 runs the threads of a block from the last to the first: where a barrier
+ * is missing, one of the two orders gives other results. */
 #ifndef DICE_CUDA_EMULATION_RUNTIME_H
 #define DICE_CUDA_EMULATION_RUNTIME_H
 
@@ -28,65 +28,113 @@
 
 struct dim3 {
     unsigned x, y, z;
-    constexpr dim3(unsigned x_ = 1, unsigned y_ = 1, unsigned z_ = 1) : x(x_), y(y_), z(z_) {}
+    constexpr dim3(unsigned x_ = 1, unsigned y_ = 1, unsigned z_ = 1) : x(x_), y(y_), z(z_)
+    {
+    }
 };
-struct uint2 { unsigned x, y; };
-struct alignas(16) uint4 { unsigned x, y, z, w; };
-struct alignas(16) float4 { float x, y, z, w; };
-inline float4 make_float4(float x, float y, float z, float w) { return {x, y, z, w}; }
-inline uint2 make_uint2(unsigned x, unsigned y) { return {x, y}; }
+struct uint2 {
+    unsigned x, y;
+};
+struct alignas(16) uint4 {
+    unsigned x, y, z, w;
+};
+struct alignas(16) float4 {
+    float x, y, z, w;
+};
+inline float4 make_float4(float x, float y, float z, float w)
+{
+    return {x, y, z, w};
+}
+inline uint2 make_uint2(unsigned x, unsigned y)
+{
+    return {x, y};
+}
 
 extern thread_local dim3 threadIdx, blockIdx, blockDim, gridDim;
 
 /* Threads of a block */
 void __syncthreads();
-namespace emulation {
+namespace emulation
+{
 /* All 32 lanes of the warp leave `size` bytes; returns those of `lane` once all have come. */
 const void *exchange(const void *mine, size_t size, unsigned lane);
 unsigned lane();
 }  // namespace emulation
 
-template <typename T>
-T __shfl_xor_sync(unsigned, T value, int mask)
+template <typename T> T __shfl_xor_sync(unsigned, T value, int mask)
 {
     T result;
-    std::memcpy(&result, emulation::exchange(&value, sizeof value, emulation::lane() ^ unsigned(mask)), sizeof result);
+    std::memcpy(&result, emulation::exchange(&value, sizeof value, emulation::lane() ^ unsigned(mask)),
+                sizeof result);
     return result;
 }
 
-template <typename T>
-T atomicAdd(T *address, T value)
+template <typename T> T atomicAdd(T *address, T value)
 {
     const T old = *address;
     *address += value;
     return old;
 }
-template <typename T>
-T atomicMin(T *address, T value)
+template <typename T> T atomicMin(T *address, T value)
 {
     const T old = *address;
     *address = value < old ? value : old;
     return old;
 }
 
-inline unsigned __float_as_uint(float x) { unsigned u; std::memcpy(&u, &x, 4); return u; }
-inline float __uint_as_float(unsigned u) { float x; std::memcpy(&x, &u, 4); return x; }
-inline long long __double_as_longlong(double x) { long long u; std::memcpy(&u, &x, 8); return u; }
-inline double __longlong_as_double(long long u) { double x; std::memcpy(&x, &u, 8); return x; }
+inline unsigned __float_as_uint(float x)
+{
+    unsigned u;
+    std::memcpy(&u, &x, 4);
+    return u;
+}
+inline float __uint_as_float(unsigned u)
+{
+    float x;
+    std::memcpy(&x, &u, 4);
+    return x;
+}
+inline long long __double_as_longlong(double x)
+{
+    long long u;
+    std::memcpy(&u, &x, 8);
+    return u;
+}
+inline double __longlong_as_double(long long u)
+{
+    double x;
+    std::memcpy(&x, &u, 8);
+    return x;
+}
 
 /* The runtime library */
 enum cudaError_t {
-    cudaSuccess = 0, cudaErrorInvalidValue = 1, cudaErrorMemoryAllocation = 2, cudaErrorInsufficientDriver = 35,
-    cudaErrorInvalidConfiguration = 9, cudaErrorNoDevice = 100, cudaErrorInvalidDevice = 101,
-    cudaErrorNoKernelImageForDevice = 209, cudaErrorIllegalAddress = 700
+    cudaSuccess = 0,
+    cudaErrorInvalidValue = 1,
+    cudaErrorMemoryAllocation = 2,
+    cudaErrorInsufficientDriver = 35,
+    cudaErrorInvalidConfiguration = 9,
+    cudaErrorNoDevice = 100,
+    cudaErrorInvalidDevice = 101,
+    cudaErrorNoKernelImageForDevice = 209,
+    cudaErrorIllegalAddress = 700
 };
 enum cudaMemcpyKind { cudaMemcpyHostToDevice = 1, cudaMemcpyDeviceToHost = 2, cudaMemcpyDefault = 4 };
-enum cudaMemoryType { cudaMemoryTypeUnregistered, cudaMemoryTypeHost, cudaMemoryTypeDevice, cudaMemoryTypeManaged };
+enum cudaMemoryType {
+    cudaMemoryTypeUnregistered,
+    cudaMemoryTypeHost,
+    cudaMemoryTypeDevice,
+    cudaMemoryTypeManaged
+};
 enum cudaStreamCaptureMode { cudaStreamCaptureModeRelaxed = 2 };
 enum { cudaStreamNonBlocking = 1 };
 enum cudaDeviceAttr { cudaDevAttrMultiProcessorCount = 16 };
 struct cudaFuncAttributes {};
-struct cudaPointerAttributes { cudaMemoryType type; int device; void *devicePointer, *hostPointer; };
+struct cudaPointerAttributes {
+    cudaMemoryType type;
+    int device;
+    void *devicePointer, *hostPointer;
+};
 typedef struct emulated_stream *cudaStream_t;
 typedef struct emulated_graph *cudaGraph_t;
 typedef struct emulated_graph *cudaGraphExec_t;
@@ -97,21 +145,33 @@ cudaError_t cudaDriverGetVersion(int *);
 cudaError_t cudaGetDeviceCount(int *);
 cudaError_t cudaGetDevice(int *);
 cudaError_t cudaDeviceGetAttribute(int *, cudaDeviceAttr, int);
-extern "C" {  /* the tests call them too */
+extern "C" { /* the tests call them too */
 __attribute__((visibility("default"))) cudaError_t emulated_set_device(int);
 __attribute__((visibility("default"))) cudaError_t emulated_malloc(void **, size_t);
-/* The n-th call from now on that can fails with `error`, and where it `stays` all after it; error 0: none. Returns
- * whether what was asked for before has come. */
+/* The n-th call from now on that can fails with `error`, and where it `stays` all after it; error 0: none.
+ * Returns whether what was asked for before has come. */
 __attribute__((visibility("default"))) int emulated_fail_at(long n, int error, int stays);
-__attribute__((visibility("default"))) size_t emulated_used(int device);  /* bytes allocated */
+__attribute__((visibility("default"))) size_t emulated_used(int device); /* bytes allocated */
 }
-inline cudaError_t cudaSetDevice(int device) { return emulated_set_device(device); }
+inline cudaError_t cudaSetDevice(int device)
+{
+    return emulated_set_device(device);
+}
 cudaError_t emulated_has_code();
-template <typename T> cudaError_t cudaFuncGetAttributes(cudaFuncAttributes *, T *) { return emulated_has_code(); }
+template <typename T> cudaError_t cudaFuncGetAttributes(cudaFuncAttributes *, T *)
+{
+    return emulated_has_code();
+}
 cudaError_t cudaFree(void *);
 cudaError_t emulated_malloc_host(void **, size_t);
-template <typename T> cudaError_t cudaMalloc(T **p, size_t n) { return emulated_malloc(reinterpret_cast<void **>(p), n); }
-template <typename T> cudaError_t cudaMallocHost(T **p, size_t n) { return emulated_malloc_host(reinterpret_cast<void **>(p), n); }
+template <typename T> cudaError_t cudaMalloc(T **p, size_t n)
+{
+    return emulated_malloc(reinterpret_cast<void **>(p), n);
+}
+template <typename T> cudaError_t cudaMallocHost(T **p, size_t n)
+{
+    return emulated_malloc_host(reinterpret_cast<void **>(p), n);
+}
 cudaError_t cudaFreeHost(void *);
 cudaError_t cudaPointerGetAttributes(cudaPointerAttributes *, const void *);
 cudaError_t cudaMemcpy(void *, const void *, size_t, cudaMemcpyKind);
@@ -128,11 +188,12 @@ cudaError_t cudaGraphLaunch(cudaGraphExec_t, cudaStream_t);
 cudaError_t cudaGraphDestroy(cudaGraph_t);
 cudaError_t cudaGraphExecDestroy(cudaGraphExec_t);
 
-namespace emulation {
+namespace emulation
+{
 void enqueue(cudaStream_t stream, std::function<void()> work);
-void start(dim3 grid, dim3 block, cudaStream_t stream, std::function<void()> body);  /* a kernel */
+void start(dim3 grid, dim3 block, cudaStream_t stream, std::function<void()> body); /* a kernel */
 void run_grid(dim3 grid, dim3 block, const std::function<void()> &body);
-long setting(const char *name, long otherwise);  /* of the environment */
+long setting(const char *name, long otherwise); /* of the environment */
 [[noreturn]] void die(const char *what);
 }  // namespace emulation
 

@@ -10,15 +10,15 @@ void launch(void (*kernel)(Params...), dim3 grid, dim3 block, cudaStream_t strea
     emulation::start(grid, block, stream, [=] { kernel(args...); });
 }
 
-namespace emulation {
+namespace emulation
+{
 enum { MOST_PRODUCTS = 4 };
 void multiply(int count, float (*d)[4], const uint32_t *a, const uint32_t (*b)[2]);
 }  // namespace emulation
 
-/* The sums are those of an A100 (Fasi, Higham, Mikaitis & Pranesh, Numerical behavior of NVIDIA tensor cores, 2021), the least
- * exact machine that has the instruction. */
-template <int N>
-void mma_bf16(float (&d)[N][4], const uint32_t (&a)[4], const uint32_t (&b)[N][2])
+/* The sums are those of an A100 (Fasi, Higham, Mikaitis & Pranesh, Numerical behavior of NVIDIA tensor cores,
+ * 2021), the least exact machine that has the instruction. */
+template <int N> void mma_bf16(float (&d)[N][4], const uint32_t (&a)[4], const uint32_t (&b)[N][2])
 {
     static_assert(N <= emulation::MOST_PRODUCTS, "room in a lane's slot");
     emulation::multiply(N, d, a, b);

@@ -30,7 +30,8 @@ struct emulated_stream {
     emulated_graph *captured = nullptr;
 };
 
-namespace {
+namespace
+{
 
 enum { PAGE = 4096 };
 
@@ -41,8 +42,8 @@ struct allocation {
     cudaMemoryType type;
 };
 std::mutex memory_lock;
-std::map<const unsigned char *, allocation> allocations;  /* by first byte */
-std::map<int, size_t> used;                               /* bytes, by device */
+std::map<const unsigned char *, allocation> allocations; /* by first byte */
+std::map<int, size_t> used;                              /* bytes, by device */
 thread_local int current_device;
 thread_local cudaError_t last_error;
 
@@ -68,12 +69,12 @@ cudaError_t failing()
     return report(fault);
 }
 
-#define MAY_FAIL()                                   \
-    do {                                             \
-        const cudaError_t failing_ = failing();      \
-        if (failing_ != cudaSuccess) {               \
-            return failing_;                         \
-        }                                            \
+#define MAY_FAIL()                                                                                           \
+    do {                                                                                                     \
+        const cudaError_t failing_ = failing();                                                              \
+        if (failing_ != cudaSuccess) {                                                                       \
+            return failing_;                                                                                 \
+        }                                                                                                    \
     } while (0)
 
 /* Ends against a page that nobody may touch. */
@@ -87,7 +88,8 @@ cudaError_t allocate(void **out, size_t size, cudaMemoryType type)
     }
     const size_t whole = (size + PAGE - 1) / PAGE * PAGE;
     void *mapping = mmap(nullptr, whole + PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (mapping == MAP_FAILED || mprotect(static_cast<unsigned char *>(mapping) + whole, PAGE, PROT_NONE) != 0) {
+    if (mapping == MAP_FAILED
+        || mprotect(static_cast<unsigned char *>(mapping) + whole, PAGE, PROT_NONE) != 0) {
         return report(cudaErrorMemoryAllocation);
     }
     unsigned char *first = static_cast<unsigned char *>(mapping) + (whole - size) / 16 * 16;
@@ -131,9 +133,10 @@ void reach_others(int protection)
 bool fits(dim3 grid, dim3 block)
 {
     const auto within = [](dim3 size, unsigned x, unsigned y, unsigned z) {
-        return size.x - 1 < x && size.y - 1 < y && size.z - 1 < z;  /* none of them 0 */
+        return size.x - 1 < x && size.y - 1 < y && size.z - 1 < z; /* none of them 0 */
     };
-    return within(grid, 0x7fffffff, 65535, 65535) && within(block, 1024, 1024, 64) && block.x * block.y * block.z <= 1024;
+    return within(grid, 0x7fffffff, 65535, 65535) && within(block, 1024, 1024, 64)
+        && block.x * block.y * block.z <= 1024;
 }
 
 }  // namespace
@@ -180,15 +183,24 @@ void emulation::start(dim3 grid, dim3 threads, cudaStream_t stream, std::functio
 const char *cudaGetErrorString(cudaError_t error)
 {
     switch (error) {
-    case cudaSuccess: return "no error";
-    case cudaErrorInvalidValue: return "invalid argument";
-    case cudaErrorMemoryAllocation: return "out of memory";
-    case cudaErrorInsufficientDriver: return "CUDA driver version is insufficient for CUDA runtime version";
-    case cudaErrorInvalidConfiguration: return "invalid configuration argument";
-    case cudaErrorNoKernelImageForDevice: return "no kernel image is available for execution on the device";
-    case cudaErrorNoDevice: return "no CUDA-capable device is detected";
-    case cudaErrorInvalidDevice: return "invalid device ordinal";
-    case cudaErrorIllegalAddress: return "an illegal memory access was encountered";
+    case cudaSuccess:
+        return "no error";
+    case cudaErrorInvalidValue:
+        return "invalid argument";
+    case cudaErrorMemoryAllocation:
+        return "out of memory";
+    case cudaErrorInsufficientDriver:
+        return "CUDA driver version is insufficient for CUDA runtime version";
+    case cudaErrorInvalidConfiguration:
+        return "invalid configuration argument";
+    case cudaErrorNoKernelImageForDevice:
+        return "no kernel image is available for execution on the device";
+    case cudaErrorNoDevice:
+        return "no CUDA-capable device is detected";
+    case cudaErrorInvalidDevice:
+        return "invalid device ordinal";
+    case cudaErrorIllegalAddress:
+        return "an illegal memory access was encountered";
     }
     return "unknown error";
 }
@@ -242,10 +254,22 @@ cudaError_t emulated_has_code()
     return setting("DICE_EMULATED_CODE", 1) != 0 ? cudaSuccess : report(cudaErrorNoKernelImageForDevice);
 }
 
-cudaError_t emulated_malloc(void **out, size_t size) { return allocate(out, size, cudaMemoryTypeDevice); }
-cudaError_t emulated_malloc_host(void **out, size_t size) { return allocate(out, size, cudaMemoryTypeHost); }
-cudaError_t cudaFree(void *memory) { return release(memory); }
-cudaError_t cudaFreeHost(void *memory) { return release(memory); }
+cudaError_t emulated_malloc(void **out, size_t size)
+{
+    return allocate(out, size, cudaMemoryTypeDevice);
+}
+cudaError_t emulated_malloc_host(void **out, size_t size)
+{
+    return allocate(out, size, cudaMemoryTypeHost);
+}
+cudaError_t cudaFree(void *memory)
+{
+    return release(memory);
+}
+cudaError_t cudaFreeHost(void *memory)
+{
+    return release(memory);
+}
 
 cudaError_t cudaPointerGetAttributes(cudaPointerAttributes *out, const void *pointer)
 {
@@ -292,7 +316,10 @@ cudaError_t cudaStreamCreate(cudaStream_t *stream)
     return cudaSuccess;
 }
 
-cudaError_t cudaStreamCreateWithFlags(cudaStream_t *stream, unsigned) { return cudaStreamCreate(stream); }
+cudaError_t cudaStreamCreateWithFlags(cudaStream_t *stream, unsigned)
+{
+    return cudaStreamCreate(stream);
+}
 
 cudaError_t cudaStreamDestroy(cudaStream_t stream)
 {
@@ -304,7 +331,7 @@ cudaError_t cudaStreamDestroy(cudaStream_t stream)
 cudaError_t cudaStreamSynchronize(cudaStream_t stream)
 {
     if (reinterpret_cast<uintptr_t>(stream) <= 2) {
-        return failing();  /* the default streams: nothing is ever under way there */
+        return failing(); /* the default streams: nothing is ever under way there */
     }
     const cudaError_t error = failing();
     if (error != cudaSuccess) {

@@ -1,5 +1,5 @@
 /* The threads of an emulated block. See cuda_runtime.h beside this. */
-#undef _FORTIFY_SOURCE  /* its longjmp refuses to change stacks */
+#undef _FORTIFY_SOURCE /* its longjmp refuses to change stacks */
 #include <cuda_runtime.h>
 
 #include <csetjmp>
@@ -11,7 +11,8 @@
 
 thread_local dim3 threadIdx, blockIdx, blockDim, gridDim;
 
-namespace {
+namespace
+{
 
 enum { WARP = 32, STACK = 64 * 1024 };
 
@@ -19,14 +20,14 @@ struct barrier {
     unsigned waiting = 0, generation = 0;
 };
 
-struct fragments {  /* what a lane brings to mma_bf16 */
+struct fragments { /* what a lane brings to mma_bf16 */
     float d[emulation::MOST_PRODUCTS][4];
     uint32_t a[4], b[emulation::MOST_PRODUCTS][2];
 };
 
 struct warp {
     barrier gate;
-    fragments slots[2][WARP];  /* used in turn: a lane may still read while the next exchange begins */
+    fragments slots[2][WARP]; /* used in turn: a lane may still read while the next exchange begins */
 };
 
 struct fiber {
@@ -36,13 +37,13 @@ struct fiber {
     bool finished = true;
 };
 
-struct block_state {  /* the block that this host thread is running */
-    std::vector<std::unique_ptr<fiber>> fibers;  /* kept from block to block */
+struct block_state {                            /* the block that this host thread is running */
+    std::vector<std::unique_ptr<fiber>> fibers; /* kept from block to block */
     std::vector<warp> warps;
     barrier gate;
     unsigned threads = 0, current = 0, alive = 0;
-    unsigned step = 1;       /* from a thread to the one that runs next */
-    unsigned long idle = 0;  /* switches since anything happened */
+    unsigned step = 1;      /* from a thread to the one that runs next */
+    unsigned long idle = 0; /* switches since anything happened */
     jmp_buf home;
     const std::function<void()> *body = nullptr;
 };
@@ -65,8 +66,7 @@ thread_local block_state block;
 }
 
 /* Waits until `expected` threads came; the last one runs `action` before anybody goes on. */
-template <typename Action>
-void wait(barrier &gate, unsigned expected, Action action)
+template <typename Action> void wait(barrier &gate, unsigned expected, Action action)
 {
     block.idle = 0;
     const unsigned generation = gate.generation;
@@ -91,7 +91,7 @@ void fiber_main()
     for (;;) {
         if (_setjmp(block.fibers[block.current]->at) == 0) {
             if (block.alive == 0) {
-                _longjmp(block.home, 1);  /* just made, or the last of its block */
+                _longjmp(block.home, 1); /* just made, or the last of its block */
             }
             resume_next();
         }
@@ -122,7 +122,8 @@ void run_block()
 {
     for (unsigned i = 0; i < block.threads; i++) {
         block.fibers[i]->finished = false;
-        block.fibers[i]->index = dim3(i % blockDim.x, i / blockDim.x % blockDim.y, i / blockDim.x / blockDim.y);
+        block.fibers[i]->index = dim3(i % blockDim.x, i / blockDim.x % blockDim.y,
+                                      i / blockDim.x / blockDim.y);
     }
     block.alive = block.threads;
     if (_setjmp(block.home) == 0) {
@@ -173,8 +174,8 @@ static float half_of(uint32_t pair, int upper)
     return __uint_as_float(upper ? pair & 0xffff0000u : pair << 16);
 }
 
-/* sums += eight products, column by column: sum and products, exact, are cut to 24 bits behind the first of the largest of
- * them, added, and cut to float32. */
+/* sums += eight products, column by column: sum and products, exact, are cut to 24 bits behind the first of
+ * the largest of them, added, and cut to float32. */
 static void add_eight(float (&sums)[8], const float *a, const float (*b)[8])
 {
     double terms[9][8], largest[8] = {}, exact[8] = {}, unit[8], share[8];
@@ -240,7 +241,7 @@ static void multiply_all(fragments *lanes, int count)
             any |= pair;
         }
     }
-    for (int n = 0; n < count && any != 0; n++) {  /* rows past the last pixel are all zeros */
+    for (int n = 0; n < count && any != 0; n++) { /* rows past the last pixel are all zeros */
         multiply_fragments(lanes, n, a);
     }
 }

@@ -1,4 +1,0 @@
-/* Rows in double, compiled for avx2 (see f64_rows.h). */
-#include "cpu/kernels/f64_rows.h"
-
-ROW_KERNELS(avx2);

@@ -1,4 +1,0 @@
-/* Rows in double, compiled for avx512 (see f64_rows.h). */
-#include "cpu/kernels/f64_rows.h"
-
-ROW_KERNELS(avx512);

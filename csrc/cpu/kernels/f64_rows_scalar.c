@@ -1,4 +1,0 @@
-/* Rows in double, in plain C (see f64_rows.h). */
-#include "cpu/kernels/f64_rows.h"
-
-ROW_KERNELS(scalar);

@@ -1,0 +1,296 @@
+/* Rows in double, for one instruction set (see rows.h). Included by f64_rows_<isa>.c.
+ *
+ * Reductions keep eight partial sums and never contract, so that every set has the same bits; products may
+ * fuse. */
+#include <math.h>
+#include <stdint.h>
+#include <string.h>
+
+#include "linalg/rows.h"
+
+#define INLINE static inline __attribute__((always_inline))
+
+enum { LANES = 8 };
+
+typedef double double8 __attribute__((vector_size(64)));
+typedef int64_t long8 __attribute__((vector_size(64)));
+
+INLINE double fold(const double *s)
+{
+    return ((s[0] + s[4]) + (s[2] + s[6])) + ((s[1] + s[5]) + (s[3] + s[7]));
+}
+
+static double rows_max(const double *x, size_t n)
+{
+    double best[LANES];
+    for (int l = 0; l < LANES; l++) {
+        best[l] = x[0];
+    }
+    size_t i = 0;
+    for (; i + LANES <= n; i += LANES) {
+        for (int l = 0; l < LANES; l++) {
+            best[l] = x[i + (size_t)l] > best[l] ? x[i + (size_t)l] : best[l];
+        }
+    }
+    for (; i < n; i++) {
+        best[0] = x[i] > best[0] ? x[i] : best[0];
+    }
+    for (int l = 1; l < LANES; l++) {
+        best[0] = best[l] > best[0] ? best[l] : best[0];
+    }
+    return best[0];
+}
+
+/* *x = exp(*x), x at most 0, to 1e-12 relative: x = k ln 2 + r, the series in r, times 2^k. */
+INLINE void exp8(double8 *at)
+{
+    const double8 least = (double8){0} - 708.0, magic = (double8){0} + 0x1.8p52;
+    const long8 small = *at < least;
+    const double8 x = (double8)(((long8)least & small) | ((long8)*at & ~small));
+    const double8 shifted = x * 0x1.71547652b82fep0 + magic;
+    const double8 k = shifted - magic;
+    const double8 r = x - k * 0x1.62e42feep-1 - k * 0x1.a39ef35793c76p-33;
+    double8 y = r * (1.0 / 3628800) + 1.0 / 362880;
+    y = y * r + 1.0 / 40320;
+    y = y * r + 1.0 / 5040;
+    y = y * r + 1.0 / 720;
+    y = y * r + 1.0 / 120;
+    y = y * r + 1.0 / 24;
+    y = y * r + 1.0 / 6;
+    y = y * r + 0.5;
+    y = y * r + 1.0;
+    y = y * r + 1.0;
+    *at = y * (double8)(((long8)shifted + 1023) << 52);
+}
+
+static double rows_exp(const double *x, size_t n, double shift, double scale, double *e)
+{
+    double8 total = {0}, part;
+    size_t i = 0;
+    for (; i + LANES <= n; i += LANES) {
+        memcpy(&part, x + i, sizeof part);
+        part = (part - shift) * scale;
+        exp8(&part);
+        total += part;
+        memcpy(e + i, &part, sizeof part);
+    }
+    if (i < n) {
+        part = (double8){0};
+        memcpy(&part, x + i, (n - i) * sizeof *x);
+        part = (part - shift) * scale;
+        for (size_t l = n - i; l < LANES; l++) {
+            part[l] = 0;
+        }
+        exp8(&part);
+        for (size_t l = n - i; l < LANES; l++) {
+            part[l] = 0;
+        }
+        total += part;
+        memcpy(e + i, &part, (n - i) * sizeof *e);
+    }
+    return fold((const double *)&total);
+}
+
+static double rows_dot(const double *x, const double *y, size_t n)
+{
+    double sum[LANES] = {0};
+    size_t i = 0;
+    for (; i + LANES <= n; i += LANES) {
+        for (int l = 0; l < LANES; l++) {
+            sum[l] += x[i + (size_t)l] * y[i + (size_t)l];
+        }
+    }
+    for (; i < n; i++) {
+        sum[i % LANES] += x[i] * y[i];
+    }
+    return fold(sum);
+}
+
+static double rows_distance(const double *x, size_t n, double shift, const double *y)
+{
+    double sum[LANES] = {0};
+    size_t i = 0;
+    for (; i + LANES <= n && y != NULL; i += LANES) {
+        for (int l = 0; l < LANES; l++) {
+            sum[l] += fabs(x[i + (size_t)l] - shift) * y[i + (size_t)l];
+        }
+    }
+    for (; i + LANES <= n; i += LANES) {
+        for (int l = 0; l < LANES; l++) {
+            sum[l] += fabs(x[i + (size_t)l] - shift);
+        }
+    }
+    for (; i < n; i++) {
+        sum[i % LANES] += fabs(x[i] - shift) * (y != NULL ? y[i] : 1);
+    }
+    return fold(sum);
+}
+
+/* What a set calls a vector of doubles; ROWS x 3 of them are a tile's sums. */
+#if defined(__AVX512F__)
+#include <immintrin.h>
+typedef __m512d vec;
+enum { WIDTH = 8, ROWS = 8 };
+INLINE vec vec_load(const double *p)
+{
+    return _mm512_loadu_pd(p);
+}
+INLINE void vec_store(double *p, vec x)
+{
+    _mm512_storeu_pd(p, x);
+}
+INLINE vec vec_set1(double x)
+{
+    return _mm512_set1_pd(x);
+}
+INLINE vec vec_fma(vec x, vec y, vec z)
+{
+    return _mm512_fmadd_pd(x, y, z);
+}
+#elif defined(__AVX2__)
+#include <immintrin.h>
+typedef __m256d vec;
+enum { WIDTH = 4, ROWS = 4 };
+INLINE vec vec_load(const double *p)
+{
+    return _mm256_loadu_pd(p);
+}
+INLINE void vec_store(double *p, vec x)
+{
+    _mm256_storeu_pd(p, x);
+}
+INLINE vec vec_set1(double x)
+{
+    return _mm256_set1_pd(x);
+}
+INLINE vec vec_fma(vec x, vec y, vec z)
+{
+    return _mm256_fmadd_pd(x, y, z);
+}
+#else
+typedef double vec __attribute__((vector_size(16)));
+enum { WIDTH = 2, ROWS = 4 };
+INLINE vec vec_load(const double *p)
+{
+    return (vec){p[0], p[1]};
+}
+INLINE void vec_store(double *p, vec x)
+{
+    p[0] = x[0];
+    p[1] = x[1];
+}
+INLINE vec vec_set1(double x)
+{
+    return (vec){x, x};
+}
+INLINE vec vec_fma(vec x, vec y, vec z)
+{
+    return x * y + z;
+}
+#endif
+
+INLINE void tile(const int rows, const double *x, size_t x_stride, const double *w, size_t depth, double *out,
+                 size_t out_stride)
+{
+    vec sum[ROWS][3];
+#pragma GCC unroll 8
+    for (int r = 0; r < rows; r++) {
+#pragma GCC unroll 3
+        for (int v = 0; v < 3; v++) {
+            sum[r][v] = vec_load(out + (size_t)r * out_stride + v * WIDTH);
+        }
+    }
+    for (size_t k = 0; k < depth; k++) {
+        vec weight[3];
+#pragma GCC unroll 3
+        for (int v = 0; v < 3; v++) {
+            weight[v] = vec_load(w + k * DICE_ROW_PANEL + v * WIDTH);
+        }
+#pragma GCC unroll 8
+        for (int r = 0; r < rows; r++) {
+            const vec value = vec_set1(x[(size_t)r * x_stride + k]);
+#pragma GCC unroll 3
+            for (int v = 0; v < 3; v++) {
+                sum[r][v] = vec_fma(value, weight[v], sum[r][v]);
+            }
+        }
+    }
+#pragma GCC unroll 8
+    for (int r = 0; r < rows; r++) {
+#pragma GCC unroll 3
+        for (int v = 0; v < 3; v++) {
+            vec_store(out + (size_t)r * out_stride + v * WIDTH, sum[r][v]);
+        }
+    }
+}
+
+static void rows_product(const double *x, size_t x_stride, size_t rows, const double *w, size_t depth,
+                         double *out, size_t out_stride)
+{
+    for (size_t first = 0; first < DICE_ROW_PANEL; first += 3 * WIDTH) {
+        size_t r = 0;
+        for (; r + ROWS <= rows; r += ROWS) {
+            tile(ROWS, x + r * x_stride, x_stride, w + first, depth, out + r * out_stride + first,
+                 out_stride);
+        }
+        for (; r < rows; r++) {
+            tile(1, x + r * x_stride, x_stride, w + first, depth, out + r * out_stride + first, out_stride);
+        }
+    }
+}
+
+static void rows_scaled(const double *x, const float *y, size_t n, int absolute, double *v)
+{
+    for (size_t i = 0; i < n; i++) {
+        v[i] = x[i] * (double)y[i];
+    }
+    for (size_t i = 0; absolute && i < n; i++) {
+        v[i] = fabs(v[i]);
+    }
+}
+
+static void rows_over(const double *x, size_t n, double threshold, uint8_t *keep)
+{
+    for (size_t i = 0; i < n; i++) {
+        keep[i] = x[i] > threshold;
+    }
+}
+
+static size_t rows_between(const double *x, size_t n, double low, double end, double *inside, size_t *below)
+{
+    enum { CHUNK = 64 };
+    size_t found = 0;
+    *below = 0;
+    for (size_t first = 0; first < n; first += CHUNK) {
+        const size_t count = n - first < CHUNK ? n - first : CHUNK;
+        uint8_t in[CHUNK] = {0};
+        uint64_t under = 0, any;
+        for (size_t i = 0; i < count; i++) {
+            under += x[first + i] < low;
+        }
+        for (size_t i = 0; i < count; i++) {
+            in[i] = (x[first + i] >= low) & (x[first + i] < end);
+        }
+        for (size_t i = 0; i < count; i += sizeof any) {
+            memcpy(&any, in + i, sizeof any);
+            for (size_t l = i; any != 0 && l < count && l < i + sizeof any; l++) {
+                inside[found] = x[first + l];
+                found += in[l];
+            }
+        }
+        *below += under;
+    }
+    return found;
+}
+
+#define ROW_KERNELS(isa)                                                                                     \
+    const dice_row_kernels dice_row_kernels_##isa = {                                                        \
+        .max = rows_max,                                                                                     \
+        .exp = rows_exp,                                                                                     \
+        .dot = rows_dot,                                                                                     \
+        .distance = rows_distance,                                                                           \
+        .scaled = rows_scaled,                                                                               \
+        .over = rows_over,                                                                                   \
+        .between = rows_between,                                                                             \
+        .product = rows_product,                                                                             \
+    }

@@ -1,0 +1,96 @@
+/* Activation rules. See activation.h. */
+#include "ood/scores/activation.h"
+
+#include <math.h>
+
+#include "base/memory.h"
+#include "base/threads.h"
+#include "linalg/order.h"
+
+enum { IMAGES = 32 }; /* a task */
+
+typedef struct run_job {
+    dice_activation rule;
+    const float *h;
+    size_t n, features, kept;
+    double a, b;
+    double *memory; /* (threads, D) */
+    float *out;
+} run_job;
+
+static void cut(const run_job *job, const float *h, float *out)
+{
+    const float low = (float)job->a, high = (float)job->b, below = job->rule == DICE_VRA ? 0 : low;
+    for (size_t d = 0; d < job->features; d++) {
+        out[d] = h[d] < low ? below : h[d] > high ? high : h[d];
+    }
+}
+
+/* Returns 0 where a product leaves float. */
+static int shape(const run_job *job, const float *h, double *order, float *out)
+{
+    double all = 0, largest = 0;
+    for (size_t d = 0; d < job->features; d++) {
+        order[d] = (double)h[d];
+        all += order[d];
+    }
+    dice_order_largest(order, job->features, job->kept);
+    const double least = order[job->kept - 1];
+    size_t ties = 0; /* of the least, among the kept */
+    for (size_t d = 0; d < job->kept; d++) {
+        largest += order[d];
+        ties += order[d] == least;
+    }
+    const int scales = job->rule == DICE_ASH_S || job->rule == DICE_SCALE;
+    const double factor = scales && largest != 0 ? exp(all / largest) : 1;
+    int finite = 1;
+    for (size_t d = 0; d < job->features; d++) {
+        const double x = (double)h[d];
+        int stays = x > least;
+        if (x == least && ties > 0) {
+            stays = 1;
+            ties--;
+        }
+        const double y = job->rule == DICE_SCALE ? x * factor
+                       : !stays                  ? 0
+                       : job->rule == DICE_ASH_B ? all / (double)job->kept
+                                                 : x * factor;
+        out[d] = (float)y;
+        finite &= isfinite(out[d]) != 0;
+    }
+    return finite;
+}
+
+static dice_status run_task(void *context, size_t index, int thread)
+{
+    const run_job *job = context;
+    double *order = job->memory + (size_t)thread * job->features;
+    const size_t first = index * IMAGES, end = first + IMAGES < job->n ? first + IMAGES : job->n;
+    for (size_t i = first; i < end; i++) {
+        const float *h = job->h + i * job->features;
+        float *out = job->out + i * job->features;
+        if (job->rule == DICE_VRA || job->rule == DICE_VRA_CLIP) {
+            cut(job, h, out);
+        } else if (!shape(job, h, order, out)) {
+            return dice_fail(DICE_E_INPUT,
+                             "h: a feature times exp(s1 / s2) leaves the range of float32; scale them");
+        }
+    }
+    return DICE_OK;
+}
+
+dice_status dice_activation_run(dice_activation rule, const float *h, size_t n, size_t features, double a,
+                                double b, float *out)
+{
+    run_job job = {.rule = rule, .h = h, .n = n, .features = features, .a = a, .b = b, .out = out};
+    const double pruned = nearbyint((double)features * a / 100);
+    job.kept = pruned < (double)features ? features - (size_t)fmax(pruned, 0) : 1;
+    void *memory;
+    dice_status status = dice_alloc((size_t)dice_threads_count() * features, sizeof(double), &memory);
+    if (status == DICE_OK) {
+        job.memory = memory;
+        status = dice_parallel_for((n + IMAGES - 1) / IMAGES, run_task, &job);
+        dice_free(memory);
+    }
+    return status;
+}

@@ -1,0 +1,24 @@
+/* Rules that reshape a feature before the last layer sees it: one image at a time. */
+#ifndef DICE_OOD_SCORES_ACTIVATION_H
+#define DICE_OOD_SCORES_ACTIVATION_H
+
+#include <stddef.h>
+
+#include "base/status.h"
+
+typedef enum dice_activation {
+    DICE_ASH_P,   /* the k largest stay, the others become 0 (Djurisic et al., ICLR 2023) */
+    DICE_ASH_B,   /* the k largest become s1 / k, the others 0 */
+    DICE_ASH_S,   /* the k largest are multiplied by exp(s1 / s2), the others become 0 */
+    DICE_SCALE,   /* all are multiplied by exp(s1 / s2) (Xu et al., ICLR 2024) */
+    DICE_VRA,     /* below a: 0; above b: b (Xu et al., 2023) */
+    DICE_VRA_CLIP /* the same, but below a: a */
+} dice_activation;
+
+/* out (n, D) from h (n, D). k = D - round(D a / 100) but at least 1, ties by their place; s1 is the sum of
+ * all D, s2 that of the k largest; where s2 is 0 nothing is multiplied. DICE_E_INPUT where a product leaves
+ * float. */
+dice_status dice_activation_run(dice_activation rule, const float *h, size_t n, size_t features, double a,
+                                double b, float *out);
+
+#endif

@@ -1,0 +1,39 @@
+/* GEN (Liu, Lochman & Zach, CVPR 2023), negated: -sum over the M largest p of p^g (1 - p)^g. */
+#include <math.h>
+#include <string.h>
+
+#include "linalg/order.h"
+#include "ood/scores/score.h"
+
+/* (1 - p)^g, by its series where four terms are enough. */
+static double power_of_rest(double p, double g)
+{
+    if (p > 0x1p-10) {
+        return pow(1 - p, g);
+    }
+    return 1 - g * p * (1 - (g - 1) / 2 * p * (1 - (g - 2) / 3 * p * (1 - (g - 3) / 4 * p)));
+}
+
+/* numbers: g, M. The largest p comes apart: its 1 - p is the sum of the others, however small. */
+static void gen(const dice_score_image *image, double *out)
+{
+    double max, *z = image->scratch, *e = z + image->classes;
+    const double sum = dice_score_exp(image, 1, e, &max), g = image->numbers[0];
+    const size_t others = image->classes - 1, label = dice_score_label(image);
+    const size_t most = image->numbers[1] - 1 < (double)others ? (size_t)image->numbers[1] - 1 : others;
+    e[label] = e[others];
+    double total = pow(image->kernels->distance(e, others, 0, NULL) / sum / sum, g);
+    memcpy(z, image->z, image->classes * sizeof *z);
+    z[label] = z[others];
+    if (most > 0) {
+        dice_order_largest(z, others, most);
+    }
+    image->kernels->exp(z, most, max + log(sum), g, e); /* p^g */
+    for (size_t i = 0; i < most; i++) {
+        total += e[i] * power_of_rest(exp(z[i] - max) / sum, g);
+    }
+    *out = -total;
+}
+
+const dice_score_rule dice_score_gen = {
+    .name = "gen", .reads = "z", .arrays = "", .numbers = 2, .outputs = 1, .score = gen};

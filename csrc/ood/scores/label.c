@@ -1,0 +1,55 @@
+/* Scores of the feature against something of the predicted class: fDBD, NCI, SHE. */
+#include <math.h>
+
+#include "ood/scores/score.h"
+
+/* away (D) = h - mean, in the scratch behind the classes'; returns its norm. */
+static double centre(const dice_score_image *image, const double *mean, double **away)
+{
+    *away = image->scratch + 2 * image->classes;
+    for (size_t d = 0; d < image->features; d++) {
+        (*away)[d] = image->h[d] - mean[d];
+    }
+    return sqrt(image->kernels->dot(*away, *away, image->features));
+}
+
+/* fDBD (Liu & Qin, ICML 2024): the mean distance to the decision boundaries as a sum,
+ * sum over c of |z_y - z_c| / norm(w_y - w_c), over norm(h - mean). arrays: mean, 1 / norm(w_y - w_c) as
+ * floats */
+static void fdbd(const dice_score_image *image, double *out)
+{
+    double *away;
+    const double norm = centre(image, image->arrays[0], &away);
+    const size_t label = dice_score_label(image), classes = image->classes;
+    const float *inverse = (const float *)(const void *)image->arrays[1] + label * classes;
+    for (size_t c = 0; c < classes; c++) {
+        image->scratch[c] = (double)inverse[c];
+    }
+    *out = image->kernels->distance(image->z, classes, image->z[label], image->scratch) / norm;
+}
+
+const dice_score_rule dice_score_fdbd = {
+    .name = "fdbd", .reads = "zh", .arrays = "D fCC", .numbers = 0, .outputs = 1, .score = fdbd};
+
+/* NCI (Liu & Qin, 2023): w_y . (h - mean) / norm(h - mean) + a norm1(h). arrays: mean, W; numbers: a */
+static void nci(const dice_score_image *image, double *out)
+{
+    double *away;
+    const double norm = centre(image, image->arrays[0], &away);
+    const double *weight = image->arrays[1] + dice_score_label(image) * image->features;
+    const double cosine = norm > 0 ? image->kernels->dot(weight, away, image->features) / norm : 0;
+    *out = cosine + image->numbers[0] * image->kernels->distance(image->h, image->features, 0, NULL);
+}
+
+const dice_score_rule dice_score_nci = {
+    .name = "nci", .reads = "zh", .arrays = "D CD", .numbers = 1, .outputs = 1, .score = nci};
+
+/* SHE (Zhang et al., ICLR 2023): <h, pattern of the predicted class>. arrays: patterns */
+static void she(const dice_score_image *image, double *out)
+{
+    const double *pattern = image->arrays[0] + dice_score_label(image) * image->features;
+    *out = image->kernels->dot(image->h, pattern, image->features);
+}
+
+const dice_score_rule dice_score_she = {
+    .name = "she", .reads = "zh", .arrays = "CD", .numbers = 0, .outputs = 1, .score = she};

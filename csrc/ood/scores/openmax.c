@@ -1,0 +1,47 @@
+/* OpenMax (Bendale & Boult, CVPR 2016), negated: -P(unknown). */
+#include <math.h>
+
+#include "ood/scores/score.h"
+
+/* arrays: class means (C, C) of the logits; per class (C, 3) the Weibull tail's origin, scale and shape, the
+ * latter 0 where there is none. numbers: alpha, how many of the largest logits are revised. */
+static void openmax(const dice_score_image *image, double *out)
+{
+    const double *means = image->arrays[0], *tails = image->arrays[1];
+    const size_t classes = image->classes;
+    const size_t alpha = image->numbers[0] < (double)classes ? (size_t)image->numbers[0] : classes;
+    double *v = image->scratch, *away = v + classes, unknown = 0;
+    for (size_t c = 0; c < classes; c++) {
+        v[c] = image->z[c];
+    }
+    double below = INFINITY; /* the last logit taken, and its place: equals go by their place */
+    size_t place = 0;
+    for (size_t rank = 0; rank < alpha; rank++) {
+        size_t label = classes;
+        for (size_t c = 0; c < classes; c++) {
+            const double z = image->z[c];
+            const int left = z < below || (z == below && c > place);
+            if (left && (label == classes || z > image->z[label])) {
+                label = c;
+            }
+        }
+        below = image->z[label];
+        place = label;
+        const double *tail = tails + 3 * label, *mean = means + label * classes;
+        for (size_t c = 0; c < classes; c++) {
+            away[c] = image->z[c] - mean[c];
+        }
+        const double x = sqrt(image->kernels->dot(away, away, classes)) - tail[0];
+        const double share = tail[2] == 0 ? 1 : x <= 0 ? 0 : -expm1(-pow(x / tail[1], tail[2]));
+        const double taken = v[label] * share * ((double)(alpha - rank) / (double)alpha);
+        v[label] -= taken;
+        unknown += taken;
+    }
+    double max = image->kernels->max(v, classes);
+    max = unknown > max ? unknown : max;
+    const double known = image->kernels->exp(v, classes, max, 1, away), e = exp(unknown - max);
+    *out = -e / (known + e);
+}
+
+const dice_score_rule dice_score_openmax = {
+    .name = "openmax", .reads = "z", .arrays = "CC C3", .numbers = 1, .outputs = 1, .score = openmax};

@@ -1,0 +1,99 @@
+/* The table of row rules and their runner. See score.h. */
+#include "ood/scores/score.h"
+
+#include <string.h>
+
+#include "base/memory.h"
+#include "base/threads.h"
+
+enum { IMAGES = 32 }; /* a task */
+
+#define ADDRESS(name) &dice_score_##name,
+static const dice_score_rule *const rules[] = {DICE_SCORE_RULES(ADDRESS)};
+
+const dice_score_rule *dice_score_find(const char *name)
+{
+    for (size_t i = 0; i < sizeof rules / sizeof *rules; i++) {
+        if (strcmp(rules[i]->name, name) == 0) {
+            return rules[i];
+        }
+    }
+    return NULL;
+}
+
+const double *dice_rows_at(const dice_rows *rows, size_t i, double *to)
+{
+    if (rows->is_double) {
+        return (const double *)rows->data + i * rows->width;
+    }
+    const float *from = (const float *)rows->data + i * rows->width;
+    for (size_t d = 0; d < rows->width; d++) {
+        to[d] = (double)from[d];
+    }
+    return to;
+}
+
+size_t dice_score_label(const dice_score_image *image)
+{
+    const double max = image->kernels->max(image->z, image->classes);
+    size_t label = 0;
+    while (image->z[label] != max) {
+        label++;
+    }
+    return label;
+}
+
+double dice_score_exp(const dice_score_image *image, double scale, double *e, double *max)
+{
+    *max = image->kernels->max(image->z, image->classes);
+    return image->kernels->exp(image->z, image->classes, *max, scale, e);
+}
+
+typedef struct run_job {
+    const dice_score_rule *rule;
+    const dice_rows *z, *h;
+    dice_score_image image;
+    size_t n, scratch; /* images; doubles a task */
+    double *memory;    /* (threads, scratch) */
+    double *out;
+} run_job;
+
+static dice_status run_task(void *context, size_t index, int thread)
+{
+    const run_job *job = context;
+    dice_score_image image = job->image;
+    double *z = job->memory + (size_t)thread * job->scratch, *h = z + image.classes;
+    image.scratch = h + image.features;
+    const size_t first = index * IMAGES, end = first + IMAGES < job->n ? first + IMAGES : job->n;
+    for (size_t i = first; i < end; i++) {
+        image.z = job->z != NULL ? dice_rows_at(job->z, i, z) : NULL;
+        image.h = job->h != NULL ? dice_rows_at(job->h, i, h) : NULL;
+        job->rule->score(&image, job->out + i * (size_t)job->rule->outputs);
+    }
+    return DICE_OK;
+}
+
+dice_status dice_score_run(const dice_score_rule *rule, const dice_rows *z, const dice_rows *h,
+                           const double *const *arrays, const double *numbers, double *out)
+{
+    dice_isa isa;
+    dice_status status = dice_isa_select(NULL, &isa);
+    if (status != DICE_OK) {
+        return status;
+    }
+    run_job job = {.rule = rule, .z = z, .h = h, .out = out, .n = z != NULL ? z->n : h->n};
+    job.image.kernels = dice_row_kernels_for(isa);
+    job.image.classes = z != NULL ? z->width : 0;
+    job.image.features = h != NULL ? h->width : 0;
+    job.image.arrays = arrays;
+    job.image.numbers = numbers;
+    job.scratch = (3 * job.image.classes + 2 * job.image.features + 7) / 8 * 8;
+    void *memory;
+    status = dice_alloc((size_t)dice_threads_count() * job.scratch, sizeof(double), &memory);
+    if (status == DICE_OK) {
+        job.memory = memory;
+        status = dice_parallel_for((job.n + IMAGES - 1) / IMAGES, run_task, &job);
+        dice_free(memory);
+    }
+    return status;
+}

@@ -1,0 +1,228 @@
+"""Scores against a bank of training features: KNN, NNGuide, Relation. No matrix of images x bank ever exists."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from scipy.special import softmax
+
+from dice import _core
+from dice.detectors.base import Detector, check_features, positive, real, scored, whole
+from dice.detectors.head import HeadScore
+from dice.errors import InputError
+
+__all__ = ["KNN", "Bank", "NNGuide", "Relation"]
+
+BLOCK_BYTES = 32 << 20  # of images that a pass over the bank serves
+
+
+class Bank:
+    """Rows kept as float32, with columns beside them. One array, given whole or in blocks one after the other, stays where
+    it is, memory-mapped or not."""
+
+    def __init__(self) -> None:
+        self.seen = 0  # images, kept or not
+        self._parts: list[tuple[np.ndarray, ...]] = []
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"seen": self.seen, "_parts": [self.columns()] if self._parts else []}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+
+    def empty(self) -> "Bank":
+        """A new one."""
+        return Bank()
+
+    def add(self, *columns: np.ndarray) -> None:
+        """Adds rows; each column has one entry a row."""
+        self._parts.append(columns)
+
+    def merge(self, other: "Bank") -> None:
+        """Adds all that `other` has; it stays as it is."""
+        self._parts += other._parts
+        self.seen += other.seen
+
+    def columns(self) -> tuple[np.ndarray, ...]:
+        """All rows, joined once."""
+        if len(self._parts) > 1:
+            self._parts = [tuple(joined(column) for column in zip(*self._parts, strict=True))]
+        return self._parts[0]
+
+    def __len__(self) -> int:
+        return sum(len(part[0]) for part in self._parts)
+
+    @property
+    def features(self) -> int:
+        """D."""
+        return self._parts[0][0].shape[1]
+
+
+def joined(parts: Sequence[np.ndarray]) -> np.ndarray:
+    """Contiguous arrays as one: a view, where they lie one after the other in the same array, else a copy."""
+    owner, begin = _owner(parts[0]), parts[0].ctypes.data
+    end = begin
+    for part in parts:
+        if not (
+            len(part) == 0 or part.ctypes.data == end and _owner(part) is owner and part.dtype == owner.dtype
+        ):
+            return np.concatenate(parts)
+        end += part.nbytes
+    if not (len(parts[0]) and owner.flags.c_contiguous):
+        return np.concatenate(parts)
+    shape = (sum(map(len, parts)), *parts[0].shape[1:])
+    return np.ndarray(shape, owner.dtype, owner, begin - owner.ctypes.data)
+
+
+def _owner(array: np.ndarray) -> np.ndarray:
+    """The array that `array` is a view of, at last."""
+    while isinstance(array.base, np.ndarray):
+        array = array.base
+    return array
+
+
+class KNN(Detector):
+    """-(squared distance to the k-th nearest training feature), all of norm 1 (Sun et al., ICML 2022, arXiv 2204.06507).
+
+    k beyond the bank takes the farthest (the paper: 50 for CIFAR-10, 1000 for ImageNet). Peers give the distance itself
+    (pytorch-ood) or its square (OpenOOD, faiss): the order is the same. OpenOOD's normaliser adds 1e-10 after the
+    division instead of before; distances do not see it. A feature of zeros stays zeros.
+
+    The bank is float32; an array that is float32 and C-contiguous is kept as it is, not copied, and may be memory-mapped.
+    The distance is taken in double between the neighbours that float products leave in doubt.
+
+    device="cuda" ("cuda:1") has the products with the bank computed there, by cuBLAS where it is found; all else, and so
+    the score but for what float leaves open, is as on the CPU.
+    """
+
+    keeps_features = True
+
+    def __init__(self, k: int = 50, device: str = "cpu") -> None:
+        self.k = k
+        self.device = device
+
+    def partial_fit(self, h: Any, y: Any = None) -> "KNN":
+        """Adds training features `h` (N, D) to the bank."""
+        array = np.ascontiguousarray(check_features(self, h, self.__dict__.get("_bank")), dtype=np.float32)
+        bank = self.__dict__.get("_bank") or Bank()
+        bank.add(array, _core.bank_norms(array))
+        return self._take(bank)
+
+    def _merge(self, other: Any) -> None:
+        if "_bank" in other.__dict__:
+            bank = self.__dict__.get("_bank") or Bank()
+            bank.merge(other._bank)
+            self._take(bank)
+
+    def _take(self, bank: Bank) -> "KNN":
+        self._bank = bank
+        self.n_features_in_ = bank.features
+        self._changed()
+        return self
+
+    def _reset(self) -> None:
+        self.__dict__.pop("_bank", None)
+        self.__dict__.pop("n_features_in_", None)
+
+    def shortfall(self) -> str:
+        bank = len(self.__dict__.get("_bank", ()))
+        return f"k={self.k} of a bank of {bank}: the farthest is taken" if self.k > bank else ""
+
+    def score_samples(self, h: Any) -> np.ndarray:
+        """Scores float64 (N,) of features `h` (N, D); higher means in-distribution."""
+        if "_bank" not in self.__dict__:
+            raise InputError("KNN: not fitted; call fit(h) with training features first")
+        return scored(self._score, check_features(self, h, self._bank), np.float32, BLOCK_BYTES)
+
+    def _score(self, h: np.ndarray) -> np.ndarray:
+        k = min(whole(self.k, "k"), len(self._bank))
+        rows, scale = self._bank.columns()
+        return -_core.bank_knn(rows, scale, h, k, self._on())
+
+
+class NNGuide(HeadScore):
+    """LSE(z) times the mean of the K largest <h / norm(h), LSE(z_i) h_i / norm(h_i)> over a bank (Park, Jung & Teoh,
+    ICCV 2023, arXiv 2309.14888, eq. 5).
+
+    The bank is a random `fraction` of the training images (the paper: 1 % for ImageNet), each drawn by itself from
+    `seed` and its place in the stream, the first always; K at most the bank. OpenOOD takes the first batches instead,
+    pytorch-ood all images (fraction=1). OpenOOD's normaliser adds 1e-10 to every number after the division: less than the
+    rounding of float32 products. `device` as for KNN.
+    """
+
+    fit_depends_on = ("W", "b", "fraction", "seed")
+    _LEARNT = ("_bank",)
+
+    def __init__(
+        self, W: Any, b: Any, K: int = 100, fraction: float = 0.01, seed: int = 0, device: str = "cpu"
+    ) -> None:
+        self.W = W
+        self.b = b
+        self.K = K
+        self.fraction = fraction
+        self.seed = seed
+        self.device = device
+
+    def _learn(self, h: np.ndarray, z: np.ndarray, y: np.ndarray) -> None:
+        if not 0 < real(self.fraction, "fraction") <= 1:
+            raise InputError(f"fraction: got {self.fraction!r}, want more than 0 and at most 1")
+        bank = self.__dict__.setdefault("_bank", Bank())
+        drawn = (
+            np.random.Generator(np.random.PCG64(whole(self.seed, "seed", 0)).advance(bank.seen)).random(
+                len(h)
+            )
+            < self.fraction
+        )
+        drawn[: bank.seen == 0] = True
+        rows = h[drawn].astype(np.float32)
+        bank.add(rows, _core.bank_norms(rows) * _core.score("energy", z[drawn], None, (), (1.0,)))
+        bank.seen += len(h)
+
+    def shortfall(self) -> str:
+        bank = self.__dict__.get("_bank") or Bank()
+        if len(bank) >= self.K:
+            return ""
+        return f"K={self.K} of a bank of {len(bank)}, {100 * self.fraction:g} % of {bank.seen} images: all are taken"
+
+    def _score(self, h: np.ndarray, z: np.ndarray) -> np.ndarray:
+        bank = self._learnt("_bank")
+        rows, scale = bank.columns()
+        nearness = _core.bank_guide(rows, scale, h, min(whole(self.K, "K"), len(bank)), self._on())
+        return _core.score("energy", z, None, (), (1.0,)) * nearness
+
+
+class Relation(HeadScore):
+    """sum over the bank of v^power where v > threshold, v = max(0, cos(h, h_i)) (p . p_i) (Kim, Jeong & Song, NeurIPS 2023,
+    arXiv 2301.12321, eq. 3 and its sum).
+
+    The bank is all training images: M D + M C float32. power is the kernel's exponent (1 as in OpenOOD's default).
+    `device` as for KNN.
+    """
+
+    keeps_features = True
+    fit_depends_on = ("W", "b")
+    _LEARNT = ("_bank",)
+
+    def __init__(
+        self, W: Any, b: Any, threshold: float = 0.03, power: float = 1.0, device: str = "cpu"
+    ) -> None:
+        self.W = W
+        self.b = b
+        self.threshold = threshold
+        self.power = power
+        self.device = device
+
+    def _learn(self, h: np.ndarray, z: np.ndarray, y: np.ndarray) -> None:
+        if "_bank" not in self.__dict__:
+            self._bank = Bank()
+        rows = h.astype(np.float32, copy=False)
+        self._bank.add(rows, _core.bank_norms(rows), self._probabilities(z))
+
+    @staticmethod
+    def _probabilities(z: np.ndarray) -> np.ndarray:
+        return softmax(z.astype(np.float64), axis=1).astype(np.float32)
+
+    def _score(self, h: np.ndarray, z: np.ndarray) -> np.ndarray:
+        rows, scale, p = self._learnt("_bank").columns()
+        return _core.bank_relation(rows, scale, p, h, self._probabilities(z), real(self.threshold, "threshold"),
+                                   positive(self.power, "power"), self._on())  # fmt: skip

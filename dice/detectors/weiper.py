@@ -1,0 +1,132 @@
+"""WeiPer with the KL-divergence score."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from dice import _core
+from dice.arrays import blocks
+from dice.detectors.base import positive, real, whole
+from dice.detectors.head import HeadScore
+from dice.detectors.sample import Thinned
+from dice.errors import InputError
+
+__all__ = ["WeiPer"]
+
+
+class WeiPer(HeadScore):
+    """WeiPer+KLD (Granz, Heurich & Landgraf, NeurIPS 2024, arXiv 2405.17164, eq. 9).
+
+    `copies` of the last layer are disturbed: W + delta norm(w_c) e, e a random direction of length 1 a class and copy.
+    score = -(KLD(h) + lambda_1 KLD(all disturbed logits) - lambda_2 mean over the copies of max softmax). KLD is the
+    symmetric Kullback-Leibler divergence between the mean histogram of the training images and that of the image,
+    `bins` bins over the training images' range, the image's smoothed by a running mean of `smooth` bins (`smooth_copies`
+    for the logits), eps (`eps_copies`) added to every bin. Defaults are CIFAR-10's.
+
+    Directions come from `seed`, copy by copy; copies beyond 1 GB are not kept but drawn again for each block. Training
+    histograms need the range first: an evenly spread sample of at most `images` features is kept, all of them where
+    they are fewer; the authors take all.
+    """
+
+    fit_depends_on = ("images",)
+    _LEARNT = ("_sample",)
+    CACHED = 1 << 30  # bytes of copies kept: all 100 of an ImageNet head
+
+    def __init__(self, W: Any, b: Any, copies: int = 100, delta: float = 1.8, bins: int = 100, lambda_1: float = 2.5,
+                 lambda_2: float = 0.1, smooth: int = 4, smooth_copies: int = 15, eps: float = 0.01,
+                 eps_copies: float = 0.025, images: int = 5000, seed: int = 0) -> None:  # fmt: skip
+        self.W = W
+        self.b = b
+        self.copies = copies
+        self.delta = delta
+        self.bins = bins
+        self.lambda_1 = lambda_1
+        self.lambda_2 = lambda_2
+        self.smooth = smooth
+        self.smooth_copies = smooth_copies
+        self.eps = eps
+        self.eps_copies = eps_copies
+        self.images = images
+        self.seed = seed
+
+    def _learn(self, h: np.ndarray, z: np.ndarray, y: np.ndarray) -> None:
+        if "_sample" not in self.__dict__:
+            self._sample = Thinned(whole(self.images, "images"))
+        self._sample.add(h.astype(np.float32, copy=False))
+
+    def disturbed(self, copy: int) -> np.ndarray:
+        """float32 (C, D): W of that copy, from 0."""
+        weight, _ = self._layer()
+        noise = np.random.default_rng((whole(self.seed, "seed", 0), copy)).standard_normal(
+            weight.shape, dtype=np.float32
+        )
+        length = np.linalg.norm(weight, axis=1, keepdims=True) / np.linalg.norm(noise, axis=1, keepdims=True)
+        noise *= np.float32(real(self.delta, "delta")) * length
+        noise += weight
+        return noise
+
+    def _heads(self) -> Iterator[Any]:
+        weight, bias = self._layer()
+        kept = self.CACHED // weight.nbytes
+        for copy in range(whole(self.copies, "copies")):
+
+            def draw(copy: int = copy) -> Any:
+                return _core.Head(self.disturbed(copy), bias)
+
+            yield self._get(f"copy {copy}", draw) if copy < kept else draw()
+
+    def _range(self, low: float, high: float, images: int) -> tuple[float, float]:
+        gap = (high - low) / images
+        return low - gap, high + gap + 1e-8
+
+    def _training(self) -> tuple[Any, ...]:
+        """Range and mean histogram of the features, and of the disturbed logits."""
+        (h,) = self._learnt("_sample").rows()
+        if not len(h):
+            raise InputError("WeiPer: not fitted; call fit(h) with training features first")
+        span = self._range(float(h.min()), float(h.max()), len(h))
+        low, high = np.inf, -np.inf
+        for head in self._heads():
+            for block in blocks(h, np.float32):
+                (z,) = head.forward(block, np.inf, "logits")
+                low, high = min(low, float(z.min())), max(high, float(z.max()))
+        span_copies = self._range(low, high, len(h))
+        of_h, of_z, _ = self._histograms(h, span, span_copies)
+        return span, span_copies, of_h.mean(axis=0), of_z.mean(axis=0)
+
+    def _histograms(
+        self, h: np.ndarray, span: tuple[float, float], span_copies: tuple[float, float]
+    ) -> tuple[np.ndarray, ...]:
+        """Shares of each image's features and disturbed logits in the bins (n, bins) twice, mean MSP (n,)."""
+        bins, classes = whole(self.bins, "bins"), len(self._layer()[0])
+        of_h, of_z, msp = np.zeros((len(h), bins)), np.zeros((len(h), bins)), np.zeros(len(h))
+        _core.count_bins(h, *span, of_h)
+        h = h.astype(np.float32, copy=False)
+        for head in self._heads():  # each is drawn once for all images
+            first = 0
+            for block in blocks(h, np.float32):
+                part = slice(first, first + len(block))
+                z, largest = head.forward(block, np.inf, "logits", "msp")
+                _core.count_bins(z, *span_copies, of_z[part])
+                msp[part] += largest
+                first += len(block)
+        return of_h / h.shape[1], of_z / (self.copies * classes), msp / self.copies
+
+    def _score(self, h: np.ndarray, z: np.ndarray) -> np.ndarray:
+        span, span_copies, mean_h, mean_z = self._get("training", self._training)
+        of_h, of_z, msp = self._histograms(h, span, span_copies)
+        return -(divergence(mean_h, of_h, whole(self.smooth, "smooth"), positive(self.eps, "eps"))
+                 + real(self.lambda_1, "lambda_1")
+                 * divergence(mean_z, of_z, whole(self.smooth_copies, "smooth_copies"), positive(self.eps_copies, "eps_copies"))
+                 - real(self.lambda_2, "lambda_2") * msp)  # fmt: skip
+
+
+def divergence(training: np.ndarray, images: np.ndarray, smooth: int, eps: float) -> np.ndarray:
+    """KL(p || q) + KL(q || p), (n,): p the training histogram (bins,), q each image's (n, bins), smoothed."""
+    left = (smooth - 1) // 2
+    padded = np.pad(images, ((0, 0), (left, smooth - 1 - left)), mode="edge")
+    q = np.lib.stride_tricks.sliding_window_view(padded, smooth, axis=1).mean(axis=2) + eps
+    p = training + eps
+    p, q = p / p.sum(), q / q.sum(axis=1, keepdims=True)
+    return ((p - q) * (np.log(p) - np.log(q))).sum(axis=1)

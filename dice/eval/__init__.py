@@ -1,0 +1,1 @@
+"""From image sets to numbers: one backbone pass, scores, metrics, tables, reports."""

@@ -1,0 +1,128 @@
+"""What `--method`, `--p`, `--clip_threshold` and `--run` ask for. The names are those of `dice.detectors.registry`."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from dice.console import debug
+from dice.detectors import DICE, Detector
+from dice.detectors.activations import Clip
+from dice.detectors.dice import SCORES
+from dice.detectors.registry import METHODS, make
+from dice.errors import InputError
+
+__all__ = ["ALL", "Method", "choose_methods", "parse_run"]
+
+ALL = "all"  # every row of the table
+
+
+@dataclass(frozen=True)
+class Method:
+    """A row of the table as asked for: `p` None for the plain head, `clip` None for no ReAct at a given value."""
+
+    name: str
+    p: float | None = None
+    clip: float | None = None
+
+    @property
+    def as_original(self) -> bool:
+        """Whether it is a score of the original's head, which `dice.DICE` computes; else the table's detector does."""
+        return self.name in SCORES or self.p is not None or self.clip is not None
+
+    @property
+    def learns(self) -> bool:
+        """Whether it is fitted on training images; `dice.DICE` takes their mean feature instead."""
+        return not self.as_original and METHODS[self.name].needs_fit
+
+    def detector(self, net: Any, mean: np.ndarray | None, dataset: str | None = None) -> Detector:
+        """With the last layer of `net` and the published parameters of the ID set `dataset`; `mean` (D,) is what p needs."""
+        if not self.as_original:
+            detector = make(self.name, net.weight, net.bias, dataset=dataset)
+            return detector.set_params(device=net.device) if "device" in detector.get_params() else detector
+        return DICE(
+            net.weight,
+            net.bias,
+            p=self.p,
+            clip=self.clip,
+            mean=mean if self.p is not None else None,
+            score=self.name if self.name in SCORES else "energy",
+            device=net.device,
+        )
+
+    @property
+    def label(self) -> str:
+        """The name of the method's folder, apart for every p and clip."""
+        given = (
+            f"{key}{value:g}" for key, value in (("p", self.p), ("clip", self.clip)) if value is not None
+        )
+        return "-".join([self.name, *given])
+
+
+def choose_methods(
+    names: Sequence[str],
+    ps: Sequence[float],
+    clip: float | None,
+    *,
+    default_p: float,
+    default_clip: Clip | None = None,
+) -> list[Method]:
+    """What `--method`, `--p` and `--clip_threshold` ask for; "all" is every row of the table.
+
+    One plain method takes p and clip as the original does (energy with p is DICE, with clip DICE+ReAct).
+    With several, p applies to dice* and clip to *react alone. `default_clip` is ReAct's rule where no clip is given:
+    without its value the clip is learnt; None refuses. dice+react without either takes the published pair.
+    """
+    if ALL in names:
+        names = list(METHODS)
+    for name in names:
+        if name not in METHODS:
+            raise InputError(f"--method {name}: unknown; choose from {', '.join(METHODS)}, or {ALL}")
+    for p in ps:
+        if not 0 <= p <= 100:  # NaN fails too
+            raise InputError(f"--p {p:g}: the sparsity level is a percentage from 0 to 100")
+    if clip is not None and not 0 < clip < float("inf"):
+        raise InputError(f"--clip_threshold {clip:g}: must be a positive, finite number")
+    chosen = []
+    alone = len(names) == 1
+    for name in names:
+        masked, clipped = "dice" in name, "react" in name
+        if alone and (ps or clip is not None) and not (masked or clipped or name in SCORES):
+            raise InputError(f"--method {name}: takes neither --p nor --clip_threshold")
+        if clipped and clip is None and default_clip is None:
+            raise InputError(
+                f"--method {name} needs --clip_threshold, the value above which features are cut"
+            )
+        level, usual_p = clip if alone or clipped else None, default_p
+        if clipped and level is None and default_clip is not None:
+            level = default_clip.at
+            if masked:
+                published = METHODS[name].parameters
+                level, usual_p = published["activation"].at, published["p"]
+            debug(f"{name}: clip {'learnt' if level is None else level}, the usual one")
+        if masked and not ps:
+            debug(f"{name}: p={usual_p:g}, the usual one")
+        levels: Sequence[float | None] = ps if ps and (masked or alone) else [usual_p if masked else None]
+        chosen += [Method(name, int(p) if p is not None and p == int(p) else p, level) for p in levels]
+    return list(dict.fromkeys(chosen))
+
+
+def parse_run(text: str, *, default_p: float, default_clip: Clip | None = None) -> Method:
+    """One method with its own parameters, `METHOD[:p=P,clip=C]`: "dice+react:p=10,clip=1"."""
+    name, _, given = text.partition(":")
+    values: dict[str, float] = {}
+    try:
+        for part in given.split(",") if given else ():
+            key, value = part.split("=")
+            if key not in ("p", "clip") or key in values:
+                raise ValueError(key)
+            values[key] = float(value)
+        if name == ALL:
+            raise ValueError(name)
+    except ValueError:
+        raise InputError(
+            f"--run {text}: write METHOD, METHOD:p=P, METHOD:clip=C or METHOD:p=P,clip=C"
+        ) from None
+    ps = [values["p"]] if "p" in values else []
+    return choose_methods([name], ps, values.get("clip"), default_p=default_p, default_clip=default_clip)[0]

@@ -1,0 +1,257 @@
+"""Saved runs as one HTML page that needs nothing else, and as Markdown tables.
+
+Figures are drawn with matplotlib (the extra `plot`) and embedded as SVG; without it the page holds the tables alone.
+"""
+
+import base64
+import html
+import io
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from dice.console import note
+from dice.detectors.registry import METHODS
+from dice.eval.evaluate import Method
+from dice.eval.results import Run
+from dice.eval.tables import RANDOM, remarks, title
+
+__all__ = ["markdown", "page", "roc"]
+
+COLUMNS = {"FPR95": "fpr95", "AUROC": "auroc", "AUIN": "auin", "AUOUT": "auout"}
+BINS = 60
+POINTS = 400  # of a drawn curve
+AVERAGE = "average"
+
+_STYLE = """
+body { font: 15px/1.45 system-ui, sans-serif; max-width: 75rem; margin: 2rem auto; padding: 0 1rem; color: #222; }
+table { border-collapse: collapse; margin: 1rem 0; } th, td { padding: .2rem .8rem; text-align: right; }
+th:nth-child(-n+2), td:nth-child(-n+2) { text-align: left; } thead { border-bottom: 2px solid #222; }
+tr.average { border-bottom: 1px solid #ccc; font-weight: 600; } img { max-width: 100%; } .about { color: #555; }
+.random { color: #c00; font-weight: 700; }
+"""
+
+
+def markdown(runs: Sequence[Run]) -> str:
+    """Tables in percent, one for each network and ID set."""
+    lines = ["# Out-of-distribution detection", ""]
+    for group in _groups(runs):
+        lines += [f"## {_escape(_heading(group))}", ""]
+        lines += [f"**{RANDOM}**", ""] if _random(group) else []
+        lines += [_escape(_about(group)), ""]
+        lines += ["| method | OOD set | " + " | ".join(COLUMNS) + " |", "|---|---|" + "---:|" * len(COLUMNS)]
+        lines += ["| " + " | ".join(map(_escape, row)) + " |" for row in _rows(group)]
+        lines += [*(f"- {_escape(words)}" for words in _remarks(group)), ""]
+    return "\n".join(lines)
+
+
+def _escape(text: str) -> str:
+    return "".join(f"\\{char}" if char in "\\|*_`[]<>#" else char for char in text)
+
+
+def page(runs: Sequence[Run]) -> str:
+    """The page; a note on stderr where matplotlib is missing."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        Figure = None  # type: ignore[assignment,misc]
+        note("report: no figures, as matplotlib is not installed; `pip install 'dice-ood[plot]'` brings it")
+    parts = []
+    for group in _groups(runs):
+        parts.append(f"<h2>{html.escape(_heading(group))}</h2>")
+        parts += [f'<p class="random">{RANDOM}</p>'] if _random(group) else []
+        parts.append(f'<p class="about">{html.escape(_about(group))}</p>')
+        parts.append(_table(group))
+        parts += [f'<p class="about">{html.escape(words)}</p>' for words in _remarks(group)]
+        if Figure is None:
+            parts.append("<p>No figures: matplotlib is not installed.</p>")
+        else:
+            parts += [_image(figure, words) for words, figure in _figures(group, Figure)]
+    return (
+        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<title>Out-of-distribution detection</title>\n'
+        f'<link rel="icon" href="data:,">\n<style>{_STYLE}</style>\n</head>\n<body>\n<h1>Out-of-distribution detection</h1>\n'
+        + "\n".join(parts)
+        + "\n</body>\n</html>"
+    )
+
+
+# -- what is told of the runs
+
+
+def _groups(runs: Sequence[Run]) -> list[list[Run]]:
+    """Runs of one network on one ID set together, methods in their order."""
+    groups: dict[Any, list[Run]] = {}
+    for run in runs:
+        about = run.about
+        key = [about[name] for name in ("in_dataset", "checkpoint_sha256", "precision", "convention")]
+        key.append(about["identities"].get(about["in_dataset"]))
+        groups.setdefault(str(key), []).append(run)
+
+    def place(run: Run) -> tuple[Any, ...]:
+        about = run.about
+        return (
+            list(METHODS).index(about["method"]) if about["method"] in METHODS else -1,
+            about["clip"] or 0,
+            about["p"] or 0,
+        )
+
+    return [sorted(group, key=place) for group in groups.values()]
+
+
+def _heading(group: list[Run]) -> str:
+    about = group[0].about
+    return f"{about['in_dataset']}: {about['checkpoint'] or 'network ' + about['checkpoint_sha256'][:12]}"
+
+
+def _about(group: list[Run]) -> str:
+    about = group[0].about
+    accuracy = "" if about["accuracy"] is None else f", accuracy {about['accuracy']:.2f} %"
+    return (
+        f"{about['n_id']} ID images{accuracy}; {about['precision']} on {about['device']} ({about['isa']}); checkpoint SHA-256 "
+        f"{about['checkpoint_sha256']}; dice {about['dice']}. Percent, in the {about['convention']} convention; higher scores are "
+        "in-distribution."
+    )
+
+
+def _random(group: list[Run]) -> bool:
+    return any(run.about.get("weights") == "random" for run in group)
+
+
+def _remarks(group: list[Run]) -> list[str]:
+    about = group[0].about
+    missing = [
+        f"left out: {name}: {reason}"
+        for name, reason in (about["skipped"] | about.get("left_out", {})).items()
+    ]
+    return remarks([run.about for run in group]) + missing
+
+
+def _rows(group: list[Run]) -> Iterator[list[str]]:
+    for run in group:
+        sets = {**run.about["sets"], AVERAGE: run.about["average"], **run.about.get("groups", {})}
+        for name, row in sets.items():
+            if row is not None and row["fpr95"] is not None:
+                yield [title(run.about), name, *(f"{row[key]:.2f}" for key in COLUMNS.values())]
+
+
+def _table(group: list[Run]) -> str:
+    head = "".join(f"<th>{name}</th>" for name in ("method", "OOD set", *COLUMNS))
+    body = []
+    for row in _rows(group):
+        cells = "".join(f"<td>{html.escape(cell)}</td>" for cell in row)
+        kind = "average" if row[1] == AVERAGE else "set"
+        body.append(f"<tr class='{kind}'>{cells}</tr>")
+    return f"<table>\n<thead><tr>{head}</tr></thead>\n<tbody>\n" + "\n".join(body) + "\n</tbody>\n</table>"
+
+
+# -- figures
+
+
+def _figures(group: list[Run], figure: Any) -> Iterator[tuple[str, Any]]:
+    """(description, matplotlib figure) of each figure."""
+    measured = [
+        (run, [name for name, row in run.about["sets"].items() if row["fpr95"] is not None]) for run in group
+    ]
+    names = list(dict.fromkeys(name for _, sets in measured for name in sets))
+    if not names:
+        return
+    yield "ROC curves", _draw_roc(measured, names, figure)
+    sweeps = _sweeps(group)
+    if sweeps:
+        yield "FPR95 and AUROC over the sparsity level p", _draw_sweeps(sweeps, figure)
+    for run, sets in measured:
+        if sets:
+            yield f"scores of {title(run.about)}", _draw_histograms(run, sets, figure)
+
+
+def _panels(figure: Any, count: int, height: float) -> tuple[Any, list[Any]]:
+    columns = min(count, 4)
+    rows = -(-count // columns)
+    drawn = figure(figsize=(max(4.5, 3.4 * columns), height * rows), layout="constrained")
+    return drawn, [drawn.add_subplot(rows, columns, i + 1) for i in range(count)]
+
+
+def roc(id_scores: np.ndarray, ood_scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """False and true positive rates of every threshold, from (0, 0) to (1, 1); equal scores are one step."""
+    scores = np.concatenate([id_scores, ood_scores])
+    order = np.argsort(-scores, kind="stable")
+    last = np.append(np.diff(scores[order]) != 0, True)
+    positive = order < len(id_scores)
+    tpr = np.cumsum(positive)[last] / len(id_scores)
+    fpr = np.cumsum(~positive)[last] / len(ood_scores)
+    return np.append(0, fpr), np.append(0, tpr)
+
+
+def _draw_roc(measured: list[tuple[Run, list[str]]], names: list[str], figure: Any) -> Any:
+    drawn, panels = _panels(figure, len(names), 3.2)
+    for name, axes in zip(names, panels, strict=True):
+        for run, sets in measured:
+            if name in sets:
+                fpr, tpr = roc(run.id_scores(), run.ood_scores(name))
+                few = np.unique(np.linspace(0, len(fpr) - 1, POINTS).astype(int))
+                axes.plot(100 * fpr[few], 100 * tpr[few], linewidth=1.2, label=title(run.about))
+        axes.axhline(95, color="grey", linewidth=0.7, linestyle=":")
+        axes.set(
+            title=name,
+            xlabel="false positive rate, %",
+            ylabel="true positive rate, %",
+            xlim=(0, 100),
+            ylim=(0, 100.5),
+        )
+    panels[0].legend(fontsize=7, loc="lower right")
+    return drawn
+
+
+def _draw_histograms(run: Run, sets: list[str], figure: Any) -> Any:
+    drawn, panels = _panels(figure, len(sets), 2.3)
+    inside = run.id_scores()
+    for name, axes in zip(sets, panels, strict=True):
+        outside = run.ood_scores(name)
+        low, high = np.percentile(np.concatenate([inside, outside]), (0.2, 99.8))
+        bins = np.linspace(low, high if high > low else low + 1, BINS + 1)
+        for scores, label in ((inside, run.about["in_dataset"]), (outside, name)):
+            weights = np.full(len(scores), 100 / len(scores))
+            axes.hist(np.clip(scores, bins[0], bins[-1]), bins, weights=weights, alpha=0.55, label=label)
+        axes.set(xlabel="score", ylabel="% of images")
+        axes.legend(fontsize=7)
+    drawn.suptitle(title(run.about), fontsize=11)
+    return drawn
+
+
+def _sweeps(group: list[Run]) -> dict[str, list[dict[str, Any]]]:
+    """Results that differ in p alone, where there are two or more, ordered by p; the plain head is p = 0."""
+    found: dict[str, dict[float, dict[str, Any]]] = {}
+    for run in group:
+        about = run.about
+        if about["average"] is not None and Method(about["method"], about["p"], about["clip"]).as_original:
+            score = about["method"] if about["method"] in ("msp", "maxlogit") else "energy"
+            clip = "" if about["clip"] is None else f", clip {about['clip']:g}"
+            found.setdefault(score + clip, {})[about["p"] or 0.0] = about["average"]
+    return {
+        label: [{"p": p, **by_p[p]} for p in sorted(by_p)]
+        for label, by_p in found.items()
+        if sum(p > 0 for p in by_p) > 1
+    }
+
+
+def _draw_sweeps(sweeps: dict[str, list[dict[str, Any]]], figure: Any) -> Any:
+    drawn, panels = _panels(figure, 2, 3.2)
+    for axes, key, words in zip(panels, ("fpr95", "auroc"), ("FPR95, %", "AUROC, %"), strict=True):
+        for label, points in sweeps.items():
+            axes.plot(
+                [at["p"] for at in points], [at[key] for at in points], marker="o", markersize=4, label=label
+            )
+        axes.set(xlabel="sparsity level p, %", ylabel=words, title="average over the OOD sets")
+    panels[0].legend(fontsize=7)
+    return drawn
+
+
+def _image(figure: Any, words: str) -> str:
+    from matplotlib import rc_context
+
+    drawn = io.BytesIO()
+    with rc_context({"svg.hashsalt": "dice"}):  # the same page for the same runs
+        figure.savefig(drawn, format="svg", metadata={"Date": None})
+    data = base64.b64encode(drawn.getvalue()).decode()
+    return f'<figure><img alt="{html.escape(words)}" src="data:image/svg+xml;base64,{data}"></figure>'

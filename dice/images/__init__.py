@@ -1,0 +1,1 @@
+"""Image sets: names, folders and lists to decoded pixels and labels; downloads."""

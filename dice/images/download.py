@@ -1,0 +1,396 @@
+"""Fetching data sets, weights and statistics into the data root: checksum, resume, temporary names.
+
+Addresses are those of the original repository's readme and of the sets' own sites. Checksums are those that torchvision
+(CIFAR, SVHN, DTD, Places365, the eight digits in ResNet's file name) and the library `detectors` by E. Dadalto (LSUN,
+iSUN, the ImageNet OOD sets) publish; the SHA-256 of the original's own files were taken from its repository. Where
+nobody publishes one, the SHA-256 of the first download is kept beside the file and later ones are held against it.
+"""
+
+import contextlib
+import hashlib
+import http.client
+import os
+import random
+import re
+import shutil
+import tarfile
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from tqdm import tqdm
+
+from dice.errors import InputError
+from dice.images.datasets import select_svhn
+from dice.io import write_atomic
+
+__all__ = ["GROUPS", "ITEMS", "Item", "Outcome", "download", "fetch", "unpack"]
+
+
+@dataclass(frozen=True)
+class Item:
+    """One file of the net.
+
+    path: what there is in the end, a file or a folder under the data root.
+    digest: "md5:HEX" or "sha256:HEX" (its first digits suffice), None where nobody publishes one.
+    make: turns the fetched file into `path`: called with (fetched file, path). None: the file is it.
+    """
+
+    url: str
+    path: str
+    digest: str | None
+    make: Callable[[Path, Path], object] | None = None
+
+
+_OOD = "datasets/ood_datasets"
+_AUTHORS = "https://raw.githubusercontent.com/deeplearning-wisc/dice"
+_WEIGHTS, _STATISTICS = "ca6c275c5e1948858a911ea40924d6d5c412aac2", "43896f8142f63159226228f4166afbbfcde7eb89"
+_KRIZ = "https://www.cs.toronto.edu/~kriz"
+_DROPBOX = "https://www.dropbox.com/s"
+_CURATED = "http://pages.cs.wisc.edu/~huangrui/imagenet_ood_dataset"
+
+
+def _checkpoint(name: str, sha256: str) -> Item:
+    path = f"checkpoints/{name}/densenet/checkpoint_100.pth.tar"
+    return Item(f"{_AUTHORS}/{_WEIGHTS}/{path}", path, f"sha256:{sha256}")
+
+
+def _statistics(name: str, sha256: str) -> Item:
+    path = f"cache/{name}_feat_stat.npy"
+    return Item(f"{_AUTHORS}/{_STATISTICS}/{path}", path, f"sha256:{sha256}")
+
+
+def _archive(path: str, url: str, md5: str, sample: int | None = None) -> Item:
+    return Item(url, path, f"md5:{md5}", make=partial(_unpack_and_remove, sample=sample))
+
+
+def _unpack_and_remove(archive: Path, target: Path, sample: int | None) -> None:
+    unpack(archive, target, sample=sample)
+    archive.unlink()
+
+
+def _select_svhn(fetched: Path, target: Path) -> None:
+    select_svhn(
+        target.parents[3]
+    )  # the data root: target is datasets/ood_datasets/svhn/selected_test_32x32.mat
+
+
+ITEMS = {
+    "checkpoint-CIFAR-10": _checkpoint(
+        "CIFAR-10", "deaefd082911a1c6c92aacdcfecf03c71b932acc5c08b779c85c44eccdc0c817"
+    ),
+    "checkpoint-CIFAR-100": _checkpoint(
+        "CIFAR-100", "56cbe261c2612976e11aedcbd60ba00766e8c01c78f96c3f18ff561ead804d47"
+    ),
+    "mean-CIFAR-10": _statistics(
+        "CIFAR-10_densenet", "e9aa39f06dabfb58ae09d9d8f3141b5f88ffa0c954b369bf3af79b061d2ce7ef"
+    ),
+    "mean-CIFAR-100": _statistics(
+        "CIFAR-100_densenet", "6183e3887c89cd0b241a1a2cf2dff4d108c2630f1d0805f2c85b9e3a35fed7f6"
+    ),
+    "mean-imagenet": _statistics(
+        "imagenet_resnet50", "46d20b0aa4f996acfb11a58b97b7ed8497d67b918b1db335fcb0183e099b5f3f"
+    ),
+    "CIFAR-10": _archive(
+        "data/cifar-10-batches-py", f"{_KRIZ}/cifar-10-python.tar.gz", "c58f30108f718f92721af3b95e74349a"
+    ),
+    "CIFAR-100": _archive(
+        "data/cifar-100-python", f"{_KRIZ}/cifar-100-python.tar.gz", "eb9058c3a382ffc7106e4002c42a8d85"
+    ),
+    "SVHN": Item(
+        "http://ufldl.stanford.edu/housenumbers/test_32x32.mat",
+        f"{_OOD}/svhn/selected_test_32x32.mat",
+        "md5:eb5a983be6a315427106f1b164d9cef3",
+        make=_select_svhn,
+    ),
+    "LSUN": _archive(
+        f"{_OOD}/LSUN", f"{_DROPBOX}/fhtsw1m3qxlwj6h/LSUN.tar.gz?dl=1", "458a0a0ab8e5f1cb4516d7400568e460"
+    ),
+    "LSUN_resize": _archive(
+        f"{_OOD}/LSUN_resize",
+        f"{_DROPBOX}/moqh2wh8696c3yl/LSUN_resize.tar.gz?dl=1",
+        "278b7b31c8cb7e804a1465a8ce03a2dc",
+    ),
+    "iSUN": _archive(
+        f"{_OOD}/iSUN", f"{_DROPBOX}/ssz7qxfqae0cca5/iSUN.tar.gz?dl=1", "be77b0f2c26fda898afac5f99645ee70"
+    ),
+    "dtd": _archive(
+        f"{_OOD}/dtd",
+        "https://www.robots.ox.ac.uk/~vgg/data/dtd/download/dtd-r1.0.1.tar.gz",
+        "fff73e5086ae6bdbea199a49dfb8a4c1",
+    ),
+    "places365": _archive(  # 4.4 GB for 10,000 images: the original samples them from the test set
+        f"{_OOD}/places365/test_subset",
+        "http://data.csail.mit.edu/places/places365/test_256.tar",
+        "f532f6ad7b582262a2ec8009075e186b",
+        sample=10_000,
+    ),
+    "inat": _archive(
+        f"{_OOD}/iNaturalist", f"{_CURATED}/iNaturalist.tar.gz", "5be6ea8aa027d7b631916427b32cb335"
+    ),
+    "sun": _archive(f"{_OOD}/SUN", f"{_CURATED}/SUN.tar.gz", "8469c3ada62211477954ec1be53b12d0"),
+    "places": _archive(f"{_OOD}/Places", f"{_CURATED}/Places.tar.gz", "b5cb5eba2754ae2a28beea8718db699a"),
+    "resnet50": Item(
+        "https://download.pytorch.org/models/resnet50-19c8e357.pth",
+        "checkpoints/resnet50-19c8e357.pth",
+        "sha256:19c8e357",
+    ),
+    "BiT-S-R101x1": Item(
+        "https://storage.googleapis.com/bit_models/BiT-S-R101x1.npz", "checkpoints/BiT-S-R101x1.npz", None
+    ),
+}
+
+GROUPS = {
+    "cifar": [
+        *(
+            "checkpoint-CIFAR-10",
+            "checkpoint-CIFAR-100",
+            "mean-CIFAR-10",
+            "mean-CIFAR-100",
+            "CIFAR-10",
+            "CIFAR-100",
+        ),
+        *("SVHN", "LSUN", "LSUN_resize", "iSUN", "dtd", "places365"),
+    ],
+    "imagenet": ["mean-imagenet", "resnet50", "dtd", "sun", "inat", "places"],
+}
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one item. status: "present", "fetched" or "failed"; detail: one sentence."""
+
+    name: str
+    status: str
+    detail: str
+
+
+def download(
+    names: Iterable[str], root: str | os.PathLike[str], *, say: Callable[[str], object] = print
+) -> list[Outcome]:
+    """Fetch items and groups (keys of ITEMS and GROUPS) that are not there yet; one line each through `say`.
+
+    What fails is named, with its URL and where to put it by hand, and the others go on: look at the outcomes.
+    Raises InputError for an unknown name, before anything is fetched.
+    """
+    wanted = list(dict.fromkeys(item for name in names for item in GROUPS.get(name, [name])))
+    for name in wanted:
+        if name not in ITEMS:
+            raise InputError(
+                f"nothing to download is called {name!r}; known are {', '.join([*GROUPS, *ITEMS])}"
+            )
+    outcomes = []
+    for name in wanted:
+        outcomes.append(_download_one(name, ITEMS[name], Path(root), say))
+        say(f"{name}: {outcomes[-1].detail}")
+    return outcomes
+
+
+def _download_one(name: str, item: Item, root: Path, say: Callable[[str], object]) -> Outcome:
+    target = root / item.path
+    if target.is_file() or target.is_dir() and any(target.iterdir()):
+        return Outcome(name, "present", f"is there: {target}")
+    fetched = target.parent / item.url.rpartition("/")[2].partition("?")[0] if item.make else target
+    absent = [folder for folder in target.parents if not folder.exists()]
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if fetched.exists():
+            _verify(str(fetched), fetched, item.digest)
+        else:
+            say(f"{name}: fetching {item.url}")
+            fetch(item.url, fetched, item.digest)
+        if item.make:
+            item.make(fetched, target)
+    except (InputError, OSError) as error:
+        _remove_empty(absent)
+        why = str(error).removeprefix(f"{item.url}: ")
+        again = " and run this again" if item.make else ""
+        return Outcome(
+            name, "failed", f"failed: {why}. By hand: fetch {item.url}, save it as {fetched}{again}"
+        )
+    unverified = (
+        ""
+        if item.digest
+        else " (nobody publishes its checksum: the SHA-256 of this first copy is kept beside it)"
+    )
+    return Outcome(name, "fetched", f"is now in {target}{unverified}")
+
+
+def _remove_empty(folders: Iterable[Path]) -> None:
+    """Removes folders, the innermost first, as far as nothing is in them."""
+    with contextlib.suppress(OSError):
+        for folder in folders:
+            folder.rmdir()
+
+
+# --- one file -----------------------------------------------------------------------------------------------------
+
+_BLOCK = 1 << 18
+_FAILURES = 3  # tries in a row that bring next to nothing
+
+
+def fetch(url: str, target: Path, digest: str | None, *, timeout: float = 10) -> None:
+    """Fetch `url` into the file `target`, by way of `target`.part, from which a broken transfer is resumed.
+
+    digest: "md5:HEX", "sha256:HEX" or a beginning of it; None keeps the SHA-256 of the first download in
+        `target`.sha256 and holds later ones against it.
+    timeout: seconds without a byte after which a try is given up.
+    Raises InputError when the server is out of reach, refuses, keeps breaking off, or sends something else.
+    """
+    part = target.with_name(target.name + ".part")
+    if digest is None:  # nothing would tell whether what is left of an earlier run fits
+        part.unlink(missing_ok=True)
+    resumed = part.exists()
+    failures = 0
+    while True:
+        before = _size(part)
+        try:
+            _transfer(url, part, timeout)
+            break
+        except urllib.error.HTTPError as error:
+            raise InputError(f"{url}: the server says {error.code} {error.reason}") from None
+        except urllib.error.URLError as error:
+            raise InputError(f"{url}: out of reach: {error.reason}") from None
+        except (OSError, http.client.HTTPException) as error:
+            failures = failures + 1 if _size(part) < before + _BLOCK else 0
+            if failures == _FAILURES:
+                raise InputError(
+                    f"{url}: {error or type(error).__name__} (what came is kept in {part})"
+                ) from None
+    record = target.with_name(target.name + ".sha256")
+    remembered = digest is None and record.exists()
+    try:
+        actual = _verify(url, part, f"sha256:{record.read_text('ascii')}" if remembered else digest)
+    except InputError as error:
+        part.unlink()
+        if resumed:  # what was left may have been of another file
+            return fetch(url, target, digest, timeout=timeout)
+        if remembered:
+            raise InputError(f"{error} of the first download; delete {record} to accept it") from None
+        raise
+    if digest is None:
+        write_atomic(record, lambda file: file.write(actual.encode()))
+    os.replace(part, target)
+
+
+def _verify(label: str, path: Path, digest: str | None) -> str:
+    """The file's digest in hex, SHA-256 where `digest` is None; refused where it is not `digest`."""
+    kind, _, expected = (digest or "sha256:").partition(":")
+    state = hashlib.new(kind, usedforsecurity=False)
+    with open(path, "rb") as file:
+        while block := file.read(_BLOCK):
+            state.update(block)
+    if not state.hexdigest().startswith(expected):
+        raise InputError(f"{label}: has {kind} {state.hexdigest()}, not the expected {expected}")
+    return state.hexdigest()
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
+
+
+def _transfer(url: str, part: Path, timeout: float) -> None:
+    """Append to `part` what is missing of it. An OSError or HTTPException says that it broke off."""
+    have = _size(part)
+    request = urllib.request.Request(url, headers={"User-Agent": "dice"})
+    if have:
+        request.add_header("Range", f"bytes={have}-")
+    try:
+        response = urllib.request.urlopen(request, timeout=timeout)
+    except urllib.error.HTTPError as error:
+        if error.code == http.client.REQUESTED_RANGE_NOT_SATISFIABLE and have:
+            complete = re.fullmatch(r"bytes \*/(\d+)", error.headers.get("Content-Range", ""))
+            if complete and int(complete[1]) == have:
+                return
+            part.unlink()
+            return _transfer(url, part, timeout)
+        raise
+    with response:
+        start = re.match(r"bytes (\d+)-", response.headers.get("Content-Range", ""))
+        resuming = response.status == http.client.PARTIAL_CONTENT and start and int(start[1]) == have
+        if not resuming:
+            have = 0
+        length = response.headers.get("Content-Length", "")
+        total = have + int(length) if length.isdigit() else None
+        with (
+            open(part, "ab" if resuming else "wb") as file,
+            tqdm(
+                total=total,
+                initial=have,
+                unit="B",
+                unit_scale=True,
+                desc=part.stem,
+                disable=None,
+                leave=False,
+            ) as bar,
+        ):
+            while block := response.read(_BLOCK):
+                file.write(block)
+                bar.update(len(block))
+                have += len(block)
+        if total is not None and have < total:
+            raise ConnectionError(f"broken off after {have:,} of {total:,} bytes")
+
+
+# --- archives -----------------------------------------------------------------------------------------------------
+
+_MAX_MEMBERS = 2_000_000
+
+
+def unpack(archive: Path, target: Path, *, sample: int | None = None) -> None:
+    """Unpack a tar file (gzipped or not) so that its one top folder, or else all it holds, becomes the folder `target`.
+
+    sample: keep only that many files, drawn by a fixed seed from their sorted names, without their folders.
+    Only plain files and folders inside the target come out of it: links, devices and names that lead elsewhere are
+    refused, and so is an archive that grows to more than four times its size (plus 64 MB). Whole or not at all.
+    """
+    work = target.with_name(f".{target.name}.unpacking")
+    shutil.rmtree(work, ignore_errors=True)
+    try:
+        work.mkdir()
+        with tarfile.open(archive) as tar:
+            members = _check_members(archive, tar)
+            if sample is not None and sample < len(members):
+                chosen = set(random.Random(0).sample(sorted(member.name for member in members), sample))
+                members = [member for member in members if member.name in chosen]
+            for member in tqdm(members, desc=f"unpacking {archive.name}", disable=None, leave=False):
+                name = os.path.basename(member.name) if sample else member.name
+                _extract(tar, member, work / name)
+        content = list(work.iterdir())
+        whole = content[0] if len(content) == 1 and content[0].is_dir() else work
+        whole.rename(target)
+    except (tarfile.TarError, EOFError, OSError) as error:
+        raise InputError(f"{archive}: cannot be unpacked: {error}") from None
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def _check_members(archive: Path, tar: tarfile.TarFile) -> list[tarfile.TarInfo]:
+    """The plain files of the archive, without macOS's resource forks."""
+    files = []
+    room = 4 * archive.stat().st_size + (64 << 20)
+    for count, member in enumerate(tar):
+        parts = member.name.replace("\\", "/").split("/")
+        if member.name.startswith("/") or ".." in parts or ":" in parts[0]:
+            raise InputError(f"{archive}: refused: {member.name!r} leads out of its folder")
+        if not (member.isreg() or member.isdir()):
+            raise InputError(f"{archive}: refused: {member.name!r} is a link or a device")
+        room -= member.size
+        if room < 0 or count >= _MAX_MEMBERS:
+            raise InputError(f"{archive}: refused: unpacks to far more than its size")
+        if member.isreg() and not parts[-1].startswith("._"):
+            files.append(member)
+    if not files:
+        raise InputError(f"{archive}: holds no files")
+    return files
+
+
+def _extract(tar: tarfile.TarFile, member: tarfile.TarInfo, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    source = tar.extractfile(member)
+    assert source is not None  # a plain file
+    with source, open(path, "wb") as file:
+        shutil.copyfileobj(source, file, _BLOCK)

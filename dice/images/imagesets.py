@@ -1,0 +1,217 @@
+"""Sets of images: a fixed order, labels, an identity, and batches decoded in threads beside the caller."""
+
+import hashlib
+import os
+import stat
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from dice import _core
+from dice.errors import InputError
+from dice.images.preprocess import Transform, decode
+
+__all__ = ["ArraySet", "FileSet", "ImageSet", "Part"]
+
+_CHUNK = 8  # images a thread decodes at a time: long enough to pay for the hand-over
+_Batch = tuple[int, np.ndarray, list[Future[dict[int, str]]]]  # first index, images, jobs that fill them
+
+
+class ImageSet:
+    """Images in a fixed order; ArraySet and FileSet say where they come from.
+
+    name: what the set is called in tables.
+    labels: int64 (N,), or None where they are not known.
+    identity: hex digest of what was enumerated (names and sizes, or the bytes of batch files), for caches.
+    notes: what a reader of results should know, one sentence each (images that a list names and the folder lacks).
+    """
+
+    def __init__(
+        self, name: str, labels: np.ndarray | None, identity: str, notes: Sequence[str] = ()
+    ) -> None:
+        self.name = name
+        self.labels = labels
+        self.identity = identity
+        self.notes = list(notes)
+        self._bad: dict[int, str] = {}
+
+    def __len__(self) -> int:
+        raise NotImplementedError
+
+    def read(self, i: int) -> Image.Image | np.ndarray:
+        """Image i: PIL RGB from a file, uint8 (H, W, 3) from an array."""
+        raise NotImplementedError
+
+    @property
+    def bad(self) -> list[str]:
+        """The images that `batches(skip_bad=True)` has left out so far: what each is and why."""
+        return self.bad_before(len(self))
+
+    def bad_before(self, stop: int) -> list[str]:
+        """Those of `bad` with an index below `stop`."""
+        return [self._bad[i] for i in sorted(self._bad) if i < stop]
+
+    def batches(
+        self,
+        transform: Transform,
+        batch_size: int,
+        *,
+        start: int = 0,
+        threads: int | None = None,
+        skip_bad: bool = False,
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Yield (indices int64 (n,), images uint8 (n, H, W, 3)) in order, from image `start`; n <= batch_size.
+
+        Decoding runs in `threads` threads (default: as many as the core uses, at most 8) while the caller works on
+        the batch before; a bounded number of batches is in memory. An image that cannot be read raises InputError
+        when its batch is due, or with skip_bad is left out and noted in `bad`.
+        """
+        if batch_size < 1:
+            raise InputError(f"batch size {batch_size}: must be at least 1")
+        threads = threads or min(_core.threads_count(), 8)
+        ahead = 1 + 2 * threads * _CHUNK // batch_size
+        pending: deque[_Batch] = deque()
+        pool = ThreadPoolExecutor(threads, thread_name_prefix="dice-decode")
+        try:
+            for first in range(start, len(self), batch_size):
+                pending.append(self._submit(pool, transform, first, min(first + batch_size, len(self))))
+                if len(pending) > ahead:
+                    yield from self._finish(pending.popleft(), skip_bad)
+            while pending:
+                yield from self._finish(pending.popleft(), skip_bad)
+        finally:  # also when the caller stops early or is interrupted
+            pool.shutdown(wait=True, cancel_futures=True)
+
+    def _submit(self, pool: ThreadPoolExecutor, transform: Transform, first: int, last: int) -> _Batch:
+        images = np.empty((last - first, transform.size, transform.size, 3), np.uint8)
+        chunks = range(first, last, _CHUNK)
+        jobs = [
+            pool.submit(self._decode, transform, i, images[i - first : i - first + _CHUNK]) for i in chunks
+        ]
+        return first, images, jobs
+
+    def _decode(self, transform: Transform, first: int, out: np.ndarray) -> dict[int, str]:
+        """Fill `out` with the images from `first` on; returns {index: reason} of those that cannot be read."""
+        bad = {}
+        for i, pixels in enumerate(out, first):
+            try:
+                pixels[...] = transform(self.read(i))
+            except InputError as error:
+                bad[i] = str(error)
+        return bad
+
+    def _finish(self, batch: _Batch, skip_bad: bool) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        first, images, jobs = batch
+        bad: dict[int, str] = {}
+        for job in jobs:
+            bad |= job.result()
+        indices = np.arange(first, first + len(images), dtype=np.int64)
+        if bad:
+            if not skip_bad:
+                raise InputError(f"{self.name}: {bad[min(bad)]} (--skip-bad leaves such images out)")
+            self._bad |= bad
+            good = ~np.isin(indices, list(bad))
+            indices, images = indices[good], images[good]
+        if len(indices):
+            yield indices, images
+
+
+class ArraySet(ImageSet):
+    """Images in memory: uint8 (N, H, W, 3)."""
+
+    def __init__(self, name: str, pixels: np.ndarray, labels: np.ndarray | None, identity: str) -> None:
+        super().__init__(name, labels, identity)
+        self.pixels = pixels
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+    def read(self, i: int) -> np.ndarray:
+        return self.pixels[i]
+
+    def _decode(self, transform: Transform, first: int, out: np.ndarray) -> dict[int, str]:
+        if transform.keeps(self.pixels.shape[2], self.pixels.shape[1]):
+            out[...] = self.pixels[first : first + len(out)]
+            return {}
+        return super()._decode(transform, first, out)
+
+
+class FileSet(ImageSet):
+    """Image files: `files` are paths relative to `folder`."""
+
+    def __init__(
+        self,
+        name: str,
+        folder: Path,
+        files: Sequence[str],
+        labels: np.ndarray | None,
+        notes: Sequence[str] = (),
+    ) -> None:
+        """Files that are not there (or are no plain files) are left out, and said so in `notes`."""
+        missing = []
+        present = np.ones(len(files), bool)
+        digest = hashlib.sha256()
+        for i, file in enumerate(files):
+            size = _file_size(folder / file)
+            if size is None:
+                missing.append(file)
+                present[i] = False
+                continue
+            digest.update(f"{file}\0{size}\n".encode("utf-8", "surrogateescape"))
+        if missing:
+            some = ", ".join(missing[:3]) + (", ..." if len(missing) > 3 else "")
+            notes = [*notes, f"{name}: {len(missing)} of {len(files)} images are not in {folder}: {some}"]
+            labels = labels[present] if labels is not None else None
+            files = [files[i] for i in np.flatnonzero(present)]
+        super().__init__(name, labels, digest.hexdigest(), notes)
+        self.folder = folder
+        self.files = files
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def read(self, i: int) -> Image.Image:
+        return decode(os.path.join(self.folder, self.files[i]))
+
+
+class Part(ImageSet):
+    """Some images of another set, in its order.
+
+    whole: that set. sample, shard: how they were chosen, as plain values, or None.
+    """
+
+    def __init__(
+        self, whole: ImageSet, indices: np.ndarray, *, sample: dict[str, int] | None, shard: list[int] | None
+    ) -> None:
+        chosen = f"{whole.identity} {sample} {shard}" if sample or shard else None
+        identity = hashlib.sha256(chosen.encode()).hexdigest() if chosen else whole.identity
+        super().__init__(
+            whole.name, None if whole.labels is None else whole.labels[indices], identity, whole.notes
+        )
+        self.whole, self.indices = whole, indices
+        self.sample, self.shard = sample, shard
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def read(self, i: int) -> Image.Image | np.ndarray:
+        return self.whole.read(int(self.indices[i]))
+
+    def _decode(self, transform: Transform, first: int, out: np.ndarray) -> dict[int, str]:
+        here = self.indices[first : first + len(out)]
+        if here[-1] - here[0] >= len(here):
+            return super()._decode(transform, first, out)
+        there = int(here[0])
+        return {i - there + first: bad for i, bad in self.whole._decode(transform, there, out).items()}
+
+
+def _file_size(path: Path) -> int | None:
+    try:
+        status = os.stat(path)
+    except (OSError, ValueError):
+        return None
+    return status.st_size if stat.S_ISREG(status.st_mode) else None

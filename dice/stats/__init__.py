@@ -1,0 +1,1 @@
+"""Statistics of streams: moments, quantiles, thresholds, and those of a training set."""

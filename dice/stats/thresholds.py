@@ -1,0 +1,173 @@
+"""Thresholds that hold for the next image, by split conformal prediction (Vovk, Gammerman & Shafer, 2005).
+
+All rests on one assumption: the held-out ID scores are exchangeable with those of the ID images to come, so they must
+not be of training images. No assumption on the scores' distribution is made.
+"""
+
+import math
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+
+from dice.arrays import as_array
+from dice.errors import InputError
+from dice.stats.quantiles import QuantileSketch
+
+__all__ = ["Calibration", "benjamini_hochberg", "conformal_p_values", "conformal_threshold", "realised_tpr"]
+
+
+def conformal_threshold(scores: Any, tpr: float) -> float:
+    """The threshold t for which a further ID image has score >= t with probability at least `tpr`.
+
+    `scores` (n,) are of held-out ID images, or a `QuantileSketch` of them, whose rank error then lowers t by as much as
+    the guarantee needs. t is the k-th smallest, k = n + 1 - ceil((n + 1) tpr) in exact arithmetic. InputError where n is
+    too small for the rate.
+
+    >>> conformal_threshold([3, 1, 4, 1.5, 9, 2, 6, 5, 3.5], tpr=0.9)
+    1.0
+    """
+    if isinstance(scores, QuantileSketch):
+        k = _rank(scores.count, tpr) - scores.error
+        if k < 1:
+            raise InputError(f"scores: the sketch's rank error {scores.error} is too large for tpr={tpr}")
+        return scores.value(k)
+    values = _scores(scores, "scores")
+    k = _rank(len(values), tpr)
+    return float(np.partition(values, k - 1)[k - 1])
+
+
+def realised_tpr(n: int, tpr: float) -> Any:
+    """How the TPR that `conformal_threshold` of n scores really gives is distributed over the draws of these scores:
+    Beta(n + 1 - k, k), as a frozen `scipy.stats.beta` (exact for continuous scores, a lower bound with ties).
+
+    `.mean()` is at least `tpr`; `.ppf(0.05)` is what 95 % of all calibrations exceed: how many scores are enough.
+
+    >>> [round(float(realised_tpr(n, 0.95).ppf(0.05)), 3) for n in (19, 199, 1999)]
+    [0.854, 0.922, 0.942]
+    """
+    from scipy import stats
+
+    k = _rank(n, tpr)
+    return stats.beta(n + 1 - k, k)
+
+
+def conformal_p_values(calibration: Any, scores: Any) -> np.ndarray:
+    """float64 (N,): (1 + number of the n held-out ID scores `calibration` <= score) / (n + 1).
+
+    For an ID image P(p <= a) <= a, for every a. p > 1 - tpr exactly where score >= conformal_threshold(calibration, tpr).
+
+    >>> conformal_p_values([1, 2, 3, 4], [0, 2.5, 9])
+    array([0.2, 0.6, 1. ])
+    """
+    return _p_values(np.sort(_scores(calibration, "calibration")), _scores(scores, "scores"))
+
+
+def benjamini_hochberg(p_values: Any, fdr: float) -> np.ndarray:
+    """bool (N,): which of a batch are called OOD so that on average at most `fdr` of those called are ID.
+
+    Benjamini & Hochberg, 1995; it holds for conformal p-values that share their held-out scores (Bates et al., 2023).
+    """
+    p = np.asarray(as_array(p_values, "p_values", 1), dtype=np.float64)
+    if not ((p >= 0) & (p <= 1)).all():
+        raise InputError("p_values: want numbers from 0 to 1")
+    ascending, rate = np.sort(p), _rate(fdr, "fdr")
+    below = np.flatnonzero(ascending <= rate * np.arange(1, len(p) + 1) / max(1, len(p)))
+    return p <= ascending[below[-1]] if len(below) else np.zeros(len(p), bool)
+
+
+class Calibration:
+    """Held-out ID scores (n,) and what follows from them, for all images together or by predicted class.
+
+    With `classes` (n,), from 0, each predicted class has a threshold of its own, and the rate holds within each.
+    InputError where a class has too few scores for the rate.
+
+    Attributes: `tpr`; `threshold` float, or float64 (C,) by class, NaN for a class without scores.
+    """
+
+    def __init__(self, scores: Any, tpr: float, classes: Any = None) -> None:
+        self.tpr = _rate(tpr, "tpr")
+        self.by_class = classes is not None
+        values = _scores(scores, "scores")
+        groups = _classes(classes, len(values)) if self.by_class else np.zeros(len(values), np.int64)
+        order = np.lexsort((values, groups))
+        self._scores = values[order]
+        self._starts = np.searchsorted(groups[order], np.arange(groups.max(initial=0) + 2))
+        thresholds = np.full(len(self._starts) - 1, np.nan)
+        for group in range(len(thresholds)):
+            mine = self._of(group)
+            if len(mine) or not self.by_class:
+                thresholds[group] = mine[
+                    _rank(len(mine), tpr, f" of class {group}" if self.by_class else "") - 1
+                ]
+        self.threshold = thresholds if self.by_class else float(thresholds[0])
+
+    def thresholds(self, n: int, classes: Any = None) -> np.ndarray:
+        """float64 (n,): the threshold of each of n images, by their predicted `classes` (n,) where that is asked for."""
+        return np.atleast_1d(self.threshold)[self._groups(n, classes)]
+
+    def p_values(self, scores: Any, classes: Any = None) -> np.ndarray:
+        """float64 (N,): conformal p-values of `scores` (N,), within their class where thresholds are by class."""
+        values = _scores(scores, "scores")
+        groups = self._groups(len(values), classes)
+        p = np.empty(len(values))
+        for group in np.unique(groups):
+            p[groups == group] = _p_values(self._of(group), values[groups == group])
+        return p
+
+    def _of(self, group: int) -> np.ndarray:
+        return self._scores[self._starts[group] : self._starts[group + 1]]
+
+    def _groups(self, n: int, classes: Any) -> np.ndarray:
+        if not self.by_class:
+            return np.zeros(n, np.int64)
+        if classes is None:
+            raise InputError("classes: not given; the thresholds are by predicted class")
+        groups = _classes(classes, n)
+        sizes = np.diff(self._starts)
+        for group in np.unique(groups):
+            if group >= len(sizes) or sizes[group] == 0:
+                raise InputError(f"classes: class {group} had no held-out score to set its threshold from")
+        return groups
+
+
+def _rank(n: int, tpr: float, of: str = "") -> int:
+    """k: the k-th smallest of n scores is the threshold."""
+    rate = Fraction(repr(_rate(tpr, "tpr")))
+    k = n + 1 - math.ceil((n + 1) * rate)
+    if k < 1:
+        needed = math.ceil(rate / (1 - rate))
+        raise InputError(
+            f"scores: {n}{of} cannot guarantee tpr={tpr}; give at least {needed} held-out ID scores"
+        )
+    return k
+
+
+def _rate(value: Any, name: str) -> float:
+    try:
+        rate = float(value)
+    except (TypeError, ValueError):
+        rate = math.nan
+    if not 0 < rate < 1:
+        raise InputError(f"{name}: got {value!r}, want a rate strictly between 0 and 1")
+    return rate
+
+
+def _p_values(ascending: np.ndarray, scores: np.ndarray) -> np.ndarray:
+    return (1 + np.searchsorted(ascending, scores, side="right")) / (len(ascending) + 1)
+
+
+def _scores(scores: Any, name: str) -> np.ndarray:
+    values = np.asarray(as_array(scores, name, 1), dtype=np.float64)
+    if np.isnan(values).any():
+        raise InputError(f"{name}: hold NaN")
+    return values
+
+
+def _classes(classes: Any, n: int) -> np.ndarray:
+    groups = as_array(classes, "classes", 1)
+    if groups.dtype.kind not in "iu" or len(groups) != n or (n and groups.min() < 0):
+        raise InputError(
+            f"classes: got {groups.dtype} {groups.shape}, want the predicted class (from 0) of {n} scores"
+        )
+    return groups.astype(np.int64)
