@@ -31,7 +31,7 @@ class Network:
     def forward(self, images: Any) -> tuple[Float32, Float32]: ...
 
 @final
-class Head:
+class Linear:
     """A last layer, W (M, D) and b (M,), or what the mask keep (M, D) leaves of it."""
 
     def __new__(
@@ -42,7 +42,7 @@ class Head:
         device: str = "cpu",
         isa: str | None = None,
         plain_products: bool = False,
-    ) -> Head: ...
+    ) -> Linear: ...
     def forward(self, h: Any, clip: float, /, *names: str) -> tuple[NDArray[Any], ...]: ...
     def info(self) -> tuple[str, int]: ...
 

@@ -68,13 +68,13 @@ def test_the_plugin_says_why_it_cannot_run():
         with pytest.raises(
             DeviceError, match=r"^device cuda:1: no driver \(.*_cuda.so\); use device=\"cpu\"$"
         ):
-            _core.Head(np.ones((2, 3), np.float32), np.zeros(2, np.float32), device="cuda:1")
+            _core.Linear(np.ones((2, 3), np.float32), np.zeros(2, np.float32), device="cuda:1")
 
 
 @pytest.mark.parametrize("name", ["gpu", "cuda:", "cuda:x", "cuda:-1", "cuda:1x", "CUDA"])
 def test_unknown_devices_are_refused(name):
     with pytest.raises(InputError, match="not one of cpu, cuda, cuda:N"):
-        _core.Head(np.ones((2, 3), np.float32), np.zeros(2, np.float32), device=name)
+        _core.Linear(np.ones((2, 3), np.float32), np.zeros(2, np.float32), device=name)
 
 
 def test_no_plugin_is_a_reason(monkeypatch, tmp_path):
@@ -310,7 +310,7 @@ def needs_cublas(monkeypatch):
     """On a GPU it may be absent."""
     monkeypatch.setenv("DICE_CUBLAS", "1")
     try:
-        _core.Head(np.ones((2, 3), np.float32), np.zeros(2, np.float32), device="cuda")
+        _core.Linear(np.ones((2, 3), np.float32), np.zeros(2, np.float32), device="cuda")
     except DeviceError as error:
         if "no cuBLAS found" in str(error):
             pytest.skip(str(error))
@@ -339,7 +339,7 @@ def test_cublas_gives_the_same_network(cuda, monkeypatch):
 def test_a_cublas_that_is_not_there_is_an_error(emulated_plugin):
     code = (
         "from dice import _core; import numpy as np\n"
-        "try: _core.Head(np.ones((2, 3), np.float32), np.zeros(2, np.float32), device='cuda')\n"
+        "try: _core.Linear(np.ones((2, 3), np.float32), np.zeros(2, np.float32), device='cuda')\n"
         "except RuntimeError as error: print(type(error).__name__, error)"
     )
     done = subprocess.run(

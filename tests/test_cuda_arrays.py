@@ -29,15 +29,15 @@ def test_images_and_features(put):
     assert net.forward(put(images))[1].tobytes() == want_z.tobytes()
     floats = np.random.default_rng(0).standard_normal((2, 3, 8, 8)).astype(np.float32)
     assert net.forward(put(floats))[1].tobytes() == net.forward(floats)[1].tobytes()
-    head = _core.Head(net.weight, net.bias, device="cuda")
-    want = head.forward(want_h, np.inf, "energy")[0]
-    assert head.forward(put(want_h), np.inf, "energy")[0].tobytes() == want.tobytes()
-    assert head.forward(put(want_h[:0]), np.inf, "energy")[0].shape == (0,)
+    linear = _core.Linear(net.weight, net.bias, device="cuda")
+    want = linear.forward(want_h, np.inf, "energy")[0]
+    assert linear.forward(put(want_h), np.inf, "energy")[0].tobytes() == want.tobytes()
+    assert linear.forward(put(want_h[:0]), np.inf, "energy")[0].shape == (0,)
 
 
 def test_what_is_refused(put):
     net, images = network(), noise(2, 8)
-    head = _core.Head(net.weight, net.bias, device="cuda")
+    linear = _core.Linear(net.weight, net.bias, device="cuda")
     with pytest.raises(InputError, match="images: lives on a GPU"):
         network("cpu").forward(put(images))
     for wrong in (images.astype(np.float64), images[0], images[..., :2]):
@@ -46,9 +46,9 @@ def test_what_is_refused(put):
     with pytest.raises(InputError, match="at most 4 dimensions"):
         net.forward(put(images[None]))
     with pytest.raises(InputError, match=r"h: on the GPU, want float32 with 2 dimensions"):
-        head.forward(put(images), np.inf, "energy")
+        linear.forward(put(images), np.inf, "energy")
     with pytest.raises(InputError, match="h: got 3 features"):
-        head.forward(put(np.ones((2, 3), np.float32)), np.inf, "energy")
+        linear.forward(put(np.ones((2, 3), np.float32)), np.inf, "energy")
     for bad in (np.nan, np.inf, -np.inf):
         floats = np.zeros((2, 3, 8, 8), np.float32)
         floats[1, 2, 3, 4] = bad
@@ -125,13 +125,13 @@ def test_arrays_of_another_device(put, emulated, monkeypatch):
 
 def test_dlpack_is_borrowed_once_and_given_back(emulated):
     h = np.ones((3, 4), np.float32)
-    head = _core.Head(np.ones((2, 4), np.float32), np.zeros(2, np.float32), device="cuda")
+    linear = _core.Linear(np.ones((2, 4), np.float32), np.zeros(2, np.float32), device="cuda")
     array = ByDLPack(emulated, h)
     assert on_gpu(array)
-    assert head.forward(array, np.inf, "energy")[0].shape == (3,)
+    assert linear.forward(array, np.inf, "energy")[0].shape == (3,)
     assert (array.asked, array.given_back) == ([1], 1)  # the default stream waits for what makes the array
     with pytest.raises(InputError, match="want float32"):
-        head.forward(wrong := ByDLPack(emulated, h.astype(np.float64)), np.inf, "energy")
+        linear.forward(wrong := ByDLPack(emulated, h.astype(np.float64)), np.inf, "energy")
     assert wrong.given_back == 1
 
     class Refusing(ByDLPack):
@@ -139,14 +139,14 @@ def test_dlpack_is_borrowed_once_and_given_back(emulated):
             raise BufferError("needs a gradient")
 
     with pytest.raises(InputError, match="^h: the array on the GPU cannot be had: needs a gradient$"):
-        head.forward(Refusing(emulated, h), np.inf, "energy")
+        linear.forward(Refusing(emulated, h), np.inf, "energy")
 
 
 def test_an_interfaces_stream_is_waited_for(emulated):
     h = np.ones((3, 4), np.float32)
-    head = _core.Head(np.ones((2, 4), np.float32), np.zeros(2, np.float32), device="cuda")
+    linear = _core.Linear(np.ones((2, 4), np.float32), np.zeros(2, np.float32), device="cuda")
     for stream in (1, 2):
-        assert head.forward(ByInterface(emulated, h, stream=stream), np.inf, "energy")[0].shape == (3,)
+        assert linear.forward(ByInterface(emulated, h, stream=stream), np.inf, "energy")[0].shape == (3,)
 
 
 def test_on_gpu_looks_at_the_device():
@@ -200,9 +200,9 @@ def test_dice_with_everything_on_the_device(put):
     with pytest.raises(InputError, match="W: lives on a GPU; copy it to the host"):
         dice.DICE(put(weight), put(bias), None).score_samples(h)
     with pytest.raises(InputError, match="b: got 4 values"):
-        _core.Head(put(weight), put(bias[:4]), device="cuda")
+        _core.Linear(put(weight), put(bias[:4]), device="cuda")
     with pytest.raises(InputError, match="b: on the GPU, want float32 with 1 dimension"):
-        _core.Head(put(weight), put(weight), device="cuda")
+        _core.Linear(put(weight), put(weight), device="cuda")
 
 
 def test_dice_refuses_features(put):

@@ -84,7 +84,7 @@ def test_a_forward_call_allocates_nothing_the_second_time(small, emulated, monke
     assert emulated.emulated_used(0) == before
 
 
-@pytest.mark.parametrize("kind", ["head", "distances"])
+@pytest.mark.parametrize("kind", ["linear", "distances"])
 def test_rows_that_do_not_fit_are_split(kind, emulated, monkeypatch):
     monkeypatch.setenv("DICE_CUBLAS", "0")
     weight, bias, h = detector_problem()
@@ -93,7 +93,7 @@ def test_rows_that_do_not_fit_are_split(kind, emulated, monkeypatch):
     def make():
         return (
             dice.DICE(weight, bias, None, device="cuda")
-            if kind == "head"
+            if kind == "linear"
             else Mahalanobis(device="cuda").fit(h)
         )
 
@@ -159,8 +159,8 @@ def actions():
 
     return {
         "network": network,
-        "head": lambda: dice.DICE(weight, bias, 20, mean=mean, device="cuda").score_samples(h).tobytes(),
-        "sparse head": lambda: (
+        "linear": lambda: dice.DICE(weight, bias, 20, mean=mean, device="cuda").score_samples(h).tobytes(),
+        "sparse linear": lambda: (
             dice.DICE(weight, bias, 90, mean=mean, device="cuda").score_samples(h).tobytes()
         ),
         "moments": lambda: dice.DICE(weight, bias, device="cuda").fit(h).mean_.tobytes(),

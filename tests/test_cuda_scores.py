@@ -1,4 +1,4 @@
-"""What of the detectors runs on a GPU: the head, moments, ranking, and the products of KNN, Mahalanobis and ViM."""
+"""What of the detectors runs on a GPU: `linear`, moments, ranking, and the products of KNN, Mahalanobis and ViM."""
 
 from types import SimpleNamespace
 
@@ -18,17 +18,17 @@ NAMES = ("energy", "msp", "maxlogit", "label", "logits")
     ("classes", "features", "share"),
     [(1, 1, 1), (2, 1, 0), (10, 342, 1), (10, 342, 0.1), (37, 65, 0.25), (131, 64, 0.02), (200, 96, 1)],
 )
-def test_head(classes, features, share, cuda):
+def test_linear(classes, features, share, cuda):
     rng = np.random.default_rng(classes)
     weight = rng.standard_normal((classes, features)).astype(np.float32)
     bias = rng.standard_normal(classes).astype(np.float32)
     keep = (rng.random((classes, features)) < share).astype(np.uint8)
     h = np.abs(rng.standard_normal((35, features))).astype(np.float32)
-    head = _core.Head(weight, bias, None if share == 1 else keep, device="cuda")
-    assert head.info()[0] == ("sparse" if keep.sum() * 4 <= keep.size else "dense")
-    assert head.info()[1] > 0
+    linear = _core.Linear(weight, bias, None if share == 1 else keep, device="cuda")
+    assert linear.info()[0] == ("sparse" if keep.sum() * 4 <= keep.size else "dense")
+    assert linear.info()[1] > 0
     for clip in (np.inf, 1.0):
-        energy, msp, maxlogit, label, logits = head.forward(h, clip, *NAMES)
+        energy, msp, maxlogit, label, logits = linear.forward(h, clip, *NAMES)
         z = (
             np.minimum(h, clip).astype(np.float64)
             @ (weight * keep if share < 1 else weight).astype(np.float64).T
@@ -42,15 +42,15 @@ def test_head(classes, features, share, cuda):
         np.testing.assert_allclose(msp, np.exp(exact.max(1) - np.logaddexp.reduce(exact, axis=1)), rtol=1e-13)
         for rows in (slice(0, 1), slice(3, 35)):
             for got, want in zip(
-                head.forward(h[rows], clip, *NAMES), (energy, msp, maxlogit, label, logits), strict=True
+                linear.forward(h[rows], clip, *NAMES), (energy, msp, maxlogit, label, logits), strict=True
             ):
                 assert got.tobytes() == want[rows].tobytes()
-    assert head.forward(h[:0], np.inf, "energy")[0].shape == (0,)
+    assert linear.forward(h[:0], np.inf, "energy")[0].shape == (0,)
 
 
-def test_head_takes_the_first_of_equals(cuda):
-    head = _core.Head(np.ones((300, 2), np.float32), np.zeros(300, np.float32), device="cuda")
-    energy, msp, label = head.forward(np.ones((2, 2), np.float32), np.inf, "energy", "msp", "label")
+def test_linear_takes_the_first_of_equals(cuda):
+    linear = _core.Linear(np.ones((300, 2), np.float32), np.zeros(300, np.float32), device="cuda")
+    energy, msp, label = linear.forward(np.ones((2, 2), np.float32), np.inf, "energy", "msp", "label")
     np.testing.assert_allclose(energy, 2 + np.log(300), rtol=1e-15)
     np.testing.assert_allclose(msp, 1 / 300, rtol=1e-15)
     assert label.tolist() == [0, 0]
@@ -226,9 +226,11 @@ def test_the_library_is_really_used(emulated, monkeypatch):
     weight, bias, _, _, new = problem()
     for plain, forced, same in ((False, "", True), (True, "", False), (False, "1", False), (True, "0", True)):
         monkeypatch.setenv("DICE_CUBLAS", "0")
-        want = _core.Head(weight, bias, device="cuda").forward(new, np.inf, "logits")[0]
+        want = _core.Linear(weight, bias, device="cuda").forward(new, np.inf, "logits")[0]
         monkeypatch.setenv("DICE_CUBLAS", forced)
-        got = _core.Head(weight, bias, device="cuda", plain_products=plain).forward(new, np.inf, "logits")[0]
+        got = _core.Linear(weight, bias, device="cuda", plain_products=plain).forward(new, np.inf, "logits")[
+            0
+        ]
         assert (got.tobytes() == want.tobytes()) is same
         np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5)
 
@@ -238,9 +240,9 @@ def test_the_library_clips_and_masks_too(cuda, monkeypatch):
     weight, bias = rng.standard_normal((6, 50)).astype(np.float32), rng.standard_normal(6).astype(np.float32)
     keep = (rng.random((6, 50)) < 0.6).astype(np.uint8)
     h = np.abs(rng.standard_normal((20, 50))).astype(np.float32)
-    head = _core.Head(weight, bias, keep, device="cuda", plain_products=True)
-    assert head.info()[0] == "dense"
-    energy, logits = head.forward(h, 0.8, "energy", "logits")
+    linear = _core.Linear(weight, bias, keep, device="cuda", plain_products=True)
+    assert linear.info()[0] == "dense"
+    energy, logits = linear.forward(h, 0.8, "energy", "logits")
     z = np.minimum(h, np.float32(0.8)).astype(np.float64) @ (weight * keep).T.astype(np.float64) + bias
     np.testing.assert_allclose(logits, z, rtol=0, atol=1e-4)
     np.testing.assert_allclose(energy, np.logaddexp.reduce(logits.astype(np.float64), axis=1), rtol=1e-13)

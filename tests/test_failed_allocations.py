@@ -26,8 +26,11 @@ CALLS = {
         5,
         lambda: _core.metric_bootstrap(B.astype(float), H[0].astype(float), 0, 0.95, 0.05, 3, 7).tolist(),
     ),
-    "head": (3, lambda: _core.Head(W, B, KEEP).forward(H, np.inf, "energy")[0].tolist()),
-    "scalar head": (4, lambda: _core.Head(W, B, KEEP, isa="scalar").forward(H, np.inf, "energy")[0].tolist()),
+    "linear": (3, lambda: _core.Linear(W, B, KEEP).forward(H, np.inf, "energy")[0].tolist()),
+    "scalar linear": (
+        4,
+        lambda: _core.Linear(W, B, KEEP, isa="scalar").forward(H, np.inf, "energy")[0].tolist(),
+    ),
     "scores": (1, lambda: _core.score("gen", H, None, (), (0.1, 10)).tolist()),
     "classes": (2, lambda: _moments().mean.tolist()),
     "Gaussian": (8, lambda: _core.Gaussian(_moments().state, False).distance(H[:, :9]).tolist()),

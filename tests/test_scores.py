@@ -104,7 +104,7 @@ FORMULAS = {
 def float32_layer(b):
     """The layer as it is computed (tested elsewhere): a number at the edge of a bin falls to the side it falls there."""
     return lambda x, W: (
-        _core.Head(W, b.astype(np.float32)).forward(x.astype(np.float32), np.inf, "logits")[0].astype(float)
+        _core.Linear(W, b.astype(np.float32)).forward(x.astype(np.float32), np.inf, "logits")[0].astype(float)
     )
 
 
@@ -230,7 +230,7 @@ def test_one_pass_over_the_features(labels, monkeypatch):
                           b=case.layer32[1], y=case.y if labels else None)  # fmt: skip
     assert set(found) == {name for name, row in METHODS.items() if labels or not row.needs_labels}
     monkeypatch.undo()
-    Z, z = (_core.Head(*case.layer32).forward(x, np.inf, "logits")[0] for x in (case.train32, case.test32))
+    Z, z = (_core.Linear(*case.layer32).forward(x, np.inf, "logits")[0] for x in (case.train32, case.test32))
     for name, sets in found.items():
         row, det = METHODS[name], make(name, *case.layer32)
         if row.needs_fit:

@@ -25,8 +25,8 @@ static inline int dice_precision_parts(dice_precision precision)
     return precision == DICE_BF16 ? 1 : precision == DICE_BF16X3 ? 2 : 3;
 }
 
-typedef struct dice_net dice_net;   /* a network made ready by one back end */
-typedef struct dice_head dice_head; /* a last layer, whole or masked, made ready by one back end */
+typedef struct dice_net dice_net;       /* a network made ready by one back end */
+typedef struct dice_linear dice_linear; /* a last layer, whole or masked, made ready by one back end */
 
 typedef struct dice_distance dice_distance; /* means in a whitened space, made ready by one back end */
 
@@ -34,7 +34,7 @@ typedef struct dice_options {
     dice_precision precision;
     dice_isa isa;       /* CPU: the set to use at most */
     int device;         /* CUDA: index */
-    int plain_products; /* of a head: it may be a library's product, whose last bits depend on how many rows
+    int plain_products; /* of a linear: it may be a library's product, whose last bits depend on how many rows
                            there are */
 } dice_options;
 
@@ -51,13 +51,13 @@ typedef struct dice_net_info {
     const char *kernels; /* "avx512", "reference", ... : what really runs */
 } dice_net_info;
 
-typedef struct dice_head_outputs { /* each (N) unless said; NULL = not wanted */
-    double *energy;                /* logsumexp of the logits */
-    double *msp;                   /* largest softmax probability */
+typedef struct dice_linear_outputs { /* each (N) unless said; NULL = not wanted */
+    double *energy;                  /* logsumexp of the logits */
+    double *msp;                     /* largest softmax probability */
     double *maxlogit;
     int32_t *label; /* argmax, the first of equals */
     float *logits;  /* (N, M) */
-} dice_head_outputs;
+} dice_linear_outputs;
 
 typedef struct dice_backend {
     uint32_t abi;     /* DICE_BACKEND_ABI */
@@ -76,18 +76,18 @@ typedef struct dice_backend {
     void (*net_info)(const dice_net *net, dice_net_info *info);
     void (*net_free)(dice_net *net);
 
-    /* *head = W (M, D) with b (M). keep (M, D) is 1 where a weight stays, NULL = all stay. */
-    dice_status (*head_create)(const float *weight, const float *bias, const uint8_t *keep, size_t classes,
-                               size_t features, const dice_options *options, dice_head **head);
+    /* *linear = W (M, D) with b (M). keep (M, D) is 1 where a weight stays, NULL = all stay. */
+    dice_status (*linear_create)(const float *weight, const float *bias, const uint8_t *keep, size_t classes,
+                                 size_t features, const dice_options *options, dice_linear **linear);
 
     /* Scores of h (N, D) after min(h, clip) (INFINITY = no clip), bias and reductions fused. The same
      * bits for every N. Safe from several threads. */
-    dice_status (*head_forward)(dice_head *head, const float *h, size_t n, float clip,
-                                const dice_head_outputs *outputs);
+    dice_status (*linear_forward)(dice_linear *linear, const float *h, size_t n, float clip,
+                                  const dice_linear_outputs *outputs);
 
     /* How it is stored, "dense", "sparse" or "both", and its bytes. */
-    const char *(*head_info)(const dice_head *head, size_t *bytes);
-    void (*head_free)(dice_head *head);
+    const char *(*linear_info)(const dice_linear *linear, size_t *bytes);
+    void (*linear_free)(dice_linear *linear);
 
     /* Of the columns of h (N, D), N >= 1: mean (D) and sum of the squares about it (D), in double; *negative
      * = whether a value is below 0. */

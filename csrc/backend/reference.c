@@ -8,7 +8,7 @@
 #include <string.h>
 
 #include "backend/backend.h"
-#include "backend/reference_head.h"
+#include "backend/reference_linear.h"
 #include "base/bf16.h"
 #include "base/memory.h"
 #include "base/threads.h"
@@ -425,8 +425,8 @@ const dice_backend dice_backend_reference = {
     .net_forward = net_forward,
     .net_info = net_info,
     .net_free = net_free,
-    .head_create = dice_reference_head_create,
-    .head_forward = dice_reference_head_forward,
-    .head_info = dice_reference_head_info,
-    .head_free = dice_reference_head_free,
+    .linear_create = dice_reference_linear_create,
+    .linear_forward = dice_reference_linear_forward,
+    .linear_info = dice_reference_linear_info,
+    .linear_free = dice_reference_linear_free,
 };

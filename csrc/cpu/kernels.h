@@ -10,7 +10,7 @@
 #include <stdint.h>
 
 #include "base/cpu.h"
-#include "cpu/head_kernels.h"
+#include "cpu/linear_kernels.h"
 
 enum { DICE_BLOCK = 16 };
 
@@ -86,7 +86,7 @@ typedef struct dice_cpu_kernels {
     const char *name;
     const dice_conv_tiles *conv;
     const dice_winograd_kernels *winograd;
-    const dice_head_kernels *head;
+    const dice_linear_kernels *linear;
     const dice_amx_kernels *amx; /* NULL without the tile unit */
 
     /* Each of x (count, 16) becomes the sum of its first `parts` bfloat16 parts, 1 or 2. */

@@ -5,7 +5,7 @@
 
 #include "base/memory.h"
 #include "base/threads.h"
-#include "cpu/head.h"
+#include "cpu/linear.h"
 
 enum { LARGE_WEIGHTS = 8 << 20 }; /* bytes; past the caches several images share a pass over the weights */
 
@@ -303,8 +303,8 @@ const dice_backend dice_backend_cpu = {
     .net_forward = net_forward,
     .net_info = net_info,
     .net_free = net_free,
-    .head_create = dice_head_create,
-    .head_forward = dice_head_forward,
-    .head_info = dice_head_info,
-    .head_free = dice_head_free,
+    .linear_create = dice_linear_create,
+    .linear_forward = dice_linear_forward,
+    .linear_info = dice_linear_info,
+    .linear_free = dice_linear_free,
 };

@@ -75,10 +75,10 @@ dice_plugin(const dice_plugin_core *core)
     backend.net_forward = net_forward;
     backend.net_info = net_info;
     backend.net_free = net_free;
-    backend.head_create = head_create;
-    backend.head_forward = head_forward;
-    backend.head_info = head_info;
-    backend.head_free = head_free;
+    backend.linear_create = linear_create;
+    backend.linear_forward = linear_forward;
+    backend.linear_info = linear_info;
+    backend.linear_free = linear_free;
     backend.moments = statistics_moments;
     backend.rank = statistics_rank;
     backend.distance_create = distance_create;

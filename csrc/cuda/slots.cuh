@@ -14,13 +14,13 @@ dice_status net_forward(dice_net *net, const dice_images *images, float *feature
 void net_info(const dice_net *net, dice_net_info *info);
 void net_free(dice_net *net);
 
-/* head.cu */
-dice_status head_create(const float *weight, const float *bias, const uint8_t *keep, size_t classes,
-                        size_t features, const dice_options *options, dice_head **head);
-dice_status head_forward(dice_head *head, const float *h, size_t n, float clip,
-                         const dice_head_outputs *outputs);
-const char *head_info(const dice_head *head, size_t *bytes);
-void head_free(dice_head *head);
+/* linear.cu */
+dice_status linear_create(const float *weight, const float *bias, const uint8_t *keep, size_t classes,
+                          size_t features, const dice_options *options, dice_linear **linear);
+dice_status linear_forward(dice_linear *linear, const float *h, size_t n, float clip,
+                           const dice_linear_outputs *outputs);
+const char *linear_info(const dice_linear *linear, size_t *bytes);
+void linear_free(dice_linear *linear);
 
 /* statistics.cu */
 dice_status statistics_moments(const float *h, size_t n, size_t features, const dice_options *options,

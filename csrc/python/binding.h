@@ -23,7 +23,7 @@ int dice_py_add_network(PyObject *module);    /* Network, build_network */
 int dice_py_add_run_ops(PyObject *module);    /* run_ops: any list of ops, for tests */
 int dice_py_add_ood(PyObject *module);        /* moments, contribution */
 int dice_py_add_metrics(PyObject *module);    /* FPR95, AUROC, ... */
-int dice_py_add_head(PyObject *module);       /* Head: the last layer, whole or masked */
+int dice_py_add_linear(PyObject *module);     /* Linear: W h + b, whole or masked */
 int dice_py_add_scores(PyObject *module);     /* scores of logits and features */
 int dice_py_add_device(PyObject *module);     /* the GPU: status, statistics */
 int dice_py_add_classes(PyObject *module);    /* class means, covariances, their eigenvectors */

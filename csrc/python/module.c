@@ -9,7 +9,7 @@ static int execute(PyObject *module)
     }
     int (*const parts[])(PyObject *) = {
         dice_py_add_runtime, dice_py_add_build_info, dice_py_add_blas,    dice_py_add_network,
-        dice_py_add_run_ops, dice_py_add_ood,        dice_py_add_metrics, dice_py_add_head,
+        dice_py_add_run_ops, dice_py_add_ood,        dice_py_add_metrics, dice_py_add_linear,
         dice_py_add_scores,  dice_py_add_classes,    dice_py_add_bank,    dice_py_add_device,
     };
     for (size_t i = 0; i < sizeof parts / sizeof *parts; i++) {

@@ -173,4 +173,4 @@ class DICE(Detector):
 
     def _head(self) -> Any:
         weight, bias = self._layer()
-        return _core.Head(weight, bias, None if self.p is None else self.keep_.view(np.uint8), self._on())
+        return _core.Linear(weight, bias, None if self.p is None else self.keep_.view(np.uint8), self._on())

@@ -54,7 +54,7 @@ def fit(
     `clock.measure("head")` takes what is not the backbone's time. A detector that refuses is named in `failed`, the
     others go on. InputError where not an image comes.
     """
-    fits, head = Fits(Moments(net.weight.shape[1])), _core.Head(net.weight, net.bias)
+    fits, head = Fits(Moments(net.weight.shape[1])), _core.Linear(net.weight, net.bias)
     counts = {FITTED: 0, HELD_OUT: 0}
     bank = None  # of all features fitted: those that keep them keep views of it, one copy for all
     if any(detector.keeps_features for detector in detectors.values()):

@@ -46,7 +46,7 @@ class HeadScore(Detector):
         return scored(self._logits, check_features(self, h, self), np.float32)
 
     def _logits(self, block: Any) -> np.ndarray:
-        head = self._get("head", lambda: _core.Head(*self._layer(), device=self._on()))
+        head = self._get("head", lambda: _core.Linear(*self._layer(), device=self._on()))
         return head.forward(
             block if on_gpu(block) else block.astype(np.float32, copy=False), np.inf, "logits"
         )[0]
@@ -279,6 +279,6 @@ class SHE(HeadScore):
             raise InputError(f"variant: got {self.variant!r}, want predicted, max, euclidean or cosine")
         products = self._get(
             "products",
-            lambda: _core.Head(self.patterns_.astype(np.float32), np.zeros(z.shape[1], np.float32)),
+            lambda: _core.Linear(self.patterns_.astype(np.float32), np.zeros(z.shape[1], np.float32)),
         )
         return products.forward(h.astype(np.float32, copy=False), np.inf, "maxlogit")[0] / h.shape[1]

@@ -47,7 +47,7 @@ def fit_and_score(
     labels = None if y is None else np.asarray(y)
     if labels is not None and labels.shape != (len(train),):
         raise InputError(f"y: got shape {labels.shape} for {len(train)} images")
-    head = _core.Head(weight, bias)
+    head = _core.Linear(weight, bias)
     learners = [det for name, det in methods.items() if name not in METHODS or METHODS[name].needs_fit]
     first = 0
     for block in blocks(train, float_type(train)):

@@ -34,7 +34,7 @@ def _rest(moments: ClassMoments, origin: np.ndarray, dim: int | None, device: st
     )  # sum of (h - u)(h - u)', nothing subtracted
     _, vectors = _core.eigen(second)
     rest = vectors[: moments.features - _subspace_size(dim, moments.features)]
-    return _core.Head(
+    return _core.Linear(
         rest.astype(np.float32), (-(rest @ origin)).astype(np.float32), device=device, plain_products=True
     )
 

@@ -72,7 +72,7 @@ class WeiPer(HeadScore):
         for copy in range(whole(self.copies, "copies")):
 
             def draw(copy: int = copy) -> Any:
-                return _core.Head(self.disturbed(copy), bias)
+                return _core.Linear(self.disturbed(copy), bias)
 
             yield self._get(f"copy {copy}", draw) if copy < kept else draw()
 

@@ -245,7 +245,7 @@ class _Pass:
         cache = self.cache(image_set, keep=stored_only)
         if stored_only and cache.stored() < len(image_set):
             return None
-        layer = _core.Head(self.net.weight, self.net.bias)
+        layer = _core.Linear(self.net.weight, self.net.bias)
         indices, rows = [], []
         for part, h in _gathered(self.chunks(image_set, cache)):
             with self.clock.measure("head"):

@@ -50,7 +50,7 @@ class Grid:
         self.points = [(float(p), clip) for p in ps for clip in clips]
         self._score, self._clips = score, [np.inf if clip is None else float(clip) for clip in clips]
         self._heads = [
-            _core.Head(weight, bias, _core.contribution_keep(one.mean_, weight, float(t), absolute))
+            _core.Linear(weight, bias, _core.contribution_keep(one.mean_, weight, float(t), absolute))
             for t in np.percentile(np.abs(ranked) if absolute else ranked, ps)
         ]
 

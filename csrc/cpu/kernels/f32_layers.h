@@ -301,7 +301,7 @@ static void groupnorm(const dice_view *x, const dice_view *y, int32_t groups, fl
         .name = #table,                                                                                      \
         .conv = &dice_conv_tiles_##isa,                                                                      \
         .winograd = &dice_winograd_kernels_##isa,                                                            \
-        .head = &dice_head_kernels_##isa,                                                                    \
+        .linear = &dice_linear_kernels_##isa,                                                                \
         .amx = tile_unit,                                                                                    \
         .round = round_parts,                                                                                \
         .conv_store = conv_store,                                                                            \

@@ -290,12 +290,12 @@ static dice_status multiply(const dice_backend *backend, const dice_options *opt
                             size_t n_rows, size_t width, const float *bias, const float *x, size_t n,
                             float *to)
 {
-    dice_head *head;
-    dice_status status = backend->head_create(rows, bias, NULL, n_rows, width, options, &head);
+    dice_linear *linear;
+    dice_status status = backend->linear_create(rows, bias, NULL, n_rows, width, options, &linear);
     if (status == DICE_OK) {
-        const dice_head_outputs outputs = {.logits = to};
-        status = backend->head_forward(head, x, n, INFINITY, &outputs);
-        backend->head_free(head);
+        const dice_linear_outputs outputs = {.logits = to};
+        status = backend->linear_forward(linear, x, n, INFINITY, &outputs);
+        backend->linear_free(linear);
     }
     return status;
 }

@@ -93,7 +93,7 @@ dice_status dice_score_klm(const dice_rows *z, const double *log_typical, size_t
     klm_job job = {.z = z, .log_typical = log_typical, .n_typical = n, .out = out};
     dice_options options = {0};
     const dice_backend *backend = NULL;
-    dice_head *head = NULL;
+    dice_linear *linear = NULL;
     void *floats = NULL, *doubles = NULL;
     dice_status status = dice_isa_select(NULL, &options.isa);
     if (status != DICE_OK || z->n == 0 || (status = dice_backend_find("cpu", &options, &backend)) != DICE_OK
@@ -110,7 +110,7 @@ dice_status dice_score_klm(const dice_rows *z, const double *log_typical, size_t
     for (size_t k = 0; k < n; k++) {
         bias[k] = 0;
     }
-    if ((status = backend->head_create(typical, bias, NULL, n, classes, &options, &head)) != DICE_OK) {
+    if ((status = backend->linear_create(typical, bias, NULL, n, classes, &options, &linear)) != DICE_OK) {
         goto done;
     }
     job.kernels = dice_row_kernels_for(options.isa);
@@ -119,17 +119,18 @@ dice_status dice_score_klm(const dice_rows *z, const double *log_typical, size_t
     job.short_p = floats;
     job.products = products;
     for (; job.first < z->n && status == DICE_OK; job.first += job.n) {
-        const dice_head_outputs outputs = {.logits = products};
+        const dice_linear_outputs outputs = {.logits = products};
         job.n = z->n - job.first < wave ? z->n - job.first : wave;
         const size_t tasks = (job.n + IMAGES - 1) / IMAGES;
         if ((status = dice_parallel_for(tasks, softmax_task, &job)) == DICE_OK
-            && (status = backend->head_forward(head, job.short_p, job.n, INFINITY, &outputs)) == DICE_OK) {
+            && (status = backend->linear_forward(linear, job.short_p, job.n, INFINITY, &outputs))
+                   == DICE_OK) {
             status = dice_parallel_for(tasks, best_task, &job);
         }
     }
 done:
-    if (head != NULL) {
-        backend->head_free(head);
+    if (linear != NULL) {
+        backend->linear_free(linear);
     }
     dice_free(floats);
     dice_free(doubles);

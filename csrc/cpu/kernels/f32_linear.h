@@ -1,11 +1,11 @@
-/* The last layer's kernels, for one instruction set. Included by f32_head_<isa>.c.
+/* The last layer's kernels, for one instruction set. Included by f32_linear_<isa>.c.
  *
  * Every logit is bias + block sums in the order of the features, each a chain of fused multiply-adds over the
- * DICE_HEAD_SPAN features of a block, whatever the layout, the tile or the set: an image's bits are always
+ * DICE_LINEAR_SPAN features of a block, whatever the layout, the tile or the set: an image's bits are always
  * the same, and a weight of 0 may be left out or kept. */
 #include <string.h>
 
-#include "cpu/head_kernels.h"
+#include "cpu/linear_kernels.h"
 #include "cpu/kernels/vec16.h"
 
 /* y = the transpose of x, 8 x 8. */
@@ -29,7 +29,7 @@ INLINE void transpose8(const __m256 x[8], __m256 y[8])
 }
 
 /* to (D, lanes) = min(h, clip)' of the n images h (n, D); lanes past n are 0. */
-static void head_pack(float *to, size_t lanes, const float *h, size_t n, size_t features, float clip)
+static void linear_pack(float *to, size_t lanes, const float *h, size_t n, size_t features, float clip)
 {
     if (lanes == 1) {
         for (size_t d = 0; d < features; d++) {
@@ -61,7 +61,8 @@ static void head_pack(float *to, size_t lanes, const float *h, size_t n, size_t 
 }
 
 /* logits (n, .. stride) = z (classes, lanes)' for `classes` columns. */
-static void head_unpack(float *logits, size_t stride, const float *z, size_t lanes, size_t n, size_t classes)
+static void linear_unpack(float *logits, size_t stride, const float *z, size_t lanes, size_t n,
+                          size_t classes)
 {
     if (lanes == 1) {
         memcpy(logits, z, classes * sizeof *z);
@@ -88,29 +89,29 @@ static void head_unpack(float *logits, size_t stride, const float *z, size_t lan
 }
 
 /* One block of features of one panel: z (classes, 16 V) += the groups' sums. Images lie in the lanes. */
-INLINE void sparse_block(const float *ht, const dice_head_group *groups, size_t n_groups, const float *weight,
-                         const uint8_t *index, float *z, const int vectors)
+INLINE void sparse_block(const float *ht, const dice_linear_group *groups, size_t n_groups,
+                         const float *weight, const uint8_t *index, float *z, const int vectors)
 {
     const size_t lanes = 16 * (size_t)vectors;
     for (size_t group = 0; group < n_groups; group++) {
-        vec16 sum[DICE_HEAD_GROUP][2];
-        for (int g = 0; g < DICE_HEAD_GROUP; g++) {
+        vec16 sum[DICE_LINEAR_GROUP][2];
+        for (int g = 0; g < DICE_LINEAR_GROUP; g++) {
             for (int v = 0; v < vectors; v++) {
                 sum[g][v] = vec16_set1(0);
             }
         }
         for (size_t slot = 0; slot < groups[group].slots; slot++) {
-            for (int g = 0; g < DICE_HEAD_GROUP; g++) {
+            for (int g = 0; g < DICE_LINEAR_GROUP; g++) {
                 const vec16 w = vec16_set1(weight[g]);
                 const float *x = ht + index[g] * lanes;
                 for (int v = 0; v < vectors; v++) {
                     sum[g][v] = vec16_fma(w, vec16_load(x + 16 * v), sum[g][v]);
                 }
             }
-            weight += DICE_HEAD_GROUP;
-            index += DICE_HEAD_GROUP;
+            weight += DICE_LINEAR_GROUP;
+            index += DICE_LINEAR_GROUP;
         }
-        for (int g = 0; g < DICE_HEAD_GROUP; g++) {
+        for (int g = 0; g < DICE_LINEAR_GROUP; g++) {
             float *at = z + groups[group].row[g] * lanes;
             for (int v = 0; v < vectors; v++) {
                 vec16_store(at + 16 * v, vec16_add(vec16_load(at + 16 * v), sum[g][v]));
@@ -120,34 +121,34 @@ INLINE void sparse_block(const float *ht, const dice_head_group *groups, size_t 
 }
 
 /* The same for one image, in scalars. */
-static void head_sparse_one(const float *h, const dice_head_group *groups, size_t n_groups,
-                            const float *weight, const uint8_t *index, float *z)
+static void linear_sparse_one(const float *h, const dice_linear_group *groups, size_t n_groups,
+                              const float *weight, const uint8_t *index, float *z)
 {
     for (size_t group = 0; group < n_groups; group++) {
-        __m128 sum[DICE_HEAD_GROUP] = {_mm_setzero_ps(), _mm_setzero_ps(), _mm_setzero_ps(),
-                                       _mm_setzero_ps()};
+        __m128 sum[DICE_LINEAR_GROUP] = {_mm_setzero_ps(), _mm_setzero_ps(), _mm_setzero_ps(),
+                                         _mm_setzero_ps()};
         for (size_t slot = 0; slot < groups[group].slots; slot++) {
-            for (int g = 0; g < DICE_HEAD_GROUP; g++) {
+            for (int g = 0; g < DICE_LINEAR_GROUP; g++) {
                 sum[g] = _mm_fmadd_ss(_mm_load_ss(weight + g), _mm_load_ss(h + index[g]), sum[g]);
             }
-            weight += DICE_HEAD_GROUP;
-            index += DICE_HEAD_GROUP;
+            weight += DICE_LINEAR_GROUP;
+            index += DICE_LINEAR_GROUP;
         }
-        for (int g = 0; g < DICE_HEAD_GROUP; g++) {
+        for (int g = 0; g < DICE_LINEAR_GROUP; g++) {
             z[groups[group].row[g]] += _mm_cvtss_f32(sum[g]);
         }
     }
 }
 
-static void head_sparse1(const float *ht, const dice_head_group *groups, size_t n_groups, const float *weight,
-                         const uint8_t *index, float *z)
+static void linear_sparse1(const float *ht, const dice_linear_group *groups, size_t n_groups,
+                           const float *weight, const uint8_t *index, float *z)
 {
     sparse_block(ht, groups, n_groups, weight, index, z, 1);
 }
 
 #if defined(__AVX512F__)
-static void head_sparse2(const float *ht, const dice_head_group *groups, size_t n_groups, const float *weight,
-                         const uint8_t *index, float *z)
+static void linear_sparse2(const float *ht, const dice_linear_group *groups, size_t n_groups,
+                           const float *weight, const uint8_t *index, float *z)
 {
     sparse_block(ht, groups, n_groups, weight, index, z, 2);
 }
@@ -177,37 +178,37 @@ INLINE void dense_tile(const float *ht, size_t lanes, const float *w, size_t w_s
     }
     for (int i = 0; i < images; i++) {
         for (int v = 0; v < vectors; v++) {
-            float *at = z + 16 * DICE_HEAD_VECTORS * i + 16 * v;
+            float *at = z + 16 * DICE_LINEAR_VECTORS * i + 16 * v;
             vec16_store(at, vec16_add(vec16_load(at), sum[i][v]));
         }
     }
 }
 
 /* w: `vectors` (1 to 4) runs of (features, 16), w_stride floats apart. */
-static void head_dense(const float *ht, size_t lanes, size_t n, const float *w, size_t w_stride, int vectors,
-                       size_t count, float *z)
+static void linear_dense(const float *ht, size_t lanes, size_t n, const float *w, size_t w_stride,
+                         int vectors, size_t count, float *z)
 {
     size_t image = 0;
     while (image < n) {
         const int four = n - image > 1;
         for (int v = 0; v < vectors;) {
 #if defined(__AVX512F__)
-            const int wide = vectors == DICE_HEAD_VECTORS;
+            const int wide = vectors == DICE_LINEAR_VECTORS;
 #else
             const int wide = 0;
 #endif
             const float *x = ht + image, *from = w + (size_t)v * w_stride;
-            float *to = z + image * 16 * DICE_HEAD_VECTORS + 16 * v;
+            float *to = z + image * 16 * DICE_LINEAR_VECTORS + 16 * v;
             if (wide && four) {
-                dense_tile(x, lanes, from, w_stride, count, to, 4, DICE_HEAD_VECTORS);
+                dense_tile(x, lanes, from, w_stride, count, to, 4, DICE_LINEAR_VECTORS);
             } else if (wide) {
-                dense_tile(x, lanes, from, w_stride, count, to, 1, DICE_HEAD_VECTORS);
+                dense_tile(x, lanes, from, w_stride, count, to, 1, DICE_LINEAR_VECTORS);
             } else if (four) {
                 dense_tile(x, lanes, from, w_stride, count, to, 4, 1);
             } else {
                 dense_tile(x, lanes, from, w_stride, count, to, 1, 1);
             }
-            v += wide ? DICE_HEAD_VECTORS : 1;
+            v += wide ? DICE_LINEAR_VECTORS : 1;
         }
         image += four ? 4 : 1;
     }
@@ -242,7 +243,7 @@ INLINE void add_exp8(double8 *total, const float8 *z, float max)
 }
 
 /* *max = the largest of z (m), *sum = sum of exp(z - max). */
-static void head_reduce(const float *z, size_t m, float *max, double *sum)
+static void linear_reduce(const float *z, size_t m, float *max, double *sum)
 {
     vec16 largest = vec16_set1(z[0]);
     size_t i = 0;
@@ -273,17 +274,17 @@ static void head_reduce(const float *z, size_t m, float *max, double *sum)
 }
 
 #if defined(__AVX512F__)
-#define SPARSE_KERNELS {head_sparse_one, head_sparse1, head_sparse2}
+#define SPARSE_KERNELS {linear_sparse_one, linear_sparse1, linear_sparse2}
 #else
 #define SPARSE_KERNELS                                                                                       \
-    {head_sparse_one, head_sparse1, NULL} /* two vectors of images would not fit the registers */
+    {linear_sparse_one, linear_sparse1, NULL} /* two vectors of images would not fit the registers */
 #endif
 
-#define HEAD(isa)                                                                                            \
-    const dice_head_kernels dice_head_kernels_##isa = {                                                      \
-        .pack = head_pack,                                                                                   \
-        .unpack = head_unpack,                                                                               \
+#define LINEAR(isa)                                                                                          \
+    const dice_linear_kernels dice_linear_kernels_##isa = {                                                  \
+        .pack = linear_pack,                                                                                 \
+        .unpack = linear_unpack,                                                                             \
         .sparse = SPARSE_KERNELS,                                                                            \
-        .dense = head_dense,                                                                                 \
-        .reduce = head_reduce,                                                                               \
+        .dense = linear_dense,                                                                               \
+        .reduce = linear_reduce,                                                                             \
     }

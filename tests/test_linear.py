@@ -45,7 +45,7 @@ def truth(weight, bias, keep, h, clip):
 def test_equals_numpy(isa, shape, density):
     weight, bias, keep, h = layer(*shape, 37, density)
     for clip in (np.inf, 0.7, -0.2):
-        energy, msp, maxlogit, label, logits = _core.Head(weight, bias, keep, isa=isa).forward(
+        energy, msp, maxlogit, label, logits = _core.Linear(weight, bias, keep, isa=isa).forward(
             h, clip, *NAMES
         )
         z = truth(weight, bias, keep, h, clip)
@@ -65,19 +65,19 @@ def test_equals_numpy(isa, shape, density):
 @pytest.mark.parametrize("density", [None, 0.1, 0.5])
 def test_same_bits_for_any_batch_and_threads(isa, density):
     weight, bias, keep, h = layer(150, 600, 131, density)
-    head = _core.Head(weight, bias, keep, isa=isa)
-    want = head.forward(h, 1.0, *NAMES)
+    linear = _core.Linear(weight, bias, keep, isa=isa)
+    want = linear.forward(h, 1.0, *NAMES)
     try:
         for threads in (1, 2):
             _core.threads_set(threads)
             for batch in (1, 7, 16, 17, 33, 64):
-                parts = [head.forward(h[i : i + batch], 1.0, *NAMES) for i in range(0, len(h), batch)]
+                parts = [linear.forward(h[i : i + batch], 1.0, *NAMES) for i in range(0, len(h), batch)]
                 for name, whole, *rest in zip(NAMES, want, *parts, strict=True):
                     assert np.array_equal(np.concatenate(rest), whole), (name, threads, batch)
     finally:
         _core.threads_set(0)
     for name, whole in zip(NAMES, want, strict=True):
-        assert np.array_equal(head.forward(h, 1.0, name)[0], whole)
+        assert np.array_equal(linear.forward(h, 1.0, name)[0], whole)
 
 
 @pytest.mark.skipif(len(ISAS) < 3, reason="needs two vector instruction sets")
@@ -85,7 +85,7 @@ def test_layouts_and_sets_agree_to_the_bit():
     """Dense with dropped weights as 0, sparse, AVX2 and AVX-512: one order of summation."""
     weight, bias, keep, h = layer(150, 600, 20, 0.3)
     masked = weight * keep
-    results = [_core.Head(w, bias, k, isa=isa).forward(h, np.inf, *NAMES)
+    results = [_core.Linear(w, bias, k, isa=isa).forward(h, np.inf, *NAMES)
                for isa in ISAS[1:] for w, k in ((weight, keep), (masked, None))]  # fmt: skip
     for result in results[1:]:
         assert all(np.array_equal(a, b) for a, b in zip(result, results[0], strict=True))
@@ -94,18 +94,18 @@ def test_layouts_and_sets_agree_to_the_bit():
 def test_layout_follows_density():
     weight, bias, keep, _ = layer(100, 500, 1, 0.1)
     if len(ISAS) > 1:
-        kind, size = _core.Head(weight, bias, keep).info()
+        kind, size = _core.Linear(weight, bias, keep).info()
         assert kind == "sparse" and size < weight.nbytes / 4
-        assert _core.Head(weight, bias, layer(100, 500, 1, 0.4)[2]).info()[0] == "both"
-    assert _core.Head(weight, bias).info()[0] == "dense"
-    assert _core.Head(weight, bias, np.ones_like(keep)).info()[0] == "dense"
+        assert _core.Linear(weight, bias, layer(100, 500, 1, 0.4)[2]).info()[0] == "both"
+    assert _core.Linear(weight, bias).info()[0] == "dense"
+    assert _core.Linear(weight, bias, np.ones_like(keep)).info()[0] == "dense"
 
 
 @pytest.mark.parametrize("isa", ISAS)
 def test_far_apart_and_equal_logits(isa):
-    head = _core.Head(np.eye(3, dtype=np.float32), np.zeros(3, np.float32), isa=isa)
+    linear = _core.Linear(np.eye(3, dtype=np.float32), np.zeros(3, np.float32), isa=isa)
     h = np.float32([[3e38, -3e38, 0], [-800, 0, -1e4], [5, 5, 5], [0, 2, 2]])
-    energy, msp, maxlogit, label = head.forward(h, np.inf, "energy", "msp", "maxlogit", "label")
+    energy, msp, maxlogit, label = linear.forward(h, np.inf, "energy", "msp", "maxlogit", "label")
     np.testing.assert_allclose(energy, logsumexp(h.astype(float), axis=1), rtol=1e-12, atol=1e-12)
     np.testing.assert_allclose(msp, [1, 1, 1 / 3, 1 / (2 + np.exp(-2))], rtol=1e-11)
     assert label.tolist() == [0, 1, 0, 1] and maxlogit.tolist() == [h[0].max(), 0, 5, 2]
@@ -121,7 +121,7 @@ W, B, KEEP, H = layer(4, 6, 5, 0.5)
 ])  # fmt: skip
 def test_refuses_to_make(args, word):
     with pytest.raises(InputError, match=word):
-        _core.Head(*args)
+        _core.Linear(*args)
 
 
 @pytest.mark.parametrize("args, word", [
@@ -130,4 +130,4 @@ def test_refuses_to_make(args, word):
 ])  # fmt: skip
 def test_refuses_to_run(args, word):
     with pytest.raises(InputError, match=word):
-        _core.Head(W, B).forward(*args)
+        _core.Linear(W, B).forward(*args)

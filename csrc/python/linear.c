@@ -1,22 +1,22 @@
-/* The type Head: a last layer, whole or masked, made ready by a back end. See backend.h, head_*. */
+/* The type Linear: a last layer, whole or masked, made ready by a back end. See backend.h, linear_*. */
 #include "python/binding.h"
 
 #include <math.h>
 #include <string.h>
 
-typedef struct head_object {
+typedef struct linear_object {
     PyObject_HEAD const dice_backend *backend;
-    dice_head *head;
+    dice_linear *linear;
     dice_options options;
     Py_ssize_t classes, features;
-} head_object;
+} linear_object;
 
-static void head_dealloc(PyObject *self)
+static void linear_dealloc(PyObject *self)
 {
-    head_object *object = (head_object *)self;
+    linear_object *object = (linear_object *)self;
     PyTypeObject *type = Py_TYPE(self);
-    if (object->head != NULL) {
-        object->backend->head_free(object->head);
+    if (object->linear != NULL) {
+        object->backend->linear_free(object->linear);
     }
     type->tp_free(self);
     Py_DECREF(type);
@@ -63,7 +63,7 @@ static PyArrayObject *read_keep(PyObject *object, const npy_intp *shape)
     return keep;
 }
 
-static PyObject *head_new(PyTypeObject *type, PyObject *args, PyObject *keywords)
+static PyObject *linear_new(PyTypeObject *type, PyObject *args, PyObject *keywords)
 {
     static char *names[] = {"W", "b", "keep", "device", "isa", "plain_products", NULL};
     PyObject *weight_object, *bias_object, *keep_object = Py_None;
@@ -83,7 +83,7 @@ static PyObject *head_new(PyTypeObject *type, PyObject *args, PyObject *keywords
     if (status != DICE_OK) {
         return dice_py_raise(status);
     }
-    head_object *made = NULL;
+    linear_object *made = NULL;
     PyArrayObject *keep = NULL;
     dice_py_cuda_array weight = {0}, bias = {0};
     if (!dice_py_matrix(weight_object, "W", backend, &options, &weight)
@@ -97,7 +97,7 @@ static PyObject *head_new(PyTypeObject *type, PyObject *args, PyObject *keywords
                                 weight.shape[0], weight.shape[1]));
         goto done;
     }
-    made = (head_object *)type->tp_alloc(type, 0);
+    made = (linear_object *)type->tp_alloc(type, 0);
     if (made == NULL) {
         goto done;
     }
@@ -105,9 +105,9 @@ static PyObject *head_new(PyTypeObject *type, PyObject *args, PyObject *keywords
     made->options = options;
     made->classes = weight.shape[0];
     made->features = weight.shape[1];
-    Py_BEGIN_ALLOW_THREADS status = backend->head_create(
+    Py_BEGIN_ALLOW_THREADS status = backend->linear_create(
         weight.data, bias.data, keep == NULL ? NULL : PyArray_DATA(keep), (size_t)made->classes,
-        (size_t)made->features, &options, &made->head);
+        (size_t)made->features, &options, &made->linear);
     Py_END_ALLOW_THREADS if (status != DICE_OK)
     {
         Py_CLEAR(made);
@@ -137,9 +137,9 @@ static int output_of(PyObject *name)
 }
 
 /* forward(h, clip, *names) -> tuple of arrays */
-static PyObject *head_forward(PyObject *self, PyObject *args)
+static PyObject *linear_forward(PyObject *self, PyObject *args)
 {
-    head_object *object = (head_object *)self;
+    linear_object *object = (linear_object *)self;
     const Py_ssize_t count = PyTuple_GET_SIZE(args) - 2;
     if (count < 1) {
         PyErr_SetString(PyExc_TypeError, "forward(h, clip, name, ...) wants at least three arguments");
@@ -184,14 +184,14 @@ static PyObject *head_forward(PyObject *self, PyObject *args)
         data[output] = PyArray_DATA((PyArrayObject *)array);
         PyTuple_SET_ITEM(result, i, array);
     }
-    const dice_head_outputs outputs = {.energy = data[ENERGY],
-                                       .msp = data[MSP],
-                                       .maxlogit = data[MAXLOGIT],
-                                       .label = data[LABEL],
-                                       .logits = data[LOGITS]};
+    const dice_linear_outputs outputs = {.energy = data[ENERGY],
+                                         .msp = data[MSP],
+                                         .maxlogit = data[MAXLOGIT],
+                                         .label = data[LABEL],
+                                         .logits = data[LOGITS]};
     dice_status status;
-    Py_BEGIN_ALLOW_THREADS status = object->backend->head_forward(object->head, h.data, (size_t)shape[0],
-                                                                  (float)clip, &outputs);
+    Py_BEGIN_ALLOW_THREADS status = object->backend->linear_forward(object->linear, h.data, (size_t)shape[0],
+                                                                    (float)clip, &outputs);
     Py_END_ALLOW_THREADS if (status != DICE_OK)
     {
         dice_py_raise(status);
@@ -205,45 +205,46 @@ failed:
     return NULL;
 }
 
-static PyObject *head_info(PyObject *self, PyObject *Py_UNUSED(ignored))
+static PyObject *linear_info(PyObject *self, PyObject *Py_UNUSED(ignored))
 {
-    head_object *object = (head_object *)self;
+    linear_object *object = (linear_object *)self;
     size_t bytes;
-    const char *kind = object->backend->head_info(object->head, &bytes);
+    const char *kind = object->backend->linear_info(object->linear, &bytes);
     return Py_BuildValue("(sn)", kind, (Py_ssize_t)bytes);
 }
 
-static PyMethodDef head_methods[] = {
-    {"forward", head_forward, METH_VARARGS,
+static PyMethodDef linear_methods[] = {
+    {"forward", linear_forward, METH_VARARGS,
      "forward(h, clip, *names) -> tuple: of min(h, clip), h (N, D), one array a name: energy, msp, maxlogit "
      "float64 (N,), label int32 (N,), logits float32 (N, M). The same bits for every N and number of "
      "threads."},
-    {"info", head_info, METH_NOARGS, "info() -> (\"dense\", \"sparse\" or \"both\", bytes)"},
+    {"info", linear_info, METH_NOARGS, "info() -> (\"dense\", \"sparse\" or \"both\", bytes)"},
     {NULL, NULL, 0, NULL},
 };
 
-static PyType_Slot head_slots[] = {
-    {Py_tp_doc, "Head(W, b, keep=None, device=\"cpu\", isa=None, plain_products=False): the last layer W (M, "
-                "D), b (M,), "
-                "or what the uint8 mask keep (M, D) leaves of it. plain_products: a GPU may take cuBLAS's, "
-                "whose last bits "
-                "depend on N."},
-    {Py_tp_new, head_new},
-    {Py_tp_dealloc, head_dealloc},
-    {Py_tp_methods, head_methods},
+static PyType_Slot linear_slots[] = {
+    {Py_tp_doc,
+     "Linear(W, b, keep=None, device=\"cpu\", isa=None, plain_products=False): the last layer W (M, "
+     "D), b (M,), "
+     "or what the uint8 mask keep (M, D) leaves of it. plain_products: a GPU may take cuBLAS's, "
+     "whose last bits "
+     "depend on N."},
+    {Py_tp_new, linear_new},
+    {Py_tp_dealloc, linear_dealloc},
+    {Py_tp_methods, linear_methods},
     {0, NULL},
 };
 
-static PyType_Spec head_spec = {
-    .name = "dice._core.Head",
-    .basicsize = sizeof(head_object),
+static PyType_Spec linear_spec = {
+    .name = "dice._core.Linear",
+    .basicsize = sizeof(linear_object),
     .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_IMMUTABLETYPE,
-    .slots = head_slots,
+    .slots = linear_slots,
 };
 
-int dice_py_add_head(PyObject *module)
+int dice_py_add_linear(PyObject *module)
 {
-    PyObject *type = PyType_FromModuleAndSpec(module, &head_spec, NULL);
+    PyObject *type = PyType_FromModuleAndSpec(module, &linear_spec, NULL);
     const int result = type == NULL ? -1 : PyModule_AddType(module, (PyTypeObject *)type);
     Py_XDECREF(type);
     return result;

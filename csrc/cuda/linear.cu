@@ -12,7 +12,7 @@
 enum { IMAGES = 32, WARPS = 8, SCORE_THREADS = 128, MOST_ROWS = 4096 };
 enum { SPARSE_SHARE = 4 }; /* sparse where at most a quarter of the weights stay */
 
-struct dice_head {
+struct dice_linear {
     std::mutex lock; /* one forward call at a time */
     int device, processors, classes, features;
     bool sparse;
@@ -117,16 +117,16 @@ static __global__ void scores(score_args p)
     }
 }
 
-static dice_status put_dense(dice_head *head, const float *weight, const uint8_t *keep)
+static dice_status put_dense(dice_linear *linear, const float *weight, const uint8_t *keep)
 {
-    const size_t count = size_t(head->classes) * size_t(head->features);
-    const bool plain = head->gemm.library != nullptr;
+    const size_t count = size_t(linear->classes) * size_t(linear->features);
+    const bool plain = linear->gemm.library != nullptr;
     const size_t bytes = plain ? count * sizeof(float)
-                               : conv_weight_bytes(3, head->classes, head->features, 1);
+                               : conv_weight_bytes(3, linear->classes, linear->features, 1);
     carver c;
     c.take(bytes);
-    head->bias = c.take(size_t(head->classes) * sizeof(float));
-    CUDA_TRY(head->weights.reserve(c.used), "head");
+    linear->bias = c.take(size_t(linear->classes) * sizeof(float));
+    CUDA_TRY(linear->weights.reserve(c.used), "linear");
     void *made;
     TRY(dice_core->alloc(bytes, 1, &made));
     if (plain) {
@@ -134,30 +134,30 @@ static dice_status put_dense(dice_head *head, const float *weight, const uint8_t
             static_cast<float *>(made)[i] = keep == nullptr || keep[i] ? weight[i] : 0.0f;
         }
     } else {
-        conv_pack(3, weight, keep, head->classes, head->features, 1, static_cast<uint16_t *>(made));
+        conv_pack(3, weight, keep, linear->classes, linear->features, 1, static_cast<uint16_t *>(made));
     }
-    const cudaError_t error = cudaMemcpy(head->weights.data, made, bytes, cudaMemcpyHostToDevice);
+    const cudaError_t error = cudaMemcpy(linear->weights.data, made, bytes, cudaMemcpyHostToDevice);
     dice_core->free(made);
-    CUDA_TRY(error, "head");
+    CUDA_TRY(error, "linear");
     return DICE_OK;
 }
 
-static dice_status put_sparse(dice_head *head, const float *weight, const uint8_t *keep, size_t kept)
+static dice_status put_sparse(dice_linear *linear, const float *weight, const uint8_t *keep, size_t kept)
 {
-    const size_t classes = size_t(head->classes), features = size_t(head->features);
+    const size_t classes = size_t(linear->classes), features = size_t(linear->features);
     carver c;
     const size_t starts_at = c.take((classes + 1) * sizeof(uint32_t));
-    head->columns = c.take(kept * sizeof(uint32_t));
-    head->values = c.take(kept * sizeof(float));
+    linear->columns = c.take(kept * sizeof(uint32_t));
+    linear->values = c.take(kept * sizeof(float));
     const size_t bytes = c.used;
-    head->bias = c.take(classes * sizeof(float));
-    CUDA_TRY(head->weights.reserve(c.used), "head");
+    linear->bias = c.take(classes * sizeof(float));
+    CUDA_TRY(linear->weights.reserve(c.used), "linear");
     void *memory;
     TRY(dice_core->alloc(bytes, 1, &memory));
     unsigned char *host = static_cast<unsigned char *>(memory);
     uint32_t *starts = reinterpret_cast<uint32_t *>(host + starts_at);
-    uint32_t *columns = reinterpret_cast<uint32_t *>(host + head->columns);
-    float *values = reinterpret_cast<float *>(host + head->values);
+    uint32_t *columns = reinterpret_cast<uint32_t *>(host + linear->columns);
+    float *values = reinterpret_cast<float *>(host + linear->values);
     uint32_t found = 0;
     for (size_t m = 0; m < classes; m++) {
         starts[m] = found;
@@ -169,29 +169,29 @@ static dice_status put_sparse(dice_head *head, const float *weight, const uint8_
         }
     }
     starts[classes] = found;
-    const cudaError_t error = cudaMemcpy(head->weights.data, host, bytes, cudaMemcpyHostToDevice);
+    const cudaError_t error = cudaMemcpy(linear->weights.data, host, bytes, cudaMemcpyHostToDevice);
     dice_core->free(memory);
-    CUDA_TRY(error, "head");
+    CUDA_TRY(error, "linear");
     return DICE_OK;
 }
 
-static dice_status fill(dice_head *head, const float *weight, const float *bias, const uint8_t *keep,
+static dice_status fill(dice_linear *linear, const float *weight, const float *bias, const uint8_t *keep,
                         bool scores)
 {
-    const size_t count = size_t(head->classes) * size_t(head->features);
+    const size_t count = size_t(linear->classes) * size_t(linear->features);
     size_t kept = keep == nullptr ? count : 0;
     for (size_t i = 0; keep != nullptr && i < count; i++) {
         kept += keep[i] != 0;
     }
-    head->sparse = kept * SPARSE_SHARE <= count;
-    CUDA_TRY(cudaStreamCreate(&head->stream), "stream");
-    CUDA_TRY(cudaDeviceGetAttribute(&head->processors, cudaDevAttrMultiProcessorCount, head->device),
+    linear->sparse = kept * SPARSE_SHARE <= count;
+    CUDA_TRY(cudaStreamCreate(&linear->stream), "stream");
+    CUDA_TRY(cudaDeviceGetAttribute(&linear->processors, cudaDevAttrMultiProcessorCount, linear->device),
              "device");
-    if (!head->sparse) {
-        TRY(gemm_open(&head->gemm, head->stream, scores));
+    if (!linear->sparse) {
+        TRY(gemm_open(&linear->gemm, linear->stream, scores));
     }
     void *copy = nullptr;
-    if (device_of(weight, head->device) >= 0) { /* it is packed on the host */
+    if (device_of(weight, linear->device) >= 0) { /* it is packed on the host */
         TRY(dice_core->alloc(count, sizeof(float), &copy));
         const cudaError_t error = cudaMemcpy(copy, weight, count * sizeof(float), cudaMemcpyDefault);
         if (error != cudaSuccess) {
@@ -200,18 +200,18 @@ static dice_status fill(dice_head *head, const float *weight, const float *bias,
         }
         weight = static_cast<const float *>(copy);
     }
-    const dice_status status = head->sparse ? put_sparse(head, weight, keep, kept)
-                                            : put_dense(head, weight, keep);
+    const dice_status status = linear->sparse ? put_sparse(linear, weight, keep, kept)
+                                              : put_dense(linear, weight, keep);
     dice_core->free(copy);
     TRY(status);
-    CUDA_TRY(cudaMemcpy(head->weights.data + head->bias, bias, size_t(head->classes) * sizeof(float),
+    CUDA_TRY(cudaMemcpy(linear->weights.data + linear->bias, bias, size_t(linear->classes) * sizeof(float),
                         cudaMemcpyDefault),
-             "head");
+             "linear");
     return DICE_OK;
 }
 
-dice_status head_create(const float *weight, const float *bias, const uint8_t *keep, size_t classes,
-                        size_t features, const dice_options *options, dice_head **out)
+dice_status linear_create(const float *weight, const float *bias, const uint8_t *keep, size_t classes,
+                          size_t features, const dice_options *options, dice_linear **out)
 {
     TRY(backend_check_device(options->device));
     if (classes > 65535u * WARPS || features > 1u << 24 || classes * features > UINT32_MAX) {
@@ -219,78 +219,79 @@ dice_status head_create(const float *weight, const float *bias, const uint8_t *k
     }
     const on_device here(options->device);
     CUDA_TRY(here.error, "device");
-    dice_head *head = new (std::nothrow) dice_head();
-    if (head == nullptr) {
+    dice_linear *linear = new (std::nothrow) dice_linear();
+    if (linear == nullptr) {
         return dice_core->fail(DICE_E_MEMORY, "out of memory");
     }
-    head->device = options->device;
-    head->classes = int(classes);
-    head->features = int(features);
-    const dice_status status = fill(head, weight, bias, keep, options->plain_products);
+    linear->device = options->device;
+    linear->classes = int(classes);
+    linear->features = int(features);
+    const dice_status status = fill(linear, weight, bias, keep, options->plain_products);
     if (status != DICE_OK) {
-        head_free(head);
+        linear_free(linear);
         return status;
     }
-    *out = head;
+    *out = linear;
     return DICE_OK;
 }
 
-void head_free(dice_head *head)
+void linear_free(dice_linear *linear)
 {
-    if (head != nullptr) {
-        const on_device here(head->device);
-        gemm_close(&head->gemm);
-        if (head->stream != nullptr) {
-            cudaStreamDestroy(head->stream);
+    if (linear != nullptr) {
+        const on_device here(linear->device);
+        gemm_close(&linear->gemm);
+        if (linear->stream != nullptr) {
+            cudaStreamDestroy(linear->stream);
         }
-        head->weights.release();
-        head->work.release();
-        delete head;
+        linear->weights.release();
+        linear->work.release();
+        delete linear;
     }
 }
 
-const char *head_info(const dice_head *head, size_t *bytes)
+const char *linear_info(const dice_linear *linear, size_t *bytes)
 {
-    *bytes = head->weights.bytes;
-    return head->sparse ? "sparse" : "dense";
+    *bytes = linear->weights.bytes;
+    return linear->sparse ? "sparse" : "dense";
 }
 
-static dice_status start_logits(const dice_head *head, const float *h, float *room, int rows, float clip,
+static dice_status start_logits(const dice_linear *linear, const float *h, float *room, int rows, float clip,
                                 float *logits)
 {
-    const float *bias = reinterpret_cast<const float *>(head->weights.data + head->bias);
-    if (head->sparse) {
+    const float *bias = reinterpret_cast<const float *>(linear->weights.data + linear->bias);
+    if (linear->sparse) {
         const unsigned tiles = unsigned(rows + IMAGES - 1) / IMAGES;
-        const size_t count = size_t(tiles) * IMAGES * size_t(head->features);
-        launch(transpose, dim3(unsigned((count + 255) / 256)), dim3(256), head->stream, h, room, rows,
-               head->features);
-        launch(sparse_logits, dim3(tiles, unsigned(head->classes + WARPS - 1) / WARPS), dim3(IMAGES, WARPS),
-               head->stream, const_cast<const float *>(room),
-               reinterpret_cast<const uint32_t *>(head->weights.data),
-               reinterpret_cast<const uint32_t *>(head->weights.data + head->columns),
-               reinterpret_cast<const float *>(head->weights.data + head->values), bias, clip, rows,
-               head->classes, logits);
-    } else if (head->gemm.library != nullptr) {
-        const map to = {logits, head->classes, head->classes, 1, 1};
+        const size_t count = size_t(tiles) * IMAGES * size_t(linear->features);
+        launch(transpose, dim3(unsigned((count + 255) / 256)), dim3(256), linear->stream, h, room, rows,
+               linear->features);
+        launch(sparse_logits, dim3(tiles, unsigned(linear->classes + WARPS - 1) / WARPS), dim3(IMAGES, WARPS),
+               linear->stream, const_cast<const float *>(room),
+               reinterpret_cast<const uint32_t *>(linear->weights.data),
+               reinterpret_cast<const uint32_t *>(linear->weights.data + linear->columns),
+               reinterpret_cast<const float *>(linear->weights.data + linear->values), bias, clip, rows,
+               linear->classes, logits);
+    } else if (linear->gemm.library != nullptr) {
+        const map to = {logits, linear->classes, linear->classes, 1, 1};
         if (clip < INFINITY) {
-            const size_t count = size_t(rows) * size_t(head->features);
-            launch(clip_to, dim3(unsigned((count + 255) / 256)), dim3(256), head->stream, h, clip, room,
+            const size_t count = size_t(rows) * size_t(linear->features);
+            launch(clip_to, dim3(unsigned((count + 255) / 256)), dim3(256), linear->stream, h, clip, room,
                    count);
             h = room;
         }
-        TRY(gemm_floats(&head->gemm, false, {const_cast<float *>(h), head->features, head->features, 1, 1},
-                        reinterpret_cast<const float *>(head->weights.data), to, rows));
-        epilogue_start(to, bias, nullptr, 0, 0, rows, head->stream);
+        TRY(gemm_floats(&linear->gemm, false,
+                        {const_cast<float *>(h), linear->features, linear->features, 1, 1},
+                        reinterpret_cast<const float *>(linear->weights.data), to, rows));
+        epilogue_start(to, bias, nullptr, 0, 0, rows, linear->stream);
     } else {
         conv_args p = {};
-        p.x = h, p.x_ld = p.channels = head->features;
-        p.y = logits, p.y_ld = p.out_channels = head->classes;
+        p.x = h, p.x_ld = p.channels = linear->features;
+        p.y = logits, p.y_ld = p.out_channels = linear->classes;
         p.height = p.width = p.out_height = p.out_width = p.kernel = p.stride = 1;
-        p.weight = reinterpret_cast<const uint16_t *>(head->weights.data);
+        p.weight = reinterpret_cast<const uint16_t *>(linear->weights.data);
         p.bias = bias;
         p.pixels = rows;
         p.clip = clip;
-        conv_start(3, head->processors, p, head->stream);
+        conv_start(3, linear->processors, p, linear->stream);
     }
     return DICE_OK;
 }
@@ -298,14 +299,14 @@ static dice_status start_logits(const dice_head *head, const float *h, float *ro
 /* Where the pieces of the working memory for `rows` images begin, and its size. */
 struct pieces {
     size_t h, room, logits, energy, msp, maxlogit, label, bytes;
-    pieces(const dice_head *head, size_t rows, bool direct)
+    pieces(const dice_linear *linear, size_t rows, bool direct)
     {
-        const size_t padded = (rows + IMAGES - 1) / IMAGES * IMAGES, features = size_t(head->features);
-        const bool copies = head->sparse || head->gemm.library != nullptr;
+        const size_t padded = (rows + IMAGES - 1) / IMAGES * IMAGES, features = size_t(linear->features);
+        const bool copies = linear->sparse || linear->gemm.library != nullptr;
         carver c;
         h = c.take(direct ? 0 : rows * features * sizeof(float));
         room = c.take(copies ? padded * features * sizeof(float) : 0);
-        logits = c.take(rows * size_t(head->classes) * sizeof(float));
+        logits = c.take(rows * size_t(linear->classes) * sizeof(float));
         energy = c.take(rows * sizeof(double));
         msp = c.take(rows * sizeof(double));
         maxlogit = c.take(rows * sizeof(double));
@@ -315,60 +316,60 @@ struct pieces {
 };
 
 /* Scores of `rows` images from h on; outputs begin at the first of them. */
-static dice_status run_rows(dice_head *head, const float *h, size_t n, float clip,
-                            const dice_head_outputs *out, size_t first)
+static dice_status run_rows(dice_linear *linear, const float *h, size_t n, float clip,
+                            const dice_linear_outputs *out, size_t first)
 {
-    const size_t classes = size_t(head->classes), features = size_t(head->features);
+    const size_t classes = size_t(linear->classes), features = size_t(linear->features);
     const int rows = int(n);
-    const bool direct = lives_on(h, head->device);
-    const pieces at(head, n, direct);
-    unsigned char *work = head->work.data;
+    const bool direct = lives_on(h, linear->device);
+    const pieces at(linear, n, direct);
+    unsigned char *work = linear->work.data;
     if (!direct) {
         CUDA_TRY(
-            cudaMemcpyAsync(work + at.h, h, n * features * sizeof(float), cudaMemcpyDefault, head->stream),
+            cudaMemcpyAsync(work + at.h, h, n * features * sizeof(float), cudaMemcpyDefault, linear->stream),
             "features");
         h = reinterpret_cast<const float *>(work + at.h);
     }
     float *logits = reinterpret_cast<float *>(work + at.logits);
-    TRY(start_logits(head, h, reinterpret_cast<float *>(work + at.room), rows, clip, logits));
+    TRY(start_logits(linear, h, reinterpret_cast<float *>(work + at.room), rows, clip, logits));
     if (out->energy != nullptr || out->msp != nullptr || out->maxlogit != nullptr || out->label != nullptr) {
         const score_args p = {logits,
-                              head->classes,
+                              linear->classes,
                               reinterpret_cast<double *>(work + at.energy),
                               reinterpret_cast<double *>(work + at.msp),
                               reinterpret_cast<double *>(work + at.maxlogit),
                               reinterpret_cast<int32_t *>(work + at.label)};
-        launch(scores, dim3(unsigned(rows)), dim3(SCORE_THREADS), head->stream, p);
+        launch(scores, dim3(unsigned(rows)), dim3(SCORE_THREADS), linear->stream, p);
     }
-    CUDA_TRY(cudaGetLastError(), "head");
+    CUDA_TRY(cudaGetLastError(), "linear");
     const auto give = [&](void *to, size_t from, size_t item) {
         return to == nullptr ? cudaSuccess
                              : cudaMemcpyAsync(static_cast<unsigned char *>(to) + first * item, work + from,
-                                               n * item, cudaMemcpyDefault, head->stream);
+                                               n * item, cudaMemcpyDefault, linear->stream);
     };
     CUDA_TRY(give(out->energy, at.energy, sizeof(double)), "scores");
     CUDA_TRY(give(out->msp, at.msp, sizeof(double)), "scores");
     CUDA_TRY(give(out->maxlogit, at.maxlogit, sizeof(double)), "scores");
     CUDA_TRY(give(out->label, at.label, sizeof(int32_t)), "scores");
     CUDA_TRY(give(out->logits, at.logits, classes * sizeof(float)), "scores");
-    CUDA_TRY(cudaStreamSynchronize(head->stream), "scores");
+    CUDA_TRY(cudaStreamSynchronize(linear->stream), "scores");
     return DICE_OK;
 }
 
-dice_status head_forward(dice_head *head, const float *h, size_t n, float clip,
-                         const dice_head_outputs *outputs)
+dice_status linear_forward(dice_linear *linear, const float *h, size_t n, float clip,
+                           const dice_linear_outputs *outputs)
 {
-    const std::lock_guard<std::mutex> hold(head->lock);
-    const on_device here(head->device);
+    const std::lock_guard<std::mutex> hold(linear->lock);
+    const on_device here(linear->device);
     CUDA_TRY(here.error, "device");
-    const bool direct = lives_on(h, head->device);
+    const bool direct = lives_on(h, linear->device);
     return in_parts(
-        n, MOST_ROWS, [&](size_t rows) { return head->work.reserve(pieces(head, rows, direct).bytes); },
+        n, MOST_ROWS, [&](size_t rows) { return linear->work.reserve(pieces(linear, rows, direct).bytes); },
         [&](size_t first, size_t rows) {
-            const dice_status status = run_rows(head, h + first * size_t(head->features), rows, clip, outputs,
-                                                first);
+            const dice_status status = run_rows(linear, h + first * size_t(linear->features), rows, clip,
+                                                outputs, first);
             if (status != DICE_OK) {
-                cudaStreamSynchronize(head->stream); /* the caller's arrays are his again */
+                cudaStreamSynchronize(linear->stream); /* the caller's arrays are his again */
             }
             return status;
         });

@@ -1,0 +1,4 @@
+/* The last layer's kernels, compiled for avx2 (see f32_linear.h). */
+#include "cpu/kernels/f32_linear.h"
+
+LINEAR(avx2);
