@@ -22,17 +22,19 @@ class Network:
     image_size: int
     weight: Float32  # (M, D)
     bias: Float32  # (M,)
+    linear: Linear
     @property
     def kernels(self) -> str: ...
     @property
     def arena_bytes(self) -> int: ...
     @property
     def weight_bytes(self) -> int: ...
+    def features(self, images: Any) -> Float32: ...
     def forward(self, images: Any) -> tuple[Float32, Float32]: ...
 
 @final
 class Linear:
-    """A last layer, W (M, D) and b (M,), or what the mask keep (M, D) leaves of it."""
+    """W (M, D) and b (M,), or what the mask keep (M, D) leaves of them, made ready by one back end."""
 
     def __new__(
         cls,

@@ -40,19 +40,32 @@ class Backbone:
         self.precision: str = network.precision
         self.isa: str = network.isa
 
-    def forward(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Features and logits of N images.
+    def features(self, images: np.ndarray) -> np.ndarray:
+        """Features of N images, without their logits.
 
         Args:
             images: uint8 (N, H, W, 3), RGB; or float32 (N, 3, H, W), already normalised.
 
         Returns:
-            h, the pooled penultimate features, float32 (N, D), and z = W h + b, float32 (N, C). The bits of an
-            image's row depend neither on the other images nor on the number of threads.
+            h, the pooled penultimate features, float32 (N, D). The bits of an image's row depend neither on the
+            other images nor on the number of threads.
 
         Raises:
             InputError: another dtype or shape, NaN or infinity, or a size that the network does not allow.
         """
+        return self._network.features(images)
+
+    def logits(self, h: np.ndarray) -> np.ndarray:
+        """z = W h + b, float32 (N, C), of features h, float32 (N, D): the bits that `forward` gives for them.
+
+        Raises:
+            InputError: another dtype or shape, NaN or infinity.
+        """
+        (z,) = self._network.linear.forward(h, np.inf, "logits")
+        return z
+
+    def forward(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Features h, float32 (N, D), and logits z, float32 (N, C), of N images; see `features` and `logits`."""
         return self._network.forward(images)
 
     def info(self) -> dict[str, Any]:
@@ -69,7 +82,7 @@ class Backbone:
             "mean": self.mean,
             "std": self.std,
             "arena_bytes": self._network.arena_bytes,
-            "weight_bytes": self._network.weight_bytes,
+            "weight_bytes": self._network.weight_bytes + self._network.linear.info()[1],
             "fingerprint": self.fingerprint,
         }
 

@@ -83,13 +83,13 @@ def expected_scores(net, images, method):
     return {"msp": np.exp(z.max(1) - lse), "maxlogit": z.max(1)}.get(method.name, lse), z
 
 
-def test_all_methods_share_one_pass_and_a_rerun_makes_none(tmp_path):
+def test_all_methods_share_one_pass_with_one_set_of_logits_and_a_rerun_makes_none(tmp_path):
     net = FakeNet()
     first = run(tmp_path, net)
-    assert net.images == 41 + 30 + 21
+    assert net.images == net.logits_of == 41 + 30 + 21
     again = FakeNet()
     second = run(tmp_path, again)
-    assert again.images == 0
+    assert (again.images, again.logits_of) == (0, net.logits_of)
     assert without_times(first) == without_times(second)
     assert first[0]["images_per_s"] > 0 and second[0]["images_per_s"] is None
     fresh = FakeNet()
@@ -158,10 +158,10 @@ def test_methods_are_kept_apart(tmp_path):
 @pytest.mark.parametrize("after", range(0, 19, 3))
 def test_an_interruption_loses_nothing_finished(tmp_path, after):
     class Interrupted(FakeNet):
-        def forward(self, images):
+        def features(self, images):
             if self.images >= 5 * after:
                 raise KeyboardInterrupt
-            return super().forward(images)
+            return super().features(images)
 
     net = Interrupted()
     with pytest.raises(KeyboardInterrupt):

@@ -120,10 +120,10 @@ def test_the_mean_that_is_given_is_taken_and_else_that_of_all_training_images(tm
 
 def test_an_interrupted_training_pass_loses_nothing(tmp_path):
     class Interrupted(FakeNet):
-        def forward(self, images):
+        def features(self, images):
             if self.images >= 100:
                 raise KeyboardInterrupt
-            return super().forward(images)
+            return super().features(images)
 
     train, id_set, far = sets()
     net, rest = Interrupted(), FakeNet()

@@ -5,11 +5,12 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from dice import _core
 from dice.images.imagesets import ArraySet
 
 
 class FakeNet:
-    """Looks like a Backbone: 12 features, block means of the image; counts the images that pass."""
+    """Looks like a Backbone: 12 features, block means of the image; counts the images that pass and those whose logits are made."""
 
     arch, precision, device, isa, image_size = "fake", "float32", "cpu", "scalar", 32
 
@@ -18,13 +19,20 @@ class FakeNet:
         self.weight = rng.normal(size=(4, 12)).astype(np.float32)
         self.bias = rng.normal(size=4).astype(np.float32)
         self.fingerprint = fingerprint
-        self.images = 0
+        self.images = self.logits_of = 0
 
-    def forward(self, images):
+    def features(self, images):
         self.images += len(images)
         blocks = images.reshape(len(images), 2, 16, 2, 16, 3).mean(axis=(2, 4), dtype=np.float64)
-        h = (blocks.reshape(len(images), 12) / 64).astype(np.float32)
-        return h, h @ self.weight.T + self.bias
+        return (blocks.reshape(len(images), 12) / 64).astype(np.float32)
+
+    def logits(self, h):
+        self.logits_of += len(h)
+        return _core.Linear(self.weight, self.bias).forward(h, np.inf, "logits")[0]
+
+    def forward(self, images):
+        h = self.features(images)
+        return h, self.logits(h)
 
 
 def array_set(name: str, n: int, seed: int, labels: bool = False) -> ArraySet:

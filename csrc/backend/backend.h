@@ -15,7 +15,7 @@
 #include "base/cpu.h"
 #include "nn/graph.h"
 
-enum { DICE_BACKEND_ABI = 2 };
+enum { DICE_BACKEND_ABI = 3 };
 
 /* How a convolution's products are formed: each factor is the sum of so many bfloat16 parts (base/bf16.h). */
 typedef enum dice_precision { DICE_FLOAT32 = 0, DICE_BF16X3, DICE_BF16 } dice_precision;
@@ -26,7 +26,7 @@ static inline int dice_precision_parts(dice_precision precision)
 }
 
 typedef struct dice_net dice_net;       /* a network made ready by one back end */
-typedef struct dice_linear dice_linear; /* a last layer, whole or masked, made ready by one back end */
+typedef struct dice_linear dice_linear; /* W and b, whole or masked, made ready by one back end */
 
 typedef struct dice_distance dice_distance; /* means in a whitened space, made ready by one back end */
 
@@ -69,9 +69,9 @@ typedef struct dice_backend {
     /* *net = the graph made ready: weights packed, nothing of the graph referred to afterwards. */
     dice_status (*net_create)(const dice_graph *graph, const dice_options *options, dice_net **net);
 
-    /* features (N, D[, H', W']) of the output tensor, logits (N, M) or NULL. Each image's bits do not
-     * depend on N, on its neighbours or on the number of threads. Safe from several threads. */
-    dice_status (*net_forward)(dice_net *net, const dice_images *images, float *features, float *logits);
+    /* features (N, D[, H', W']) of the output tensor; a linear makes logits of them. Each image's bits do
+     * not depend on N, on its neighbours or on the number of threads. Safe from several threads. */
+    dice_status (*net_forward)(dice_net *net, const dice_images *images, float *features);
 
     void (*net_info)(const dice_net *net, dice_net_info *info);
     void (*net_free)(dice_net *net);

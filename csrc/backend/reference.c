@@ -28,7 +28,7 @@ typedef struct run {
     const dice_images *images;
     dice_plan plan;
     size_t scratch; /* doubles that the ops need beside the arena */
-    float *features, *logits;
+    float *features;
 } run;
 
 static size_t tensor_bytes(int32_t channels, int32_t height, int32_t width)
@@ -247,18 +247,6 @@ static void read_image(const run *r, size_t index, map input)
     }
 }
 
-static void head(const dice_graph *graph, const float *h, float *logits)
-{
-    const size_t features = (size_t)graph->tensors[graph->output].channels;
-    for (size_t m = 0; m < (size_t)graph->classes; m++) {
-        double sum = 0;
-        for (size_t d = 0; d < features; d++) {
-            sum += (double)graph->head_weight[m * features + d] * (double)h[d];
-        }
-        logits[m] = (float)(sum + (double)graph->head_bias[m]);
-    }
-}
-
 static dice_status run_image(void *context, size_t index, int thread)
 {
     (void)thread;
@@ -276,9 +264,6 @@ static dice_status run_image(void *context, size_t index, int thread)
         const map output = map_of(r, arena, r->graph->output);
         const size_t count = output.channels * output.height * output.width;
         memcpy(r->features + index * count, output.data, count * sizeof(float));
-        if (r->logits != NULL) {
-            head(r->graph, output.data, r->logits + index * (size_t)r->graph->classes);
-        }
     }
     dice_free(arena);
     dice_free(scratch);
@@ -301,10 +286,9 @@ static size_t scratch_of(const dice_graph *graph, const dice_plan *plan)
     return most;
 }
 
-static dice_status net_forward(dice_net *net, const dice_images *images, float *features, float *logits)
+static dice_status net_forward(dice_net *net, const dice_images *images, float *features)
 {
-    run r = {
-        .graph = net->graph, .parts = net->parts, .images = images, .features = features, .logits = logits};
+    run r = {.graph = net->graph, .parts = net->parts, .images = images, .features = features};
     dice_status status = dice_plan_make(net->graph, images->height, images->width, tensor_bytes, &r.plan);
     if (status == DICE_OK) {
         r.scratch = scratch_of(net->graph, &r.plan);
@@ -346,6 +330,7 @@ static dice_status copy_op(dice_graph *graph, const dice_op *from, int parts)
     return status == DICE_OK ? dice_graph_push(graph, &op) : status;
 }
 
+/* The graph without its head. */
 static dice_status copy_graph(const dice_graph *from, int parts, dice_graph *to)
 {
     dice_status status = DICE_OK;
@@ -358,16 +343,8 @@ static dice_status copy_graph(const dice_graph *from, int parts, dice_graph *to)
     for (int32_t i = 0; status == DICE_OK && i < from->n_ops; i++) {
         status = copy_op(to, &from->ops[i], parts);
     }
-    const size_t classes = (size_t)from->classes, features = (size_t)from->tensors[from->output].channels;
-    if (status == DICE_OK) {
-        status = copy_floats(to, from->head_weight, classes * features, 3, &to->head_weight);
-    }
-    if (status == DICE_OK) {
-        status = copy_floats(to, from->head_bias, classes, 3, &to->head_bias);
-    }
     to->input = from->input;
     to->output = from->output;
-    to->classes = from->classes;
     to->image_size = from->image_size;
     memcpy(to->mean, from->mean, sizeof to->mean);
     memcpy(to->std, from->std, sizeof to->std);

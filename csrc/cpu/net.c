@@ -19,7 +19,6 @@ static void net_free(dice_net *net)
         dice_free(net->steps[i].scale);
         dice_free(net->steps[i].shift);
     }
-    dice_conv_free(&net->head);
     dice_free(net->steps);
     dice_free(net->tensors);
     dice_free(net->border);
@@ -92,23 +91,6 @@ static int input_is_narrow(const dice_graph *graph)
     return 1;
 }
 
-static dice_status make_head(dice_net *net, const dice_graph *graph)
-{
-    if (graph->classes == 0) {
-        return DICE_OK;
-    }
-    dice_op op = {.kind = DICE_OP_CONV,
-                  .kernel = 1,
-                  .stride = 1,
-                  .weight = graph->head_weight,
-                  .bias = graph->head_bias};
-    net->classes = graph->classes;
-    const dice_status status = dice_conv_init(&net->head, &op, graph->tensors[graph->output].channels,
-                                              graph->classes, 0, 0, 3, net->kernels);
-    net->weight_bytes += net->head.weight_bytes;
-    return status;
-}
-
 static dice_status net_create(const dice_graph *graph, const dice_options *options, dice_net **out)
 {
     *out = NULL;
@@ -147,9 +129,6 @@ static dice_status net_create(const dice_graph *graph, const dice_options *optio
     for (int32_t i = 0; i < graph->n_ops && status == DICE_OK; i++) {
         net->n_steps = i + 1;
         status = make_step(net, &graph->ops[i], &net->steps[i]);
-    }
-    if (status == DICE_OK) {
-        status = make_head(net, graph);
     }
     net->group = net->weight_bytes > LARGE_WEIGHTS ? 4 : 1;
 done:
@@ -245,11 +224,6 @@ dice_status dice_net_plan(dice_net *net, int32_t height, int32_t width, int thre
             scratch = bytes > scratch ? bytes : scratch;
         }
     }
-    if (net->classes > 0) {
-        const int32_t images = 1 << 20; /* its pixels are the images of a call: room for the longest strip */
-        const size_t bytes = dice_conv_scratch(&net->head, 1, images, 1);
-        scratch = bytes > scratch ? bytes : scratch;
-    }
     const size_t arena = (plan.arena_bytes + DICE_ALIGN - 1) / DICE_ALIGN * DICE_ALIGN;
     scratch = (scratch + DICE_ALIGN - 1) / DICE_ALIGN * DICE_ALIGN;
     const size_t each = arena * (size_t)net->group + scratch;
@@ -274,12 +248,12 @@ done:
     return status;
 }
 
-static dice_status net_forward(dice_net *net, const dice_images *images, float *features, float *logits)
+static dice_status net_forward(dice_net *net, const dice_images *images, float *features)
 {
     pthread_mutex_lock(&net->lock);
     dice_status status = dice_net_plan(net, images->height, images->width, dice_threads_count());
     if (status == DICE_OK) {
-        status = dice_net_forward(net, images, features, logits);
+        status = dice_net_forward(net, images, features);
     }
     pthread_mutex_unlock(&net->lock);
     return status;

@@ -23,11 +23,9 @@ struct dice_net {
     dice_step *steps;
     int32_t n_steps;
     int32_t input, output;
-    int winograd;     /* allowed */
-    int parts;        /* of the precision: see conv.h */
-    int narrow_input; /* the input has fewer channels than a block */
-    dice_conv head;   /* logits as a 1 x 1 convolution whose pixels are images */
-    int32_t classes;
+    int winograd;             /* allowed */
+    int parts;                /* of the precision: see conv.h */
+    int narrow_input;         /* the input has fewer channels than a block */
     float byte_value[3][256]; /* normalised */
     size_t weight_bytes;
     int group; /* images that a thread takes through the network together */
@@ -50,6 +48,6 @@ dice_status dice_net_plan(dice_net *net, int32_t height, int32_t width, int thre
 /* The view of a tensor in the arena at `arena`. */
 dice_view dice_net_view(const dice_net *net, int32_t tensor, float *arena);
 
-dice_status dice_net_forward(dice_net *net, const dice_images *images, float *features, float *logits);
+dice_status dice_net_forward(dice_net *net, const dice_images *images, float *features);
 
 #endif

@@ -10,10 +10,9 @@
 typedef struct job {
     dice_net *net;
     const dice_images *images;
-    float *features, *logits;
+    float *features;
     size_t count, groups; /* images [0, count) in `groups` groups */
     atomic_size_t next_group;
-    float *packed; /* features in blocks for the head: (D / 16, N, 16) */
     /* split steps */
     const dice_step *step;
     float *arena;
@@ -239,64 +238,11 @@ static dice_status run_split(job *work, size_t image)
     return DICE_OK;
 }
 
-/* The logits of all images: their features are the pixels of one 1 x 1 convolution, split by panels. */
-static dice_status run_head(void *context, size_t index, int thread)
-{
-    const job *work = context;
-    const dice_net *net = work->net;
-    const int32_t n = (int32_t)work->images->n;
-    const dice_view x = {.data = work->packed,
-                         .channels = net->head.in,
-                         .height = 1,
-                         .width = n,
-                         .pitch = (ptrdiff_t)n * DICE_BLOCK,
-                         .plane = (ptrdiff_t)n * DICE_BLOCK};
-    dice_view y = {.data = work->packed + net->head.blocks * x.plane,
-                   .channels = net->classes,
-                   .height = 1,
-                   .width = n,
-                   .pitch = x.pitch,
-                   .plane = x.plane};
-    (void)thread;
-    int32_t p0, p1;
-    share(net->head.panels, 1, (int32_t)index, net->threads, &p0, &p1);
-    dice_conv_run(&net->head, &x, &y, NULL, 1, 0, 0, 1, p0, p1, thread_scratch(net, (int)index));
-    return DICE_OK;
-}
-
-static dice_status compute_logits(job *work)
-{
-    const dice_net *net = work->net;
-    const size_t n = work->images->n, features = (size_t)net->head.in, classes = (size_t)net->classes;
-    const size_t blocks = (size_t)net->head.blocks + (classes + DICE_BLOCK - 1) / DICE_BLOCK;
-    void *memory;
-    dice_status status = dice_alloc(blocks * n, DICE_BLOCK * sizeof(float), &memory);
-    if (status != DICE_OK) {
-        return status;
-    }
-    work->packed = memory;
-    for (size_t i = 0; i < n; i++) {
-        for (size_t d = 0; d < features; d++) {
-            work->packed[(d / DICE_BLOCK * n + i) * DICE_BLOCK + d % DICE_BLOCK] =
-                work->features[i * features + d];
-        }
-    }
-    status = dice_parallel_for((size_t)net->threads, run_head, work);
-    const float *y = work->packed + (size_t)net->head.blocks * n * DICE_BLOCK;
-    for (size_t i = 0; i < n && status == DICE_OK; i++) {
-        for (size_t m = 0; m < classes; m++) {
-            work->logits[i * classes + m] = y[(m / DICE_BLOCK * n + i) * DICE_BLOCK + m % DICE_BLOCK];
-        }
-    }
-    dice_free(work->packed);
-    return status;
-}
-
-dice_status dice_net_forward(dice_net *net, const dice_images *images, float *features, float *logits)
+dice_status dice_net_forward(dice_net *net, const dice_images *images, float *features)
 {
     const size_t threads = (size_t)net->threads;
     const size_t whole = images->n / threads * threads; /* the rest would leave threads idle */
-    job work = {.net = net, .images = images, .features = features, .logits = logits, .count = whole};
+    job work = {.net = net, .images = images, .features = features, .count = whole};
     dice_status status = DICE_OK;
     if (whole > 0) {
         const size_t groups = (whole + (size_t)net->group - 1) / (size_t)net->group;
@@ -305,9 +251,6 @@ dice_status dice_net_forward(dice_net *net, const dice_images *images, float *fe
     }
     for (size_t image = whole; image < images->n && status == DICE_OK; image++) {
         status = run_split(&work, image);
-    }
-    if (status == DICE_OK && logits != NULL && net->classes > 0 && images->n > 0) {
-        status = compute_logits(&work);
     }
     return status;
 }

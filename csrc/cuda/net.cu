@@ -23,8 +23,8 @@ static const size_t ABSENT = SIZE_MAX;
 struct shape { /* of a chunk, and what goes with it */
     int n, height, width;
     dice_plan plan;
-    size_t per_image;                    /* floats of the features of one image */
-    size_t raw, features, logits, bytes; /* offsets behind the activations in the arena, and the end */
+    size_t per_image;            /* floats of the features of one image */
+    size_t raw, features, bytes; /* offsets after the activations in the arena, and the end */
     size_t raw_bytes;
     cudaGraphExec_t graph;
 };
@@ -33,11 +33,11 @@ struct lane {
     cudaStream_t stream;
     gemm_handle gemm;
     device_buffer arena;
-    unsigned char *pinned; /* what lies behind the activations, in host memory */
+    unsigned char *pinned; /* what lies after the activations, in host memory */
     size_t pinned_bytes;
     shape shapes[GRAPHS];
-    int next_shape;           /* the one to give up for a new shape */
-    float *features, *logits; /* where to leave what `pinned` receives; null: nothing under way */
+    int next_shape;  /* the one to give up for a new shape */
+    float *features; /* where to leave what `pinned` receives; null: nothing under way */
     const shape *running;
 };
 
@@ -45,7 +45,7 @@ struct dice_net {
     std::mutex lock; /* one forward call at a time */
     int device, processors, parts;
     dice_graph graph; /* tensors and ops of our own, weights nulled */
-    layer *layers;    /* (n_ops), then the head */
+    layer *layers;    /* (n_ops) */
     device_buffer weights;
     bool library; /* use cuBLAS for plain 1 x 1 convolutions */
     cudaStream_t
@@ -115,7 +115,6 @@ static dice_status put_op(dice_net *net, const dice_graph *graph, const dice_op 
     return DICE_OK;
 }
 
-/* All ops and the head, which is a 1 x 1 convolution in six products whatever the precision. */
 static dice_status put_weights(dice_net *net, const dice_graph *graph, void *packed, size_t *bytes,
                                size_t *largest)
 {
@@ -124,21 +123,6 @@ static dice_status put_weights(dice_net *net, const dice_graph *graph, void *pac
         const size_t before = c.used;
         TRY(put_op(net, graph, &graph->ops[i], &net->layers[i], &c, packed));
         *largest = c.used - before > *largest ? c.used - before : *largest;
-    }
-    layer *l = &net->layers[graph->n_ops];
-    const int features = int(channels_of(graph, graph->output));
-    const size_t head_bytes = conv_weight_bytes(3, graph->classes, features, 1);
-    l->weight = place(&c, graph->classes > 0, head_bytes);
-    l->bias = place(&c, graph->classes > 0, size_t(graph->classes) * sizeof(float));
-    *largest = head_bytes > *largest ? head_bytes : *largest;
-    if (packed != nullptr && graph->classes > 0) {
-        conv_pack(3, graph->head_weight, nullptr, graph->classes, features, 1,
-                  static_cast<uint16_t *>(packed));
-        CUDA_TRY(cudaMemcpy(net->weights.data + l->weight, packed, head_bytes, cudaMemcpyHostToDevice),
-                 "head");
-        CUDA_TRY(cudaMemcpy(net->weights.data + l->bias, graph->head_bias,
-                            size_t(graph->classes) * sizeof(float), cudaMemcpyHostToDevice),
-                 "head");
     }
     *bytes = c.used;
     return DICE_OK;
@@ -161,7 +145,7 @@ static dice_status fill(dice_net *net, const dice_graph *graph)
     TRY(copy_array(graph->tensors, size_t(graph->n_tensors), &net->graph.tensors));
     TRY(copy_array(graph->ops, size_t(graph->n_ops), &net->graph.ops));
     void *memory;
-    TRY(dice_core->alloc(size_t(graph->n_ops) + 1, sizeof(layer), &memory));
+    TRY(dice_core->alloc(size_t(graph->n_ops), sizeof(layer), &memory));
     net->layers = static_cast<layer *>(memory);
 
     CUDA_TRY(cudaDeviceGetAttribute(&net->processors, cudaDevAttrMultiProcessorCount, net->device), "device");
@@ -327,7 +311,7 @@ static dice_status start_op(const dice_net *net, const lane *l, const shape *s, 
     return DICE_OK;
 }
 
-/* All ops, the features and the logits, from the input tensor to behind the activations. */
+/* All ops, from the input tensor to the features after the activations. */
 static dice_status start_ops(const dice_net *net, const lane *l, const shape *s)
 {
     const cudaStream_t stream = net->recorder;
@@ -336,18 +320,7 @@ static dice_status start_ops(const dice_net *net, const lane *l, const shape *s)
     }
     const map output = map_of(net, l, s, net->graph.output);
     unpack_start(output, s->n, reinterpret_cast<float *>(l->arena.data + s->features), stream);
-    if (net->graph.classes > 0) {
-        const int classes = net->graph.classes;
-        map logits = {reinterpret_cast<float *>(l->arena.data + s->logits), classes, classes, 1, 1};
-        map pooled = output;
-        pooled.height = pooled.width = 1; /* as the head's weights promise */
-        conv_args p = conv_of(pooled, logits, s->n);
-        const layer *head = &net->layers[net->graph.n_ops];
-        p.weight = reinterpret_cast<const uint16_t *>(net->weights.data + head->weight);
-        p.bias = floats_at(net, head->bias);
-        conv_start(3, net->processors, p, stream);
-    }
-    CUDA_TRY(cudaGetLastError(), "head");
+    CUDA_TRY(cudaGetLastError(), "features");
     return DICE_OK;
 }
 
@@ -389,7 +362,6 @@ static dice_status measure(const dice_net *net, int n, int height, int width, sh
     c.take(s->plan.arena_bytes * size_t(n));
     s->raw = c.take(s->raw_bytes * size_t(n));
     s->features = c.take(s->per_image * sizeof(float) * size_t(n));
-    s->logits = c.take(size_t(net->graph.classes) * sizeof(float) * size_t(n));
     s->bytes = c.used;
     return DICE_OK;
 }
@@ -444,23 +416,22 @@ static dice_status prepare(const dice_net *net, lane *l, int n, int height, int 
     return DICE_OK;
 }
 
-/* Copies `bytes` behind the activations to the caller's array: at once to the device's memory, else by way of
- * pinned. */
-static cudaError_t hand_out(const dice_net *net, lane *l, const shape *s, size_t at, size_t bytes, float *to,
-                            float **later)
+/* Copies the features to the caller's array: at once to the device's memory, else by way of pinned. */
+static cudaError_t hand_out(const dice_net *net, lane *l, const shape *s, float *features)
 {
-    const bool direct = lives_on(to, net->device);
-    *later = direct ? nullptr : to;
-    return cudaMemcpyAsync(direct ? static_cast<void *>(to) : l->pinned + (at - s->raw), l->arena.data + at,
-                           bytes, cudaMemcpyDefault, l->stream);
+    const bool direct = lives_on(features, net->device);
+    l->features = direct ? nullptr : features;
+    return cudaMemcpyAsync(direct ? static_cast<void *>(features) : l->pinned + (s->features - s->raw),
+                           l->arena.data + s->features, s->per_image * sizeof(float) * size_t(s->n),
+                           cudaMemcpyDefault, l->stream);
 }
 
 /* Sends images [first, first + s->n) on their way; finish() hands over the results. */
 static dice_status submit(const dice_net *net, lane *l, const shape *s, const dice_images *images,
-                          size_t first, float *features, float *logits)
+                          size_t first, float *features)
 {
     l->running = s;
-    l->features = l->logits = nullptr;
+    l->features = nullptr;
     const map input = map_of(net, l, s, net->graph.input);
     const size_t item = images->bytes != nullptr ? s->raw_bytes / sizeof(float) : s->raw_bytes;
     const void *all = images->bytes != nullptr ? static_cast<const void *>(images->bytes) : images->floats;
@@ -486,14 +457,7 @@ static dice_status submit(const dice_net *net, lane *l, const shape *s, const di
     }
     CUDA_TRY(cudaGetLastError(), "images");
     CUDA_TRY(cudaGraphLaunch(s->graph, l->stream), "graph");
-    CUDA_TRY(
-        hand_out(net, l, s, s->features, s->per_image * sizeof(float) * size_t(s->n), features, &l->features),
-        "features");
-    if (logits != nullptr) {
-        CUDA_TRY(hand_out(net, l, s, s->logits, size_t(net->graph.classes) * sizeof(float) * size_t(s->n),
-                          logits, &l->logits),
-                 "logits");
-    }
+    CUDA_TRY(hand_out(net, l, s, features), "features");
     return DICE_OK;
 }
 
@@ -508,10 +472,6 @@ static dice_status finish(const dice_net *net, lane *l)
     CUDA_TRY(cudaStreamSynchronize(l->stream), "forward");
     if (l->features != nullptr) {
         memcpy(l->features, l->pinned + (s->features - s->raw), s->per_image * sizeof(float) * size_t(s->n));
-    }
-    if (l->logits != nullptr) {
-        memcpy(l->logits, l->pinned + (s->logits - s->raw),
-               size_t(net->graph.classes) * sizeof(float) * size_t(s->n));
     }
     return DICE_OK;
 }
@@ -536,7 +496,7 @@ static dice_status choose_chunk(dice_net *net, int height, int width)
     return status;
 }
 
-static dice_status run_chunks(dice_net *net, const dice_images *images, float *features, float *logits)
+static dice_status run_chunks(dice_net *net, const dice_images *images, float *features)
 {
     TRY(choose_chunk(net, images->height, images->width));
     int turn = 0;
@@ -557,8 +517,7 @@ static dice_status run_chunks(dice_net *net, const dice_images *images, float *f
             net->chunk = (n + 1) / 2;
             continue;
         }
-        TRY(submit(net, l, s, images, first, features + first * s->per_image,
-                   logits == nullptr ? nullptr : logits + first * size_t(net->graph.classes)));
+        TRY(submit(net, l, s, images, first, features + first * s->per_image));
         first += n;
         turn = (turn + 1) % LANES;
     }
@@ -568,12 +527,12 @@ static dice_status run_chunks(dice_net *net, const dice_images *images, float *f
     return DICE_OK;
 }
 
-dice_status net_forward(dice_net *net, const dice_images *images, float *features, float *logits)
+dice_status net_forward(dice_net *net, const dice_images *images, float *features)
 {
     const std::lock_guard<std::mutex> hold(net->lock);
     const on_device here(net->device);
     CUDA_TRY(here.error, "device");
-    const dice_status status = run_chunks(net, images, features, logits);
+    const dice_status status = run_chunks(net, images, features);
     for (lane &l : net->lanes) {
         if (l.running != nullptr) { /* after a failure: the caller's arrays are his again */
             cudaStreamSynchronize(l.stream);

@@ -10,7 +10,7 @@ dice_status backend_check_device(int index);
 
 /* net.cu */
 dice_status net_create(const dice_graph *graph, const dice_options *options, dice_net **net);
-dice_status net_forward(dice_net *net, const dice_images *images, float *features, float *logits);
+dice_status net_forward(dice_net *net, const dice_images *images, float *features);
 void net_info(const dice_net *net, dice_net_info *info);
 void net_free(dice_net *net);
 

@@ -67,6 +67,14 @@ int dice_py_matrix(PyObject *object, const char *argument, const dice_backend *b
  * dice.InputError naming `argument`. */
 int dice_py_rows(PyObject *object, const char *argument, PyArrayObject **array, dice_rows *out);
 
+/* A new Linear of W (M, D) and b (M), both in host memory, made ready by `backend`; NULL with an exception
+ * set. */
+PyObject *dice_py_linear(const float *weight, const float *bias, npy_intp classes, npy_intp features,
+                         const dice_backend *backend, const dice_options *options);
+
+/* logits (N, M) = W h + b of a Linear, h (N, D) unchecked; the interpreter's lock is not needed. */
+dice_status dice_py_linear_logits(PyObject *linear, const float *h, size_t n, float *logits);
+
 /* Fills *options from names; isa NULL means DICE_ISA, else the native one. */
 dice_status dice_py_options(const char *isa, const char *precision, dice_options *options);
 

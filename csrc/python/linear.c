@@ -1,4 +1,4 @@
-/* The type Linear: a last layer, whole or masked, made ready by a back end. See backend.h, linear_*. */
+/* The type Linear: W and b, whole or masked, made ready by a back end. See backend.h, linear_*. */
 #include "python/binding.h"
 
 #include <math.h>
@@ -10,6 +10,8 @@ typedef struct linear_object {
     dice_options options;
     Py_ssize_t classes, features;
 } linear_object;
+
+static PyObject *linear_type; /* made by dice_py_add_linear */
 
 static void linear_dealloc(PyObject *self)
 {
@@ -63,6 +65,48 @@ static PyArrayObject *read_keep(PyObject *object, const npy_intp *shape)
     return keep;
 }
 
+/* A new Linear of host or device memory; NULL with an exception set. */
+static PyObject *make_linear(PyTypeObject *type, const float *weight, const float *bias, const uint8_t *keep,
+                             npy_intp classes, npy_intp features, const dice_backend *backend,
+                             const dice_options *options)
+{
+    if (classes == 0 || features == 0 || classes > INT32_MAX) {
+        return dice_py_raise(
+            dice_fail(DICE_E_INPUT, "W: got shape (%zd, %zd), want 1 to 2^31 - 1 classes and some features",
+                      classes, features));
+    }
+    linear_object *made = (linear_object *)type->tp_alloc(type, 0);
+    if (made == NULL) {
+        return NULL;
+    }
+    made->backend = backend;
+    made->options = *options;
+    made->classes = classes;
+    made->features = features;
+    dice_status status;
+    Py_BEGIN_ALLOW_THREADS status = backend->linear_create(weight, bias, keep, (size_t)classes,
+                                                           (size_t)features, options, &made->linear);
+    Py_END_ALLOW_THREADS if (status != DICE_OK)
+    {
+        Py_DECREF(made);
+        return dice_py_raise(status);
+    }
+    return (PyObject *)made;
+}
+
+PyObject *dice_py_linear(const float *weight, const float *bias, npy_intp classes, npy_intp features,
+                         const dice_backend *backend, const dice_options *options)
+{
+    return make_linear((PyTypeObject *)linear_type, weight, bias, NULL, classes, features, backend, options);
+}
+
+dice_status dice_py_linear_logits(PyObject *linear, const float *h, size_t n, float *logits)
+{
+    const linear_object *object = (const linear_object *)linear;
+    const dice_linear_outputs outputs = {.logits = logits};
+    return object->backend->linear_forward(object->linear, h, n, INFINITY, &outputs);
+}
+
 static PyObject *linear_new(PyTypeObject *type, PyObject *args, PyObject *keywords)
 {
     static char *names[] = {"W", "b", "keep", "device", "isa", "plain_products", NULL};
@@ -83,41 +127,19 @@ static PyObject *linear_new(PyTypeObject *type, PyObject *args, PyObject *keywor
     if (status != DICE_OK) {
         return dice_py_raise(status);
     }
-    linear_object *made = NULL;
+    PyObject *made = NULL;
     PyArrayObject *keep = NULL;
     dice_py_cuda_array weight = {0}, bias = {0};
-    if (!dice_py_matrix(weight_object, "W", backend, &options, &weight)
-        || !read_bias(bias_object, weight.shape[0], backend, &options, &bias)
-        || (keep_object != Py_None && (keep = read_keep(keep_object, weight.shape)) == NULL)) {
-        goto done;
+    if (dice_py_matrix(weight_object, "W", backend, &options, &weight)
+        && read_bias(bias_object, weight.shape[0], backend, &options, &bias)
+        && (keep_object == Py_None || (keep = read_keep(keep_object, weight.shape)) != NULL)) {
+        made = make_linear(type, weight.data, bias.data, keep == NULL ? NULL : PyArray_DATA(keep),
+                           weight.shape[0], weight.shape[1], backend, &options);
     }
-    if (weight.shape[0] == 0 || weight.shape[1] == 0 || weight.shape[0] > INT32_MAX) {
-        dice_py_raise(dice_fail(DICE_E_INPUT,
-                                "W: got shape (%zd, %zd), want 1 to 2^31 - 1 classes and some features",
-                                weight.shape[0], weight.shape[1]));
-        goto done;
-    }
-    made = (linear_object *)type->tp_alloc(type, 0);
-    if (made == NULL) {
-        goto done;
-    }
-    made->backend = backend;
-    made->options = options;
-    made->classes = weight.shape[0];
-    made->features = weight.shape[1];
-    Py_BEGIN_ALLOW_THREADS status = backend->linear_create(
-        weight.data, bias.data, keep == NULL ? NULL : PyArray_DATA(keep), (size_t)made->classes,
-        (size_t)made->features, &options, &made->linear);
-    Py_END_ALLOW_THREADS if (status != DICE_OK)
-    {
-        Py_CLEAR(made);
-        dice_py_raise(status);
-    }
-done:
     dice_py_release(weight.owner);
     dice_py_release(bias.owner);
     Py_XDECREF(keep);
-    return (PyObject *)made;
+    return made;
 }
 
 /* What forward can return, in the order of `wanted` below. */
@@ -244,8 +266,6 @@ static PyType_Spec linear_spec = {
 
 int dice_py_add_linear(PyObject *module)
 {
-    PyObject *type = PyType_FromModuleAndSpec(module, &linear_spec, NULL);
-    const int result = type == NULL ? -1 : PyModule_AddType(module, (PyTypeObject *)type);
-    Py_XDECREF(type);
-    return result;
+    linear_type = PyType_FromModuleAndSpec(module, &linear_spec, NULL);
+    return linear_type == NULL ? -1 : PyModule_AddType(module, (PyTypeObject *)linear_type);
 }

@@ -11,6 +11,7 @@
 typedef struct network {
     PyObject_HEAD const dice_backend *backend;
     dice_net *net;
+    PyObject *linear; /* a Linear of W and b on the same back end: makes the logits */
     dice_options options;
     Py_ssize_t features, classes;
     int image_size;
@@ -175,6 +176,11 @@ static PyObject *make_network(const dice_graph *graph, const dice_backend *backe
         Py_DECREF(self);
         return dice_py_raise(status);
     }
+    self->linear = dice_py_linear(graph->head_weight, graph->head_bias, self->classes, self->features,
+                                  backend, options);
+    if (self->linear == NULL) {
+        Py_CLEAR(self);
+    }
     return (PyObject *)self;
 }
 
@@ -298,7 +304,8 @@ static PyArrayObject *read_images(PyObject *object, dice_images *view)
     return array;
 }
 
-static PyObject *forward(PyObject *object, PyObject *argument)
+/* h (N, D) of images; NULL with an exception set. */
+static PyObject *features(PyObject *object, PyObject *argument)
 {
     network *self = (network *)object;
     dice_images images;
@@ -307,21 +314,39 @@ static PyObject *forward(PyObject *object, PyObject *argument)
     if (on_gpu < 0 || (on_gpu == 0 && (owner = (PyObject *)read_images(argument, &images)) == NULL)) {
         return NULL;
     }
-    PyObject *result = NULL;
-    const npy_intp h_shape[2] = {(npy_intp)images.n, self->features},
-                   z_shape[2] = {(npy_intp)images.n, self->classes};
-    PyObject *h = PyArray_SimpleNew(2, h_shape, NPY_FLOAT32), *z = PyArray_SimpleNew(2, z_shape, NPY_FLOAT32);
-    if (h == NULL || z == NULL) {
-        goto done;
+    const npy_intp shape[2] = {(npy_intp)images.n, self->features};
+    PyObject *h = PyArray_SimpleNew(2, shape, NPY_FLOAT32);
+    if (h != NULL) {
+        dice_status status;
+        Py_BEGIN_ALLOW_THREADS status = self->backend->net_forward(self->net, &images,
+                                                                   PyArray_DATA((PyArrayObject *)h));
+        Py_END_ALLOW_THREADS if (status != DICE_OK)
+        {
+            Py_CLEAR(h);
+            dice_py_raise(status);
+        }
     }
-    dice_status status;
-    Py_BEGIN_ALLOW_THREADS status = self->backend->net_forward(
-        self->net, &images, PyArray_DATA((PyArrayObject *)h), PyArray_DATA((PyArrayObject *)z));
-    Py_END_ALLOW_THREADS result = status == DICE_OK ? PyTuple_Pack(2, h, z) : dice_py_raise(status);
-done:
-    Py_XDECREF(h);
-    Py_XDECREF(z);
     dice_py_release(owner);
+    return h;
+}
+
+static PyObject *forward(PyObject *object, PyObject *argument)
+{
+    const network *self = (network *)object;
+    PyObject *h = features(object, argument), *z = NULL, *result = NULL;
+    if (h == NULL) {
+        return NULL;
+    }
+    const npy_intp shape[2] = {PyArray_DIM((PyArrayObject *)h, 0), self->classes};
+    if ((z = PyArray_SimpleNew(2, shape, NPY_FLOAT32)) != NULL) {
+        dice_status status;
+        Py_BEGIN_ALLOW_THREADS status = dice_py_linear_logits(self->linear, PyArray_DATA((PyArrayObject *)h),
+                                                              (size_t)shape[0],
+                                                              PyArray_DATA((PyArrayObject *)z));
+        Py_END_ALLOW_THREADS result = status == DICE_OK ? PyTuple_Pack(2, h, z) : dice_py_raise(status);
+    }
+    Py_DECREF(h);
+    Py_XDECREF(z);
     return result;
 }
 
@@ -353,6 +378,7 @@ static void network_dealloc(PyObject *object)
     if (self->net != NULL) {
         self->backend->net_free(self->net);
     }
+    Py_XDECREF(self->linear);
     Py_XDECREF(self->arch);
     Py_XDECREF(self->isa);
     Py_XDECREF(self->precision);
@@ -364,9 +390,10 @@ static void network_dealloc(PyObject *object)
 }
 
 static PyMethodDef network_methods[] = {
-    {"forward", forward, METH_O,
-     "forward(images) -> (h, z): features (N, D) and logits (N, M), float32.\n\n"
+    {"features", features, METH_O,
+     "features(images) -> h, float32 (N, D).\n\n"
      "images: uint8 (N, H, W, 3), or float32 (N, 3, H, W) already normalised."},
+    {"forward", forward, METH_O, "forward(images) -> (h, z): also the logits, float32 (N, M)."},
     {NULL, NULL, 0, NULL},
 };
 
@@ -378,6 +405,7 @@ static PyMemberDef network_members[] = {
     {"std", T_OBJECT, offsetof(network, std), READONLY, "standard deviation of the normalisation"},
     {"weight", T_OBJECT, offsetof(network, weight), READONLY, "last layer's W, float32 (M, D)"},
     {"bias", T_OBJECT, offsetof(network, bias), READONLY, "last layer's b, float32 (M,)"},
+    {"linear", T_OBJECT, offsetof(network, linear), READONLY, "the Linear of W and b that makes the logits"},
     {"image_size", T_INT, offsetof(network, image_size), READONLY, "side of the images it was made for"},
     {NULL, 0, 0, 0, NULL},
 };

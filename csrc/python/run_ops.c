@@ -141,8 +141,7 @@ static PyObject *run(const dice_graph *graph, PyArrayObject *x, const dice_backe
         y = status == DICE_OK ? PyArray_SimpleNew(4, shape, NPY_FLOAT32) : NULL;
     }
     if (y != NULL) {
-        Py_BEGIN_ALLOW_THREADS status = backend->net_forward(net, &images, PyArray_DATA((PyArrayObject *)y),
-                                                             NULL);
+        Py_BEGIN_ALLOW_THREADS status = backend->net_forward(net, &images, PyArray_DATA((PyArrayObject *)y));
         Py_END_ALLOW_THREADS
     }
     if (status != DICE_OK) {

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 
-from dice import _core
 from dice.detectors import Detector, run
 from dice.errors import InputError
 from dice.stats.moments import Moments
@@ -54,7 +53,7 @@ def fit(
     `clock.measure("head")` takes what is not the backbone's time. A detector that refuses is named in `failed`, the
     others go on. InputError where not an image comes.
     """
-    fits, head = Fits(Moments(net.weight.shape[1])), _core.Linear(net.weight, net.bias)
+    fits = Fits(Moments(net.weight.shape[1]))
     counts = {FITTED: 0, HELD_OUT: 0}
     bank = None  # of all features fitted: those that keep them keep views of it, one copy for all
     if any(detector.keeps_features for detector in detectors.values()):
@@ -79,7 +78,7 @@ def fit(
                     else None
                 )
                 h = np.compress(taken, features, axis=0, out=out)
-                (z,) = head.forward(h, np.inf, "logits")
+                z = net.logits(h)
                 y = None if train.labels is None else train.labels[indices[taken]]
                 counts[split] += len(h)
                 for name, detector in detectors.items():

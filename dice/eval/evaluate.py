@@ -1,6 +1,6 @@
 """One backbone pass over the ID set and every OOD set; any number of methods from the same features.
 
-batches -> net.forward -> features (kept on disk, chunk by chunk) -> heads -> scores -> metrics
+batches -> net.features -> features (kept on disk, chunk by chunk) -> net.logits -> scores -> metrics
 """
 
 import hashlib
@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from dice import __version__, _core
+from dice import __version__
 from dice.console import debug, error, progress
 from dice.detectors import DICE, Detector, fitting, run
 from dice.errors import InputError
@@ -140,7 +140,7 @@ def features(
                     break
                 indices, images = batch
                 with clock.measure("backbone"):
-                    h, _ = net.forward(images)
+                    h = net.features(images)
                 clock.images += len(images)
                 pending.append((indices, h))
                 bar.update(len(images))
@@ -245,11 +245,10 @@ class _Pass:
         cache = self.cache(image_set, keep=stored_only)
         if stored_only and cache.stored() < len(image_set):
             return None
-        layer = _core.Linear(self.net.weight, self.net.bias)
         indices, rows = [], []
         for part, h in _gathered(self.chunks(image_set, cache)):
             with self.clock.measure("head"):
-                (z,) = layer.forward(h, np.inf, "logits")
+                z = self.net.logits(h)
                 indices.append(part)
                 rows.append(
                     [
