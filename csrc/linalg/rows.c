@@ -1,5 +1,12 @@
-/* The row kernels of this build, chosen at run time. See rows.h. */
+/* What is made of the row kernels, and which of them this build takes at run time. See rows.h. */
 #include "linalg/rows.h"
+
+double dice_rows_exp(const dice_row_kernels *kernels, const double *x, size_t n, double scale, double *e,
+                     double *max)
+{
+    *max = kernels->max(x, n);
+    return kernels->exp(x, n, *max, scale, e);
+}
 
 const dice_row_kernels *dice_row_kernels_for(dice_isa isa)
 {

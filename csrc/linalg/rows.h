@@ -35,6 +35,11 @@ typedef struct dice_row_kernels {
 
 extern const dice_row_kernels dice_row_kernels_scalar, dice_row_kernels_avx2, dice_row_kernels_avx512;
 
+/* e (n) = exp((x - max) scale), *max the largest of x (n); returns their sum, so that scale max + log(sum) is
+ * the logarithm of the sum of exp(scale x), and e / sum its softmax. */
+double dice_rows_exp(const dice_row_kernels *kernels, const double *x, size_t n, double scale, double *e,
+                     double *max);
+
 /* The best in this build that `isa` can run. */
 const dice_row_kernels *dice_row_kernels_for(dice_isa isa);
 

@@ -5,6 +5,7 @@
  * the same, and a weight of 0 may be left out or kept. */
 #include <string.h>
 
+#include "base/exp8.h"
 #include "cpu/linear_kernels.h"
 #include "cpu/kernels/vec16.h"
 
@@ -215,34 +216,17 @@ static void linear_dense(const float *ht, size_t lanes, size_t n, const float *w
 }
 
 typedef float float8 __attribute__((vector_size(32)));
-typedef double double8 __attribute__((vector_size(64)));
-typedef int64_t long8 __attribute__((vector_size(64)));
 
-/* *total += exp(*z - max), to 1e-12 relative: x = k ln 2 + r, the series in r, times 2^k. Below -708 it is
- * 2^-1021. */
-INLINE void add_exp8(double8 *total, const float8 *z, float max)
+/* *total += exp(*z - max) */
+INLINE void add_exp8(dice_double8 *total, const float8 *z, float max)
 {
-    const double8 least = (double8){0} - 708.0, magic = (double8){0} + 0x1.8p52;
-    double8 x = __builtin_convertvector(*z, double8) - (double)max;
-    const long8 small = x < least;
-    x = (double8)(((long8)least & small) | ((long8)x & ~small));
-    const double8 shifted = x * 0x1.71547652b82fep0 + magic;
-    const double8 k = shifted - magic;
-    const double8 r = x - k * 0x1.62e42feep-1 - k * 0x1.a39ef35793c76p-33;
-    double8 y = r * (1.0 / 3628800) + 1.0 / 362880;
-    y = y * r + 1.0 / 40320;
-    y = y * r + 1.0 / 5040;
-    y = y * r + 1.0 / 720;
-    y = y * r + 1.0 / 120;
-    y = y * r + 1.0 / 24;
-    y = y * r + 1.0 / 6;
-    y = y * r + 0.5;
-    y = y * r + 1.0;
-    y = y * r + 1.0;
-    *total += y * (double8)(((long8)shifted + 1023) << 52);
+    dice_double8 x = __builtin_convertvector(*z, dice_double8) - (double)max;
+    dice_exp8(&x);
+    *total += x;
 }
 
-/* *max = the largest of z (m), *sum = sum of exp(z - max). */
+/* *max = the largest of z (m), *sum = sum of exp(z - max). Apart from linalg's rows, which are double:
+ * reading float32 logits without a copy as doubles is what makes the scores of 1000 classes cheap. */
 static void linear_reduce(const float *z, size_t m, float *max, double *sum)
 {
     vec16 largest = vec16_set1(z[0]);
@@ -258,19 +242,19 @@ static void linear_reduce(const float *z, size_t m, float *max, double *sum)
     for (; i < m; i++) {
         best = z[i] > best ? z[i] : best;
     }
-    double8 total = {0};
-    float8 part;
+    dice_double8 total = {0};
+    float8 z8;
     for (i = 0; i + 8 <= m; i += 8) {
-        memcpy(&part, z + i, sizeof part);
-        add_exp8(&total, &part, best);
+        memcpy(&z8, z + i, sizeof z8);
+        add_exp8(&total, &z8, best);
     }
     if (i < m) {
-        part = (float8){0} - __builtin_inff();
-        memcpy(&part, z + i, (m - i) * sizeof(float));
-        add_exp8(&total, &part, best);
+        z8 = (float8){0} - __builtin_inff();
+        memcpy(&z8, z + i, (m - i) * sizeof(float));
+        add_exp8(&total, &z8, best);
     }
     *max = best;
-    *sum = ((total[0] + total[4]) + (total[2] + total[6])) + ((total[1] + total[5]) + (total[3] + total[7]));
+    *sum = dice_sum8((const double *)&total);
 }
 
 #if defined(__AVX512F__)

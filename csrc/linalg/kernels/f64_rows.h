@@ -6,19 +6,12 @@
 #include <stdint.h>
 #include <string.h>
 
+#include "base/exp8.h"
 #include "linalg/rows.h"
 
 #define INLINE static inline __attribute__((always_inline))
 
 enum { LANES = 8 };
-
-typedef double double8 __attribute__((vector_size(64)));
-typedef int64_t long8 __attribute__((vector_size(64)));
-
-INLINE double fold(const double *s)
-{
-    return ((s[0] + s[4]) + (s[2] + s[6])) + ((s[1] + s[5]) + (s[3] + s[7]));
-}
 
 static double rows_max(const double *x, size_t n)
 {
@@ -41,54 +34,32 @@ static double rows_max(const double *x, size_t n)
     return best[0];
 }
 
-/* *x = exp(*x), x at most 0, to 1e-12 relative: x = k ln 2 + r, the series in r, times 2^k. */
-INLINE void exp8(double8 *at)
-{
-    const double8 least = (double8){0} - 708.0, magic = (double8){0} + 0x1.8p52;
-    const long8 small = *at < least;
-    const double8 x = (double8)(((long8)least & small) | ((long8)*at & ~small));
-    const double8 shifted = x * 0x1.71547652b82fep0 + magic;
-    const double8 k = shifted - magic;
-    const double8 r = x - k * 0x1.62e42feep-1 - k * 0x1.a39ef35793c76p-33;
-    double8 y = r * (1.0 / 3628800) + 1.0 / 362880;
-    y = y * r + 1.0 / 40320;
-    y = y * r + 1.0 / 5040;
-    y = y * r + 1.0 / 720;
-    y = y * r + 1.0 / 120;
-    y = y * r + 1.0 / 24;
-    y = y * r + 1.0 / 6;
-    y = y * r + 0.5;
-    y = y * r + 1.0;
-    y = y * r + 1.0;
-    *at = y * (double8)(((long8)shifted + 1023) << 52);
-}
-
 static double rows_exp(const double *x, size_t n, double shift, double scale, double *e)
 {
-    double8 total = {0}, part;
+    dice_double8 total = {0}, x8;
     size_t i = 0;
     for (; i + LANES <= n; i += LANES) {
-        memcpy(&part, x + i, sizeof part);
-        part = (part - shift) * scale;
-        exp8(&part);
-        total += part;
-        memcpy(e + i, &part, sizeof part);
+        memcpy(&x8, x + i, sizeof x8);
+        x8 = (x8 - shift) * scale;
+        dice_exp8(&x8);
+        total += x8;
+        memcpy(e + i, &x8, sizeof x8);
     }
     if (i < n) {
-        part = (double8){0};
-        memcpy(&part, x + i, (n - i) * sizeof *x);
-        part = (part - shift) * scale;
+        x8 = (dice_double8){0};
+        memcpy(&x8, x + i, (n - i) * sizeof *x);
+        x8 = (x8 - shift) * scale;
         for (size_t l = n - i; l < LANES; l++) {
-            part[l] = 0;
+            x8[l] = 0;
         }
-        exp8(&part);
+        dice_exp8(&x8);
         for (size_t l = n - i; l < LANES; l++) {
-            part[l] = 0;
+            x8[l] = 0;
         }
-        total += part;
-        memcpy(e + i, &part, (n - i) * sizeof *e);
+        total += x8;
+        memcpy(e + i, &x8, (n - i) * sizeof *e);
     }
-    return fold((const double *)&total);
+    return dice_sum8((const double *)&total);
 }
 
 static double rows_dot(const double *x, const double *y, size_t n)
@@ -103,7 +74,7 @@ static double rows_dot(const double *x, const double *y, size_t n)
     for (; i < n; i++) {
         sum[i % LANES] += x[i] * y[i];
     }
-    return fold(sum);
+    return dice_sum8(sum);
 }
 
 static double rows_distance(const double *x, size_t n, double shift, const double *y)
@@ -123,7 +94,7 @@ static double rows_distance(const double *x, size_t n, double shift, const doubl
     for (; i < n; i++) {
         sum[i % LANES] += fabs(x[i] - shift) * (y != NULL ? y[i] : 1);
     }
-    return fold(sum);
+    return dice_sum8(sum);
 }
 
 /* What a set calls a vector of doubles; ROWS x 3 of them are a tile's sums. */

@@ -33,9 +33,8 @@ static dice_status softmax_task(void *context, size_t index, int thread)
     const size_t classes = job->z->width, end = (index + 1) * IMAGES < job->n ? (index + 1) * IMAGES : job->n;
     for (size_t i = index * IMAGES; i < end; i++) {
         const double *z = dice_rows_at(job->z, job->first + i, job->scratch + (size_t)thread * classes);
-        const double max = job->kernels->max(z, classes);
-        double *p = job->p + i * classes;
-        const double sum = job->kernels->exp(z, classes, max, 1, p);
+        double *p = job->p + i * classes, max;
+        const double sum = dice_rows_exp(job->kernels, z, classes, 1, p, &max);
         for (size_t c = 0; c < classes; c++) {
             p[c] /= sum;
             job->short_p[i * classes + c] = (float)p[c];

@@ -45,8 +45,7 @@ size_t dice_score_label(const dice_score_image *image)
 
 double dice_score_exp(const dice_score_image *image, double scale, double *e, double *max)
 {
-    *max = image->kernels->max(image->z, image->classes);
-    return image->kernels->exp(image->z, image->classes, *max, scale, e);
+    return dice_rows_exp(image->kernels, image->z, image->classes, scale, e, max);
 }
 
 typedef struct run_job {

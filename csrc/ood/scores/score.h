@@ -47,8 +47,7 @@ const dice_score_rule *dice_score_find(const char *name);
 dice_status dice_score_run(const dice_score_rule *rule, const dice_rows *z, const dice_rows *h,
                            const double *const *arrays, const double *numbers, double *out);
 
-/* For rules: the first largest logit; e (C) = exp((z - max) scale), returns the sum, *max = the largest
- * logit. */
+/* For rules: the first largest logit; dice_rows_exp of the logits. */
 size_t dice_score_label(const dice_score_image *image);
 double dice_score_exp(const dice_score_image *image, double scale, double *e, double *max);
 
