@@ -106,7 +106,7 @@ struct carver {
 /* Runs `run`(first, rows) over n rows, at most `most` at a time, each after `reserve`(rows); half as many
  * where memory for them is missing. */
 template <typename Reserve, typename Run>
-static dice_status in_parts(size_t n, size_t most, Reserve reserve, Run run)
+static dice_status in_waves(size_t n, size_t most, Reserve reserve, Run run)
 {
     for (size_t first = 0; first < n;) {
         const size_t rows = n - first < most ? n - first : most;

@@ -191,7 +191,7 @@ dice_status distance_forward(dice_distance *d, const void *h, int is_double, siz
     CUDA_TRY(here.error, "device");
     const bool direct = lives_on(h, d->device);
     const size_t row_bytes = d->features * (is_double ? sizeof(double) : sizeof(float));
-    return in_parts(
+    return in_waves(
         n, MOST_ROWS,
         [&](size_t rows) { return d->work.reserve(pieces(d, rows, direct ? 0 : rows * row_bytes).bytes); },
         [&](size_t first, size_t rows) {

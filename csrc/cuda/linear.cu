@@ -363,7 +363,7 @@ dice_status linear_forward(dice_linear *linear, const float *h, size_t n, float 
     const on_device here(linear->device);
     CUDA_TRY(here.error, "device");
     const bool direct = lives_on(h, linear->device);
-    return in_parts(
+    return in_waves(
         n, MOST_ROWS, [&](size_t rows) { return linear->work.reserve(pieces(linear, rows, direct).bytes); },
         [&](size_t first, size_t rows) {
             const dice_status status = run_rows(linear, h + first * size_t(linear->features), rows, clip,

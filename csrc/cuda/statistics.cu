@@ -251,9 +251,9 @@ struct moments_pieces {
     }
 };
 
-/* Adds the moments of `rows` to those of the `before` rows in mean and squares, by way of part (2, D). */
+/* Adds the moments of `rows` to those of the `before` rows in mean and squares, by way of added (2, D). */
 static dice_status add_moments(const session &s, const float *h, size_t before, size_t rows, size_t features,
-                               int device, double *part, double *mean, double *squares, int *negative)
+                               int device, double *added, double *mean, double *squares, int *negative)
 {
     const moments_pieces at(features, rows, lives_on(h, device));
     int below = 0;
@@ -263,9 +263,9 @@ static dice_status add_moments(const session &s, const float *h, size_t before, 
            int(features), s.at<double>(at.mean), s.at<double>(at.squares), s.at<int>(at.negative));
     CUDA_TRY(cudaGetLastError(), "moments");
     CUDA_TRY(
-        cudaMemcpyAsync(part, s.at<double>(at.mean), features * sizeof(double), cudaMemcpyDefault, s.stream),
+        cudaMemcpyAsync(added, s.at<double>(at.mean), features * sizeof(double), cudaMemcpyDefault, s.stream),
         "moments");
-    CUDA_TRY(cudaMemcpyAsync(part + features, s.at<double>(at.squares), features * sizeof(double),
+    CUDA_TRY(cudaMemcpyAsync(added + features, s.at<double>(at.squares), features * sizeof(double),
                              cudaMemcpyDefault, s.stream),
              "moments");
     CUDA_TRY(cudaMemcpyAsync(&below, s.at<int>(at.negative), sizeof(int), cudaMemcpyDefault, s.stream),
@@ -273,9 +273,9 @@ static dice_status add_moments(const session &s, const float *h, size_t before, 
     CUDA_TRY(cudaStreamSynchronize(s.stream), "moments");
     const double m = double(before), k = double(rows);
     for (size_t d = 0; d < features; d++) { /* Chan, Golub & LeVeque 1979 */
-        const double apart = part[d] - mean[d];
+        const double apart = added[d] - mean[d];
         mean[d] += apart * (k / (m + k));
-        squares[d] += part[features + d] + apart * apart * (m * k / (m + k));
+        squares[d] += added[features + d] + apart * apart * (m * k / (m + k));
     }
     *negative |= below;
     return DICE_OK;
@@ -292,25 +292,25 @@ dice_status statistics_moments(const float *h, size_t n, size_t features, const 
     CUDA_TRY(here.error, "device");
     session s;
     TRY(s.open(0));
-    void *part;
-    TRY(dice_core->alloc(features, 2 * sizeof(double), &part));
+    void *memory;
+    TRY(dice_core->alloc(features, 2 * sizeof(double), &memory));
     memset(mean, 0, features * sizeof *mean);
     memset(squares, 0, features * sizeof *squares);
     *negative = 0;
     const bool direct = lives_on(h, options->device);
     const size_t most = direct ? n : MOST_FLOATS / features + 1;
-    const dice_status status = in_parts(
+    const dice_status status = in_waves(
         n, most, [&](size_t rows) { return s.memory.reserve(moments_pieces(features, rows, direct).bytes); },
         [&](size_t first, size_t rows) {
-            const dice_status added = add_moments(s, h + first * features, first, rows, features,
-                                                  options->device, static_cast<double *>(part), mean, squares,
-                                                  negative);
-            if (added != DICE_OK) {
+            const dice_status result = add_moments(s, h + first * features, first, rows, features,
+                                                   options->device, static_cast<double *>(memory), mean,
+                                                   squares, negative);
+            if (result != DICE_OK) {
                 cudaStreamSynchronize(s.stream); /* it may still write to what was ours */
             }
-            return added;
+            return result;
         });
-    dice_core->free(part);
+    dice_core->free(memory);
     return status;
 }
 

@@ -42,10 +42,10 @@ static void add_conv(const char *name, int32_t out, int32_t in, int32_t side)
 
 static void add_bn(const char *name, int32_t channels)
 {
-    static const char *const parts[] = {"weight", "bias", "running_mean", "running_var"};
+    static const char *const fields[] = {"weight", "bias", "running_mean", "running_var"};
     for (int i = 0; i < 4; i++) {
         char full[48];
-        snprintf(full, sizeof full, "%s.%s", name, parts[i]);
+        snprintf(full, sizeof full, "%s.%s", name, fields[i]);
         add_weight(full, 1, channels, 0, 0);
     }
 }
