@@ -22,12 +22,12 @@ int32_t dice_build_axis(const dice_weight *weight, int32_t axis)
     return weight == NULL || axis >= weight->ndim ? 0 : weight->shape[axis];
 }
 
-/* The vector NAME.PART (count). */
-static dice_status get_vector(dice_builder *builder, const char *name, const char *part, int32_t count,
+/* The vector NAME.FIELD (count). */
+static dice_status get_vector(dice_builder *builder, const char *name, const char *field, int32_t count,
                               const float **out)
 {
     char full[DICE_WEIGHT_NAME];
-    snprintf(full, sizeof full, "%s.%s", name, part);
+    snprintf(full, sizeof full, "%s.%s", name, field);
     return dice_weights_get(builder->weights, full, 1, &count, out);
 }
 
@@ -75,7 +75,7 @@ static dice_status set_pre(dice_builder *builder, const char *name, double *scra
 }
 
 /* op->weight, bias = convolution `conv` with its post_bn folded in; `scratch` holds 2 C_y. */
-static dice_status set_weight(dice_builder *builder, const dice_conv *conv, double *scratch, dice_op *op)
+static dice_status set_weight(dice_builder *builder, const dice_conv_spec *conv, double *scratch, dice_op *op)
 {
     dice_graph *graph = builder->graph;
     const int32_t cy = graph->tensors[conv->y].channels, cx = graph->tensors[conv->x].channels;
@@ -110,7 +110,7 @@ static dice_status set_weight(dice_builder *builder, const dice_conv *conv, doub
     return status;
 }
 
-dice_status dice_build_conv(dice_builder *builder, const dice_conv *conv)
+dice_status dice_build_conv(dice_builder *builder, const dice_conv_spec *conv)
 {
     dice_op op = {.kind = DICE_OP_CONV,
                   .x = conv->x,

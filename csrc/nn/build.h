@@ -17,18 +17,19 @@ typedef struct dice_builder {
     dice_weights *weights;
 } dice_builder;
 
-/* A convolution with the BatchNorms around it. Names are prefixes: "layer1.0.conv1" stands for its ".weight".
+/* A convolution of the checkpoint with the BatchNorms around it. Names are prefixes: "layer1.0.conv1" stands
+ * for its ".weight".
  */
-typedef struct dice_conv {
+typedef struct dice_conv_spec {
     int32_t x, y, residual;
     int32_t kernel, stride, pad;
     int relu;
     const char *name;    /* of the convolution */
     const char *pre_bn;  /* BatchNorm + ReLU before it, or NULL */
     const char *post_bn; /* BatchNorm after it, folded into weight and bias, or NULL */
-} dice_conv;
+} dice_conv_spec;
 
-dice_status dice_build_conv(dice_builder *builder, const dice_conv *conv);
+dice_status dice_build_conv(dice_builder *builder, const dice_conv_spec *conv);
 
 /* Appends AVGPOOL (kernel > 0, stride = kernel) or GLOBAL_MEAN (kernel 0) of relu(bn(x)), or of x where bn is
  * NULL. */

@@ -30,35 +30,35 @@ static dice_status dense_layer(dice_builder *b, int block, int j, int32_t wide, 
         return status;
     }
     if (!is_bottleneck) {
-        return dice_build_conv(b, &(dice_conv){.x = x,
-                                               .y = y,
-                                               .residual = DICE_NONE,
-                                               .kernel = 3,
-                                               .stride = 1,
-                                               .pad = 1,
-                                               .name = conv1,
-                                               .pre_bn = bn1});
+        return dice_build_conv(b, &(dice_conv_spec){.x = x,
+                                                    .y = y,
+                                                    .residual = DICE_NONE,
+                                                    .kernel = 3,
+                                                    .stride = 1,
+                                                    .pad = 1,
+                                                    .name = conv1,
+                                                    .pre_bn = bn1});
     }
     status = dice_graph_tensor(b->graph, width, &middle);
     if (status == DICE_OK) {
-        status = dice_build_conv(b, &(dice_conv){.x = x,
-                                                 .y = middle,
-                                                 .residual = DICE_NONE,
-                                                 .kernel = 1,
-                                                 .stride = 1,
-                                                 .relu = 1,
-                                                 .name = conv1,
-                                                 .pre_bn = bn1,
-                                                 .post_bn = bn2});
+        status = dice_build_conv(b, &(dice_conv_spec){.x = x,
+                                                      .y = middle,
+                                                      .residual = DICE_NONE,
+                                                      .kernel = 1,
+                                                      .stride = 1,
+                                                      .relu = 1,
+                                                      .name = conv1,
+                                                      .pre_bn = bn1,
+                                                      .post_bn = bn2});
     }
     if (status == DICE_OK) {
-        status = dice_build_conv(b, &(dice_conv){.x = middle,
-                                                 .y = y,
-                                                 .residual = DICE_NONE,
-                                                 .kernel = 3,
-                                                 .stride = 1,
-                                                 .pad = 1,
-                                                 .name = conv2});
+        status = dice_build_conv(b, &(dice_conv_spec){.x = middle,
+                                                      .y = y,
+                                                      .residual = DICE_NONE,
+                                                      .kernel = 3,
+                                                      .stride = 1,
+                                                      .pad = 1,
+                                                      .name = conv2});
     }
     return status;
 }
@@ -106,8 +106,8 @@ static dice_status transition(dice_builder *b, int block, int32_t wide, int32_t 
     }
     if (status == DICE_OK) {
         status = dice_build_conv(
-            b,
-            &(dice_conv){.x = pooled, .y = y, .residual = DICE_NONE, .kernel = 1, .stride = 1, .name = conv});
+            b, &(dice_conv_spec){
+                   .x = pooled, .y = y, .residual = DICE_NONE, .kernel = 1, .stride = 1, .name = conv});
     }
     return status;
 }
@@ -134,13 +134,13 @@ dice_status dice_build_densenet(dice_builder *b)
         }
         if (status == DICE_OK) {
             status = block > 1 ? transition(b, block - 1, before, before_total, start)
-                               : dice_build_conv(b, &(dice_conv){.x = b->graph->input,
-                                                                 .y = start,
-                                                                 .residual = DICE_NONE,
-                                                                 .kernel = 3,
-                                                                 .stride = 1,
-                                                                 .pad = 1,
-                                                                 .name = "conv1"});
+                               : dice_build_conv(b, &(dice_conv_spec){.x = b->graph->input,
+                                                                      .y = start,
+                                                                      .residual = DICE_NONE,
+                                                                      .kernel = 3,
+                                                                      .stride = 1,
+                                                                      .pad = 1,
+                                                                      .name = "conv1"});
         }
         if (status == DICE_OK) {
             status = dense_block(b, block, wide, channels);

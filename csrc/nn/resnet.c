@@ -23,29 +23,29 @@ static const dice_layout cifar_layouts[] = {
 };
 
 /* One convolution of a block, with its BatchNorm, into a new tensor *y. */
-typedef struct part {
+typedef struct block_conv {
     const char *block;     /* "layer1.0" */
     const char *conv, *bn; /* "conv1", "bn1" */
     int32_t x, residual, channels;
     int kernel, stride, relu;
-} part;
+} block_conv;
 
-static dice_status push_part(dice_builder *b, const part *p, int32_t *y)
+static dice_status push_conv(dice_builder *b, const block_conv *p, int32_t *y)
 {
     char conv[DICE_LAYER_NAME], bn[DICE_LAYER_NAME];
     snprintf(conv, sizeof conv, "%s.%s", p->block, p->conv);
     snprintf(bn, sizeof bn, "%s.%s", p->block, p->bn);
     const dice_status status = dice_graph_tensor(b->graph, p->channels, y);
     return status != DICE_OK ? status
-                             : dice_build_conv(b, &(dice_conv){.x = p->x,
-                                                               .y = *y,
-                                                               .residual = p->residual,
-                                                               .kernel = p->kernel,
-                                                               .stride = p->stride,
-                                                               .pad = p->kernel / 2,
-                                                               .relu = p->relu,
-                                                               .name = conv,
-                                                               .post_bn = bn});
+                             : dice_build_conv(b, &(dice_conv_spec){.x = p->x,
+                                                                    .y = *y,
+                                                                    .residual = p->residual,
+                                                                    .kernel = p->kernel,
+                                                                    .stride = p->stride,
+                                                                    .pad = p->kernel / 2,
+                                                                    .relu = p->relu,
+                                                                    .name = conv,
+                                                                    .post_bn = bn});
 }
 
 /* Option A: *y = every second pixel of x between zero channels. */
@@ -87,8 +87,9 @@ static dice_status push_shortcut(dice_builder *b, const char *block, int32_t x, 
     if (is_cifar) {
         return push_option_a(b, block, x, channels, shortcut);
     }
-    return push_part(b, &(part){block, "downsample.0", "downsample.1", x, DICE_NONE, channels, 1, stride, 0},
-                     shortcut);
+    return push_conv(
+        b, &(block_conv){block, "downsample.0", "downsample.1", x, DICE_NONE, channels, 1, stride, 0},
+        shortcut);
 }
 
 /* Block `index` of `stage`: *x becomes its result. */
@@ -104,17 +105,18 @@ static dice_status push_block(dice_builder *b, int stage, int index, int is_cifa
     int32_t shortcut, y = *x;
     dice_status status = push_shortcut(b, block, *x, channels, stride, is_cifar, &shortcut);
     if (status == DICE_OK && expanded > 0) {
-        status = push_part(b, &(part){block, "conv1", "bn1", y, DICE_NONE, width, 1, 1, 1}, &y);
+        status = push_conv(b, &(block_conv){block, "conv1", "bn1", y, DICE_NONE, width, 1, 1, 1}, &y);
         if (status == DICE_OK) {
-            status = push_part(b, &(part){block, "conv2", "bn2", y, DICE_NONE, width, 3, stride, 1}, &y);
+            status = push_conv(b, &(block_conv){block, "conv2", "bn2", y, DICE_NONE, width, 3, stride, 1},
+                               &y);
         }
         if (status == DICE_OK) {
-            status = push_part(b, &(part){block, "conv3", "bn3", y, shortcut, channels, 1, 1, 1}, &y);
+            status = push_conv(b, &(block_conv){block, "conv3", "bn3", y, shortcut, channels, 1, 1, 1}, &y);
         }
     } else if (status == DICE_OK) {
-        status = push_part(b, &(part){block, "conv1", "bn1", y, DICE_NONE, width, 3, stride, 1}, &y);
+        status = push_conv(b, &(block_conv){block, "conv1", "bn1", y, DICE_NONE, width, 3, stride, 1}, &y);
         if (status == DICE_OK) {
-            status = push_part(b, &(part){block, "conv2", "bn2", y, shortcut, width, 3, 1, 1}, &y);
+            status = push_conv(b, &(block_conv){block, "conv2", "bn2", y, shortcut, width, 3, 1, 1}, &y);
         }
     }
     *x = y;
@@ -132,15 +134,15 @@ static dice_status push_stem(dice_builder *b, int is_cifar, int32_t *x)
         status = dice_graph_tensor(b->graph, channels, x);
     }
     if (status == DICE_OK) {
-        status = dice_build_conv(b, &(dice_conv){.x = b->graph->input,
-                                                 .y = *x,
-                                                 .residual = DICE_NONE,
-                                                 .kernel = kernel,
-                                                 .stride = is_cifar ? 1 : 2,
-                                                 .pad = kernel / 2,
-                                                 .relu = 1,
-                                                 .name = "conv1",
-                                                 .post_bn = "bn1"});
+        status = dice_build_conv(b, &(dice_conv_spec){.x = b->graph->input,
+                                                      .y = *x,
+                                                      .residual = DICE_NONE,
+                                                      .kernel = kernel,
+                                                      .stride = is_cifar ? 1 : 2,
+                                                      .pad = kernel / 2,
+                                                      .relu = 1,
+                                                      .name = "conv1",
+                                                      .post_bn = "bn1"});
     }
     if (status != DICE_OK || is_cifar) {
         return status;

@@ -22,41 +22,41 @@ static dice_status push_block(dice_builder *b, int stage, int index, int32_t cha
     if (b->graph->tensors[*x].channels != channels) {
         status = dice_graph_tensor(b->graph, channels, &residual);
         if (status == DICE_OK) {
-            status = dice_build_conv(b, &(dice_conv){.x = *x,
-                                                     .y = residual,
-                                                     .residual = DICE_NONE,
-                                                     .kernel = 1,
-                                                     .stride = stride,
-                                                     .name = shortcut,
-                                                     .pre_bn = bn1});
+            status = dice_build_conv(b, &(dice_conv_spec){.x = *x,
+                                                          .y = residual,
+                                                          .residual = DICE_NONE,
+                                                          .kernel = 1,
+                                                          .stride = stride,
+                                                          .name = shortcut,
+                                                          .pre_bn = bn1});
         }
     }
     if (status == DICE_OK) {
         status = dice_graph_tensor(b->graph, channels, &middle);
     }
     if (status == DICE_OK) {
-        status = dice_build_conv(b, &(dice_conv){.x = *x,
-                                                 .y = middle,
-                                                 .residual = DICE_NONE,
-                                                 .kernel = 3,
-                                                 .stride = stride,
-                                                 .pad = 1,
-                                                 .relu = 1,
-                                                 .name = conv1,
-                                                 .pre_bn = bn1,
-                                                 .post_bn = bn2});
+        status = dice_build_conv(b, &(dice_conv_spec){.x = *x,
+                                                      .y = middle,
+                                                      .residual = DICE_NONE,
+                                                      .kernel = 3,
+                                                      .stride = stride,
+                                                      .pad = 1,
+                                                      .relu = 1,
+                                                      .name = conv1,
+                                                      .pre_bn = bn1,
+                                                      .post_bn = bn2});
     }
     if (status == DICE_OK) {
         status = dice_graph_tensor(b->graph, channels, &y);
     }
     if (status == DICE_OK) {
-        status = dice_build_conv(b, &(dice_conv){.x = middle,
-                                                 .y = y,
-                                                 .residual = residual,
-                                                 .kernel = 3,
-                                                 .stride = 1,
-                                                 .pad = 1,
-                                                 .name = conv2});
+        status = dice_build_conv(b, &(dice_conv_spec){.x = middle,
+                                                      .y = y,
+                                                      .residual = residual,
+                                                      .kernel = 3,
+                                                      .stride = 1,
+                                                      .pad = 1,
+                                                      .name = conv2});
         *x = y;
     }
     return status;
@@ -77,13 +77,13 @@ dice_status dice_build_wideresnet(dice_builder *b)
         status = dice_graph_tensor(b->graph, dice_build_dim(b, 0, "conv1.weight"), &x);
     }
     if (status == DICE_OK) {
-        status = dice_build_conv(b, &(dice_conv){.x = b->graph->input,
-                                                 .y = x,
-                                                 .residual = DICE_NONE,
-                                                 .kernel = 3,
-                                                 .stride = 1,
-                                                 .pad = 1,
-                                                 .name = "conv1"});
+        status = dice_build_conv(b, &(dice_conv_spec){.x = b->graph->input,
+                                                      .y = x,
+                                                      .residual = DICE_NONE,
+                                                      .kernel = 3,
+                                                      .stride = 1,
+                                                      .pad = 1,
+                                                      .name = "conv1"});
     }
     for (int stage = 1; status == DICE_OK && stage <= 3; stage++) {
         const int32_t channels = dice_build_dim(b, 0, "block%d.layer.0.conv1.weight", stage);
