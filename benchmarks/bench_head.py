@@ -1,10 +1,11 @@
 """DICE's last layer against the original's broadcast and what torch and scipy offer.
 
-    python benchmarks/bench_head.py [--classes 1000] [--features 2048] [--batch 1 16 200] [--p 50 70 90] [--repeats 15] [--processor-time]
+    python benchmarks/bench_head.py [--classes 1000] [--features 2048] [--batch 1 16 200] [--p 50 70 90]
+                                    [--repeats 15] [--processor-time]
 
-Features are half zero, as after a ReLU. Every case computes logsumexp(masked W h + b). All run in turn, `repeats` times
-over, in this one process; medians in milliseconds, and how many times faster than the best peer dice is. torch is
-optional; what is missing is named.
+Half of the features are zero, as after a ReLU. Every case computes logsumexp(masked W h + b). The cases run
+in turn, `repeats` times, in this one process. Printed are medians in milliseconds, and how many times faster dice is
+than the best of the other libraries. torch is optional; what is missing is named.
 """
 
 import argparse
@@ -55,8 +56,11 @@ COLUMNS = ("dice", "torch dense", "torch csr", "broadcast", "scipy csr", "numpy"
 def head_cases(det, h, keep):
     weight, bias = det.W * keep, det.b
     sparse = scipy.sparse.csr_matrix(weight)
-    cases = {"dice": lambda: det.score_samples(h), "scipy csr": lambda: logsumexp((sparse @ h.T).T + bias, axis=1),
-             "numpy": lambda: logsumexp(h @ weight.T + bias, axis=1)}  # fmt: skip
+    cases = {
+        "dice": lambda: det.score_samples(h),
+        "scipy csr": lambda: logsumexp((sparse @ h.T).T + bias, axis=1),
+        "numpy": lambda: logsumexp(h @ weight.T + bias, axis=1),
+    }
     if torch is not None:
         t_h, t_w, t_b = torch.from_numpy(h), torch.from_numpy(weight), torch.from_numpy(bias)
         t_csr = t_w.to_sparse_csr()
@@ -116,9 +120,8 @@ def main():
 
         assert np.array_equal(mask().view(bool), numpy_mask())
         medians = interleaved({"dice": mask, "numpy": numpy_mask}, max(3, args.repeats // 3), clock)
-        print(
-            f"{p:<18g}{medians['dice']:12.2f}{medians['numpy']:12.2f}   x{medians['numpy'] / medians['dice']:.1f}"
-        )
+        faster = medians["numpy"] / medians["dice"]
+        print(f"{p:<18g}{medians['dice']:12.2f}{medians['numpy']:12.2f}   x{faster:.1f}")
 
     print(f"\n{'head: p, batch':18}" + "".join(f"{name:>12}" for name in COLUMNS))
     for p in [None, *args.p]:

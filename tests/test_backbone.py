@@ -1,4 +1,4 @@
-"""Whole networks: golden values, float64 formulas, the same bits for every batch, refusals, failed allocations."""
+"""Whole networks: golden values, float64 formulas, the bits of batches, refusals, failed allocations."""
 
 import json
 import pickle
@@ -61,7 +61,7 @@ def cifar(shared):
     return np.ascontiguousarray(images), np.array(batch[b"labels"])
 
 
-# --- golden values ---------------------------------------------------------------------------------------------
+# --- golden values ------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("isa", ISAS)
@@ -125,7 +125,7 @@ def test_accuracy_of_cifar_resnets(file, arch, accuracy, shared, cifar):
     assert round((z.argmax(1) == labels).mean() * 100, 1) == accuracy
 
 
-# --- float64 formulas ------------------------------------------------------------------------------------------
+# --- float64 formulas ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -154,7 +154,7 @@ def test_googles_names_are_the_same_net():
         assert a.tobytes() == b.tobytes()
 
 
-# --- the same bits ---------------------------------------------------------------------------------------------
+# --- the same bits ------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("isa", ISAS)
@@ -192,6 +192,33 @@ def test_other_sizes_and_no_images(small):
     assert (h.shape, z.shape, h.dtype, z.dtype) == ((0, net.weight.shape[1]), (0, 10), np.float32, np.float32)
 
 
+@pytest.mark.parametrize("isa", ISAS)
+def test_logits_of_thousands_of_images_in_one_call(isa, small):
+    """Once, the working memory of the logits on AMX was that of 32 images."""
+    net = build(small, isa=isa)
+    images = noise(4099, 8)
+    h, z = net.forward(images)
+    want = h.astype(np.float64) @ net.weight.T.astype(np.float64) + net.bias
+    np.testing.assert_allclose(z, want, rtol=0, atol=2e-7 * np.sqrt(h.shape[1]) * (1 + np.abs(want).max()))
+    assert net.features(images).tobytes() == h.tobytes()
+    for i in (0, 31, 32, 4096, 4098):
+        assert net.linear.forward(h[i : i + 1], np.inf, "logits")[0].tobytes() == z[i].tobytes()
+
+
+def test_logits_of_stored_features_are_those_of_forward(small):
+    net = load_backbone("densenet", small)
+    h, z = net.forward(noise(70, 16))
+    assert net.features(noise(70, 16)).tobytes() == h.tobytes()
+    assert net.logits(h).tobytes() == z.tobytes()
+    assert (
+        np.concatenate([net.logits(h[:1]), net.logits(h[1:18]), net.logits(h[18:])]).tobytes() == z.tobytes()
+    )
+    assert net.logits(h[:0]).shape == (0, 10)
+    for wrong, words in ((h[:, 1:], "h: got"), (h[0], "h: got 1 dim"), (h * np.nan, "h: holds NaN")):
+        with pytest.raises(InputError, match=words):
+            net.logits(wrong)
+
+
 def test_several_threads_share_a_network(small):
     from concurrent.futures import ThreadPoolExecutor
 
@@ -211,7 +238,7 @@ def test_normalisation_can_be_given(small):
     assert relative(shifted.forward(images)[1], plain.forward(floats)[1].astype(np.float64)) < 1e-6
 
 
-# --- refusals --------------------------------------------------------------------------------------------------
+# --- refusals -----------------------------------------------------------------------------------------------
 
 
 def changed(weights, name, value):
@@ -332,7 +359,7 @@ def test_refuses_another_network(shared):
         load_backbone("resnet20", shared / "realdata/checkpoints/other/atreides_resnet20.pth")
 
 
-# --- failed allocations ----------------------------------------------------------------------------------------
+# --- failed allocations -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("isa", ISAS)

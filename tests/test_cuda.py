@@ -1,4 +1,4 @@
-"""The CUDA back end's ops and networks: emulated on the host, the same on a GPU where there is one; and its build."""
+"""The CUDA back end's ops and networks, emulated and on a GPU where there is one; and its build."""
 
 import os
 import re
@@ -36,7 +36,7 @@ def noise(n, side, seed=7):
     return np.random.RandomState(seed).randint(0, 256, (n, side, side, 3)).astype(np.uint8)
 
 
-# --- without a GPU ---------------------------------------------------------------------------------------------
+# --- without a GPU ------------------------------------------------------------------------------------------
 
 
 def check_gpu_is_used():
@@ -153,7 +153,7 @@ def test_a_plugin_without_code_for_the_device(emulated, monkeypatch):
     assert dice.load_backbone(None, weights, device="auto").device == "cpu"
 
 
-# --- every op --------------------------------------------------------------------------------------------------
+# --- every op -----------------------------------------------------------------------------------------------
 
 
 def run(case, problem, images, precision="float32"):
@@ -208,7 +208,7 @@ def test_largest_floats_stay_finite(cuda):
         assert relative(y / 1e38, x.astype(np.float64) / 1e38) < bound
 
 
-# --- whole networks --------------------------------------------------------------------------------------------
+# --- whole networks -----------------------------------------------------------------------------------------
 
 
 def compare(weights, images, precisions, bounds=PARTS_BOUND):
@@ -318,7 +318,7 @@ def needs_cublas(monkeypatch):
 
 
 def test_cublas_gives_the_same_network(cuda, monkeypatch):
-    """The emulated library counts as one that is loaded already; it does the plain 1 x 1 convolutions where it is forced."""
+    """The emulated library counts as loaded; where it is forced it does the plain 1 x 1 convolutions."""
     if cuda == "gpu":
         needs_cublas(monkeypatch)
     formula, side = NETWORKS["resnet50"]
@@ -357,7 +357,7 @@ def test_a_cublas_that_is_not_there_is_an_error(emulated_plugin):
     assert done.stdout.startswith("DeviceError DICE_CUBLAS=/none.so: no cuBLAS found")
 
 
-# --- building --------------------------------------------------------------------------------------------------
+# --- building -----------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -373,7 +373,8 @@ def nvcc(tmp_path):
     """A compiler that knows three architectures and can do nothing else."""
     file = tmp_path / "nvcc"
     file.write_text(
-        "#!/bin/sh\n[ $1 = --list-gpu-arch ] && printf 'compute_75\\ncompute_80\\ncompute_90\\ncompute_120\\n'"
+        "#!/bin/sh\n"
+        "[ $1 = --list-gpu-arch ] && printf 'compute_75\\ncompute_80\\ncompute_90\\ncompute_120\\n'"
         " || { echo 'a.cu: no such thing' >&2; exit 1; }\n"
     )
     file.chmod(0o755)

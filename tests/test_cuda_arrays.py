@@ -110,9 +110,14 @@ def test_arrays_of_another_device(put, emulated, monkeypatch):
     net, distances = network(), Mahalanobis(device="cuda").fit(h)
 
     def act(images, floats, weight, bias, h):
-        return [net.forward(images)[1], net.forward(floats)[1], _core.device_moments(h, "cuda")[1],
-                _core.device_rank(mean, weight, 70, False, "cuda")[1], distances.score_samples(h),
-                dice.DICE(weight, bias, 50, mean=mean, device="cuda").score_samples(h)]  # fmt: skip
+        return [
+            net.forward(images)[1],
+            net.forward(floats)[1],
+            _core.device_moments(h, "cuda")[1],
+            _core.device_rank(mean, weight, 70, False, "cuda")[1],
+            distances.score_samples(h),
+            dice.DICE(weight, bias, 50, mean=mean, device="cuda").score_samples(h),
+        ]
 
     arrays = noise(2, 8), floats, weight, bias, h
     want = act(*arrays)

@@ -1,4 +1,4 @@
-"""Memory that runs out, errors of the machine, several devices and threads: on the emulated GPU, which can be told to fail."""
+"""Full memory, failing calls, several devices and threads, on the emulated GPU, which can be told to fail."""
 
 import os
 import subprocess
@@ -28,8 +28,10 @@ def small(emulated):
 
 @pytest.fixture
 def fail_at(emulated):
-    """fail_at(n, error, stays): the n-th call of the CUDA runtime from now on fails, and with `stays` all after it. Gives
-    whether the one asked for before has come."""
+    """fail_at(n, error, stays): the n-th call of the CUDA runtime from now on fails, and with `stays` all after it.
+
+    Gives whether the one asked for before has come.
+    """
     yield emulated.emulated_fail_at
     emulated.emulated_fail_at(0, 0, 0)
 
@@ -40,7 +42,7 @@ def detector_problem():
     return rng.standard_normal((4, 6)).astype(np.float32), np.zeros(4, np.float32), h
 
 
-# --- memory ------------------------------------------------------------------------------------------------------
+# --- memory -------------------------------------------------------------------------------------------------
 
 
 def test_a_batch_that_does_not_fit_is_split(small, emulated, monkeypatch):
@@ -143,7 +145,7 @@ def test_host_allocations_may_fail(small):
         assert got == want
 
 
-# --- errors of the machine ---------------------------------------------------------------------------------------
+# --- errors of the machine ----------------------------------------------------------------------------------
 
 
 def actions():
@@ -172,7 +174,7 @@ def actions():
 @pytest.mark.parametrize("cublas", ["1", "0"])
 @pytest.mark.parametrize(("error", "stays"), [(ILLEGAL_ADDRESS, 1), (ILLEGAL_ADDRESS, 0), (OUT_OF_MEMORY, 0)])
 def test_every_call_may_fail(error, stays, cublas, fail_at, monkeypatch):
-    """Whatever call fails, once or for good: a DeviceError with the reason or the right result, and nothing is broken after."""
+    """Any call fails, once or for good: a DeviceError with the reason or the right result; then all works."""
     monkeypatch.setenv("DICE_CUBLAS", cublas)
     for name, act in actions().items():
         want, refused = act(), 0
@@ -203,8 +205,13 @@ def test_a_sticky_error_reaches_everything_made_before(small, fail_at):
     )
     fail_at(1, ILLEGAL_ADDRESS, 1)
     for _ in range(2):
-        for act in (lambda: net.forward(noise(2, 8)), lambda: detector.score_samples(h), lambda: distances.score_samples(h),
-                    lambda: build(weights), lambda: dice.load_backbone(None, weights, device="cuda")):  # fmt: skip
+        for act in (
+            lambda: net.forward(noise(2, 8)),
+            lambda: detector.score_samples(h),
+            lambda: distances.score_samples(h),
+            lambda: build(weights),
+            lambda: dice.load_backbone(None, weights, device="cuda"),
+        ):
             with pytest.raises(DeviceError, match="an illegal memory access was encountered"):
                 act()
     assert dice.load_backbone(None, weights, device="auto").device == "cpu"
@@ -216,7 +223,7 @@ def test_a_sticky_error_reaches_everything_made_before(small, fail_at):
     )
 
 
-# --- several devices and threads -----------------------------------------------------------------------------------
+# --- several devices and threads ----------------------------------------------------------------------------
 
 
 def test_several_devices(emulated, monkeypatch):
@@ -236,8 +243,11 @@ def test_several_devices(emulated, monkeypatch):
     assert after[1] - before[1] >= second.weight_bytes + second.arena_bytes > 0, (
         "nothing is on the second device"
     )
-    for act in (lambda: build(weights, device="cuda:2"), lambda: dice.DICE(weight, bias, None, device="cuda:2").score_samples(h),
-                lambda: Mahalanobis("cuda:2").fit(h).score_samples(h)):  # fmt: skip
+    for act in (
+        lambda: build(weights, device="cuda:2"),
+        lambda: dice.DICE(weight, bias, None, device="cuda:2").score_samples(h),
+        lambda: Mahalanobis("cuda:2").fit(h).score_samples(h),
+    ):
         with pytest.raises(DeviceError, match=r"device cuda:2: this machine has 2 \(cuda:0 is the first\)"):
             act()
 
@@ -247,15 +257,23 @@ def test_threads_share_what_is_made_and_have_their_own(small):
     images, cpu = noise(3, 8), build(weights, device="cpu")
     weight, bias, h = detector_problem()
     detector, distances = dice.DICE(weight, bias, 50, device="cuda").fit(h), Mahalanobis(device="cuda").fit(h)
-    want = [net.forward(images)[1].tobytes(), detector.score_samples(h).tobytes(), distances.score_samples(h).tobytes(),
-            cpu.forward(images)[1].tobytes()]  # fmt: skip
+    want = [
+        net.forward(images)[1].tobytes(),
+        detector.score_samples(h).tobytes(),
+        distances.score_samples(h).tobytes(),
+        cpu.forward(images)[1].tobytes(),
+    ]
     failures = []
 
     def work():
         own = build(weights)
         for each in (net, own, net):
-            got = [each.forward(images)[1].tobytes(), detector.score_samples(h).tobytes(),
-                   distances.score_samples(h).tobytes(), cpu.forward(images)[1].tobytes()]  # fmt: skip
+            got = [
+                each.forward(images)[1].tobytes(),
+                detector.score_samples(h).tobytes(),
+                distances.score_samples(h).tobytes(),
+                cpu.forward(images)[1].tobytes(),
+            ]
             if got != want:
                 failures.append(each)
 
@@ -267,7 +285,7 @@ def test_threads_share_what_is_made_and_have_their_own(small):
     assert not failures
 
 
-# --- on the command line -------------------------------------------------------------------------------------------
+# --- on the command line ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -275,9 +293,15 @@ def test_threads_share_what_is_made_and_have_their_own(small):
 )
 def test_the_command_line_refuses_in_one_line(device, name, tmp_path):
     np.savez(tmp_path / "net.npz", **weights_of(densenet((2, 2), 3), 8))
-    done = subprocess.run([sys.executable, "-m", "dice", "bench", "--checkpoint", "net.npz", "--device", "cuda", *device], cwd=tmp_path,
-                          capture_output=True, text=True, check=False,
-                          env=os.environ | {"DICE_CUDA_PLUGIN": str(tmp_path / "none.so"), "PYTHONPATH": str(Path(dice.__file__).parents[1])})  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-m", "dice", "bench", "--checkpoint", "net.npz", "--device", "cuda", *device],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ
+        | {"DICE_CUDA_PLUGIN": str(tmp_path / "none.so"), "PYTHONPATH": str(Path(dice.__file__).parents[1])},
+    )
     assert done.returncode == 2
     assert done.stderr.splitlines() == [
         f'dice: error: device {name}: no plug-in ({tmp_path}/none.so); use device="cpu"'

@@ -1,4 +1,4 @@
-"""What of the detectors runs on a GPU: `linear`, moments, ranking, and the products of KNN, Mahalanobis and ViM."""
+"""What runs on a GPU for detectors: `linear`, moments, ranking, products of KNN, Mahalanobis and ViM."""
 
 from types import SimpleNamespace
 
@@ -148,7 +148,7 @@ def test_an_evaluation_on_the_device_ranks_and_scores_there(cuda):
         np.testing.assert_allclose(scores[1], scores[0], rtol=1e-5)
 
 
-# --- scores whose products are done on the device -----------------------------------------------------------------
+# --- scores whose products are done on the device -----------------------------------------------------------
 
 
 @pytest.fixture(params=["cuBLAS", "ours"])
@@ -173,10 +173,14 @@ def problem(classes=5, features=40, n=300, seed=0):
 
 def detectors(weight, bias, device):
     return {
-        "knn": KNN(k=7, device=device), "nnguide": NNGuide(weight, bias, K=9, fraction=0.5, device=device),
-        "relation": Relation(weight, bias, device=device), "mds": Mahalanobis(device=device), "rmds": RMDS(device=device),
-        "residual": Residual(dim=11, device=device), "vim": ViM(weight, bias, dim=11, device=device),
-    }  # fmt: skip
+        "knn": KNN(k=7, device=device),
+        "nnguide": NNGuide(weight, bias, K=9, fraction=0.5, device=device),
+        "relation": Relation(weight, bias, device=device),
+        "mds": Mahalanobis(device=device),
+        "rmds": RMDS(device=device),
+        "residual": Residual(dim=11, device=device),
+        "vim": ViM(weight, bias, dim=11, device=device),
+    }
 
 
 @pytest.mark.parametrize("name", list(detectors(None, None, "cpu")))

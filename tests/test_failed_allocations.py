@@ -1,4 +1,4 @@
-"""The scores' part of the core under failing allocations: MemoryError, nothing leaked, and the next call is right."""
+"""Scores in C under failing allocations: MemoryError, nothing leaked, and the next call is right."""
 
 import numpy as np
 import pytest

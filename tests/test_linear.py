@@ -1,4 +1,4 @@
-"""The last layer: every instruction set against float64 numpy, and the same bits for any batch and thread count."""
+"""`linear` on every instruction set: against float64 numpy; the same bits for any batch and threads."""
 
 import numpy as np
 import pytest
@@ -85,8 +85,11 @@ def test_layouts_and_sets_agree_to_the_bit():
     """Dense with dropped weights as 0, sparse, AVX2 and AVX-512: one order of summation."""
     weight, bias, keep, h = layer(150, 600, 20, 0.3)
     masked = weight * keep
-    results = [_core.Linear(w, bias, k, isa=isa).forward(h, np.inf, *NAMES)
-               for isa in ISAS[1:] for w, k in ((weight, keep), (masked, None))]  # fmt: skip
+    results = [
+        _core.Linear(w, bias, k, isa=isa).forward(h, np.inf, *NAMES)
+        for isa in ISAS[1:]
+        for w, k in ((weight, keep), (masked, None))
+    ]
     for result in results[1:]:
         assert all(np.array_equal(a, b) for a, b in zip(result, results[0], strict=True))
 
@@ -114,20 +117,35 @@ def test_far_apart_and_equal_logits(isa):
 W, B, KEEP, H = layer(4, 6, 5, 0.5)
 
 
-@pytest.mark.parametrize("args, word", [
-    ((W[0], B), "W: got 1 dim"), ((W, B[:2]), "b: got 2"), ((W, B, KEEP[:, :3]), "keep: got 3 along axis 1"),
-    ((W * np.nan, B), "W: holds NaN"), ((W[:, :0], B), "W: got shape"), ((W, B, None, "tpu"), "tpu"),
-    ((W, B, None, "cpu", "sse"), "sse"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "args, word",
+    [
+        ((W[0], B), "W: got 1 dim"),
+        ((W, B[:2]), "b: got 2"),
+        ((W, B, KEEP[:, :3]), "keep: got 3 along axis 1"),
+        ((W * np.nan, B), "W: holds NaN"),
+        ((W[:, :0], B), "W: got shape"),
+        ((W, B, None, "tpu"), "tpu"),
+        ((W, B, None, "cpu", "sse"), "sse"),
+    ],
+)
 def test_refuses_to_make(args, word):
     with pytest.raises(InputError, match=word):
         _core.Linear(*args)
 
 
-@pytest.mark.parametrize("args, word", [
-    ((H[:, :2], 1, "energy"), "h: got 2 features"), ((H[0], 1, "energy"), "h: got 1 dim"), ((H * np.nan, 1, "energy"), "h: holds"),
-    ((H, np.nan, "energy"), "clip"), ((H, -np.inf, "energy"), "clip"), ((H, 1, "odin"), "score"), ((H, 1, "msp", "msp"), "twice"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "args, word",
+    [
+        ((H[:, :2], 1, "energy"), "h: got 2 features"),
+        ((H[0], 1, "energy"), "h: got 1 dim"),
+        ((H * np.nan, 1, "energy"), "h: holds"),
+        ((H, np.nan, "energy"), "clip"),
+        ((H, -np.inf, "energy"), "clip"),
+        ((H, 1, "odin"), "score"),
+        ((H, 1, "msp", "msp"), "twice"),
+    ],
+)
 def test_refuses_to_run(args, word):
     with pytest.raises(InputError, match=word):
         _core.Linear(W, B).forward(*args)

@@ -10,7 +10,10 @@ from dice.images.imagesets import ArraySet
 
 
 class FakeNet:
-    """Looks like a Backbone: 12 features, block means of the image; counts the images that pass and those whose logits are made."""
+    """Looks like a Backbone: 12 features, block means of the image.
+
+    `images` counts the images that pass, `logits_of` those whose logits are made.
+    """
 
     arch, precision, device, isa, image_size = "fake", "float32", "cpu", "scalar", 32
 
@@ -52,7 +55,7 @@ def save_images(folder: Path, n: int, seed: int, classes: int = 1) -> Path:
 
 
 def save_densenet(path: Path, classes: int = 4, growth: int = 4, seed: int = 0) -> Path:
-    """A DenseNet-BC of depth 10 and 9 features with made-up weights, under the names of the original's checkpoints, as .npz."""
+    """A DenseNet-BC of depth 10 and 9 features: made-up weights named as in the original's, an .npz."""
     rng = np.random.default_rng(seed)
     state: dict[str, np.ndarray] = {}
 
