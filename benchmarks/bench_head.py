@@ -4,8 +4,8 @@
                                     [--repeats 15] [--processor-time]
 
 Half of the features are zero, as after a ReLU. Every case computes logsumexp(masked W h + b). The cases run
-in turn, `repeats` times, in this one process. Printed are medians in milliseconds, and how many times faster dice is
-than the best of the other libraries. torch is optional; what is missing is named.
+in turn, `repeats` times, in this one process. Printed are medians in milliseconds, and how many times
+faster dice is than the best of the other libraries. torch is optional; what is missing is named.
 """
 
 import argparse

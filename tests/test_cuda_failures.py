@@ -28,7 +28,7 @@ def small(emulated):
 
 @pytest.fixture
 def fail_at(emulated):
-    """fail_at(n, error, stays): the n-th call of the CUDA runtime from now on fails, and with `stays` all after it.
+    """fail_at(n, error, stays): the n-th call of the CUDA runtime from now on fails, with `stays` all after.
 
     Gives whether the one asked for before has come.
     """

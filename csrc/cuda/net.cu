@@ -462,7 +462,7 @@ static dice_status submit(const dice_net *net, lane *l, const shape *s, const di
 }
 
 /* Waits for what the lane has under way and leaves it in the caller's arrays. */
-static dice_status finish(const dice_net *net, lane *l)
+static dice_status finish(lane *l)
 {
     const shape *s = l->running;
     if (s == nullptr) {
@@ -502,7 +502,7 @@ static dice_status run_chunks(dice_net *net, const dice_images *images, float *f
     int turn = 0;
     for (size_t first = 0; first < images->n;) {
         lane *l = &net->lanes[turn];
-        TRY(finish(net, l));
+        TRY(finish(l));
         const size_t left = images->n - first, n = left < net->chunk ? left : net->chunk;
         shape *s;
         TRY(prepare(net, l, int(n), images->height, images->width, &s));
@@ -511,7 +511,7 @@ static dice_status run_chunks(dice_net *net, const dice_images *images, float *f
         }
         if (s == nullptr) { /* with half of it, and without what the other lane holds */
             for (lane &every : net->lanes) {
-                TRY(finish(net, &every));
+                TRY(finish(&every));
                 release_lane(&every);
             }
             net->chunk = (n + 1) / 2;
@@ -522,7 +522,7 @@ static dice_status run_chunks(dice_net *net, const dice_images *images, float *f
         turn = (turn + 1) % LANES;
     }
     for (lane &l : net->lanes) {
-        TRY(finish(net, &l));
+        TRY(finish(&l));
     }
     return DICE_OK;
 }
