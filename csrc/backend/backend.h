@@ -25,17 +25,16 @@ static inline int dice_precision_parts(dice_precision precision)
     return precision == DICE_BF16 ? 1 : precision == DICE_BF16X3 ? 2 : 3;
 }
 
-typedef struct dice_net dice_net;       /* a network made ready by one back end */
-typedef struct dice_linear dice_linear; /* W and b, whole or masked, made ready by one back end */
-
-typedef struct dice_distance dice_distance; /* means in a whitened space, made ready by one back end */
+/* Each made ready by one back end. */
+typedef struct dice_net dice_net;           /* a network without its head: images to features */
+typedef struct dice_linear dice_linear;     /* W and b, whole or masked: features to logits, scores */
+typedef struct dice_distance dice_distance; /* means in a whitened space */
 
 typedef struct dice_options {
     dice_precision precision;
     dice_isa isa;       /* CPU: the set to use at most */
     int device;         /* CUDA: index */
-    int plain_products; /* of a linear: it may be a library's product, whose last bits depend on how many rows
-                           there are */
+    int plain_products; /* linear_create: products may be a library's, a row's last bits then depend on N */
 } dice_options;
 
 typedef struct dice_images {
@@ -66,11 +65,11 @@ typedef struct dice_backend {
     /* Why the back end cannot run here ("no driver", ...), or NULL where it can. */
     const char *(*unavailable)(void);
 
-    /* *net = the graph made ready: weights packed, nothing of the graph referred to afterwards. */
+    /* *net = the graph without its head: weights packed, nothing of the graph referred to afterwards. */
     dice_status (*net_create)(const dice_graph *graph, const dice_options *options, dice_net **net);
 
-    /* features (N, D[, H', W']) of the output tensor; a linear makes logits of them. Each image's bits do
-     * not depend on N, on its neighbours or on the number of threads. Safe from several threads. */
+    /* features (N, D[, H', W']) of the output tensor. Each image's bits do not depend on N, on its
+     * neighbours or on the number of threads. Safe from several threads. */
     dice_status (*net_forward)(dice_net *net, const dice_images *images, float *features);
 
     void (*net_info)(const dice_net *net, dice_net_info *info);
@@ -80,8 +79,8 @@ typedef struct dice_backend {
     dice_status (*linear_create)(const float *weight, const float *bias, const uint8_t *keep, size_t classes,
                                  size_t features, const dice_options *options, dice_linear **linear);
 
-    /* Scores of h (N, D) after min(h, clip) (INFINITY = no clip), bias and reductions fused. The same
-     * bits for every N. Safe from several threads. */
+    /* Logits W min(h, clip) + b of h (N, D) (INFINITY = no clip) and their reductions. The same bits for
+     * every N unless options->plain_products. Safe from several threads. */
     dice_status (*linear_forward)(dice_linear *linear, const float *h, size_t n, float clip,
                                   const dice_linear_outputs *outputs);
 

@@ -1,4 +1,4 @@
-/* The linear, scalar: the truth that faster ones are tested against. See reference_linear.h. */
+/* linear, scalar, with the exp and log of the C library: the truth that faster ones are tested against. */
 #include "backend/reference_linear.h"
 
 #include <math.h>

@@ -1,4 +1,4 @@
-/* The linear of the reference back end: backend.h's linear_* slots in plain C with double sums. */
+/* The linear_* slots of the reference back end (backend.h): plain C with double sums. */
 #ifndef DICE_BACKEND_REFERENCE_LINEAR_H
 #define DICE_BACKEND_REFERENCE_LINEAR_H
 

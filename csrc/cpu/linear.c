@@ -1,5 +1,5 @@
-/* The last layer on a CPU: packed once, sparse, dense or both, as is faster; then products of tiles of images
- * with panels of classes, then one reduction an image. See linear_kernels.h for the layouts. */
+/* linear on a CPU. W is packed once: sparse, dense or both, as is faster. A forward call multiplies tiles of
+ * images with panels of classes, then makes one reduction an image. linear_kernels.h has the layouts. */
 #include "cpu/linear.h"
 
 #include <math.h>
@@ -17,11 +17,9 @@ static const double sparse_cost = 6.8;
 
 enum {
     DENSE_PANEL = 16 * DICE_LINEAR_VECTORS,
-    WAVE_BYTES = 2 << 20, /* of packed images and logits that exist at a time: panels of weights pass over a
-                             cached lot */
-    BOTH_BYTES = 16
-        << 20,        /* dense weights up to here are kept beside sparse ones: few images read them faster */
-    REDUCE_IMAGES = 8 /* a task */
+    WAVE_BYTES = 2 << 20,  /* packed images and logits of a wave stay in the cache while all weights pass */
+    BOTH_BYTES = 16 << 20, /* up to here dense weights are kept too: for few images they are faster */
+    REDUCE_IMAGES = 8      /* a task */
 };
 
 /* Where a block of a sparse panel begins; one more at the end. */

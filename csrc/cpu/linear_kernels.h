@@ -1,4 +1,4 @@
-/* What the linear asks of an instruction set: products of a tile of images with packed weights, and
+/* What linear asks of an instruction set: products of a tile of images with packed weights, and
  * reductions.
  *
  * Images are packed by features, ht (D, lanes), 16 or 32 to a tile; one alone stays as it is. Dense weights

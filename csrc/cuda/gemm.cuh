@@ -1,13 +1,16 @@
 /* Plain products, y (n, M) = x (n, K) w (M, K)', by cuBLAS where it is wanted and found, else by a kernel of
  * ours.
  *
- * Which of the library's kernels runs, and so the last bits of a row, depends on how many rows there are;
- * with ours they do not. So the library is for the products of scores that say so (backend.h, dice_options),
- * and DICE_CUBLAS decides: unset   those products alone, where the library is found 0       never 1 also
- * networks' 1 x 1 convolutions and every dense head; DICE_E_DEVICE where it is not found FILE    the same
- * with this library It is looked for among what is loaded already (PyTorch's), the system's libraries, and
- * the nvidia-cublas wheel's and PyTorch's in the site-packages that this library, or anything else that is
- * loaded, lies in. */
+ * cuBLAS chooses a kernel by the number of rows, so that a row's last bits depend on it; with our kernel they
+ * do not. So the library serves the scores that allow it (plain_products in backend.h, distances), and the
+ * environment's DICE_CUBLAS widens or ends that:
+ * - unset: those products alone, where the library is found;
+ * - 0: none;
+ * - 1: also networks' 1 x 1 convolutions and every dense linear; DICE_E_DEVICE where it is not found;
+ * - FILE: the same with this library.
+ *
+ * It is looked for among the libraries that are loaded already (PyTorch's), then in the system's, then in the
+ * nvidia-cublas wheel and PyTorch's in any site-packages folder that a loaded library lies in. */
 #ifndef DICE_CUDA_GEMM_CUH
 #define DICE_CUDA_GEMM_CUH
 

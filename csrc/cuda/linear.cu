@@ -1,4 +1,4 @@
-/* The last layer with its scores: logits with the bias, then all reductions of a row in one kernel.
+/* linear on the device: logits with the bias, then all reductions of a row in one kernel.
  *
  * Dense (most weights stay): one convolution of 1 x 1, six products; or a product of cuBLAS, see gemm.cuh.
  * Sparse: a warp takes a class and 32 images, and walks the weights that stay. Scores are computed in double

@@ -237,20 +237,18 @@ static PyObject *linear_info(PyObject *self, PyObject *Py_UNUSED(ignored))
 
 static PyMethodDef linear_methods[] = {
     {"forward", linear_forward, METH_VARARGS,
-     "forward(h, clip, *names) -> tuple: of min(h, clip), h (N, D), one array a name: energy, msp, maxlogit "
-     "float64 (N,), label int32 (N,), logits float32 (N, M). The same bits for every N and number of "
-     "threads."},
+     "forward(h, clip, *names) -> tuple of one array a name, from W min(h, clip) + b, h (N, D)\n\n"
+     "energy, msp, maxlogit: float64 (N,); label: int32 (N,); logits: float32 (N, M).\n"
+     "The same bits for every N and number of threads."},
     {"info", linear_info, METH_NOARGS, "info() -> (\"dense\", \"sparse\" or \"both\", bytes)"},
     {NULL, NULL, 0, NULL},
 };
 
 static PyType_Slot linear_slots[] = {
     {Py_tp_doc,
-     "Linear(W, b, keep=None, device=\"cpu\", isa=None, plain_products=False): the last layer W (M, "
-     "D), b (M,), "
-     "or what the uint8 mask keep (M, D) leaves of it. plain_products: a GPU may take cuBLAS's, "
-     "whose last bits "
-     "depend on N."},
+     "Linear(W, b, keep=None, device=\"cpu\", isa=None, plain_products=False)\n\n"
+     "W (M, D) and b (M,), or what the uint8 mask keep (M, D) leaves of W. plain_products: on a GPU cuBLAS\n"
+     "may form the products, whose last bits depend on N."},
     {Py_tp_new, linear_new},
     {Py_tp_dealloc, linear_dealloc},
     {Py_tp_methods, linear_methods},

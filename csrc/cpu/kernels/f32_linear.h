@@ -1,4 +1,4 @@
-/* The last layer's kernels, for one instruction set. Included by f32_linear_<isa>.c.
+/* The kernels of linear, for one instruction set. Included by f32_linear_<isa>.c.
  *
  * Every logit is bias + block sums in the order of the features, each a chain of fused multiply-adds over the
  * DICE_LINEAR_SPAN features of a block, whatever the layout, the tile or the set: an image's bits are always

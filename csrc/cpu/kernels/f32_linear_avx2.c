@@ -1,4 +1,4 @@
-/* The last layer's kernels, compiled for avx2 (see f32_linear.h). */
+/* The kernels of linear, compiled for avx2 (see f32_linear.h). */
 #include "cpu/kernels/f32_linear.h"
 
 LINEAR(avx2);
