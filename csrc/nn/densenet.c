@@ -6,7 +6,7 @@
  * the work. */
 #include <stdio.h>
 
-#include "nn/build.h"
+#include "nn/families.h"
 
 enum { MAX_BLOCKS = 8 };
 
@@ -19,7 +19,7 @@ static dice_status dense_layer(dice_builder *b, int block, int j, int32_t wide, 
     snprintf(conv1, sizeof conv1, "block%d.layer.%d.conv1", block, j);
     snprintf(bn2, sizeof bn2, "block%d.layer.%d.bn2", block, j);
     snprintf(conv2, sizeof conv2, "block%d.layer.%d.conv2", block, j);
-    const int32_t width = dice_build_dim(b, 0, "%s.weight", conv1);
+    const int32_t width = dice_builder_dim(b, 0, "%s.weight", conv1);
     const int is_bottleneck = dice_weights_find(b->weights, "%s.weight", conv2) != NULL;
     int32_t x, y, middle;
     dice_status status = dice_graph_slice(b->graph, wide, 0, channels, &x);
@@ -30,35 +30,35 @@ static dice_status dense_layer(dice_builder *b, int block, int j, int32_t wide, 
         return status;
     }
     if (!is_bottleneck) {
-        return dice_build_conv(b, &(dice_conv_spec){.x = x,
-                                                    .y = y,
-                                                    .residual = DICE_NONE,
-                                                    .kernel = 3,
-                                                    .stride = 1,
-                                                    .pad = 1,
-                                                    .name = conv1,
-                                                    .pre_bn = bn1});
-    }
-    status = dice_graph_tensor(b->graph, width, &middle);
-    if (status == DICE_OK) {
-        status = dice_build_conv(b, &(dice_conv_spec){.x = x,
-                                                      .y = middle,
-                                                      .residual = DICE_NONE,
-                                                      .kernel = 1,
-                                                      .stride = 1,
-                                                      .relu = 1,
-                                                      .name = conv1,
-                                                      .pre_bn = bn1,
-                                                      .post_bn = bn2});
-    }
-    if (status == DICE_OK) {
-        status = dice_build_conv(b, &(dice_conv_spec){.x = middle,
+        return dice_builder_conv(b, &(dice_conv_spec){.x = x,
                                                       .y = y,
                                                       .residual = DICE_NONE,
                                                       .kernel = 3,
                                                       .stride = 1,
                                                       .pad = 1,
-                                                      .name = conv2});
+                                                      .name = conv1,
+                                                      .pre_bn = bn1});
+    }
+    status = dice_graph_tensor(b->graph, width, &middle);
+    if (status == DICE_OK) {
+        status = dice_builder_conv(b, &(dice_conv_spec){.x = x,
+                                                        .y = middle,
+                                                        .residual = DICE_NONE,
+                                                        .kernel = 1,
+                                                        .stride = 1,
+                                                        .relu = 1,
+                                                        .name = conv1,
+                                                        .pre_bn = bn1,
+                                                        .post_bn = bn2});
+    }
+    if (status == DICE_OK) {
+        status = dice_builder_conv(b, &(dice_conv_spec){.x = middle,
+                                                        .y = y,
+                                                        .residual = DICE_NONE,
+                                                        .kernel = 3,
+                                                        .stride = 1,
+                                                        .pad = 1,
+                                                        .name = conv2});
     }
     return status;
 }
@@ -66,8 +66,8 @@ static dice_status dense_layer(dice_builder *b, int block, int j, int32_t wide, 
 /* Channels that layer `j` of `block` adds: what its last convolution puts out; 0 behind the last layer. */
 static int32_t growth_of(const dice_builder *b, int block, int j)
 {
-    const int32_t growth = dice_build_dim(b, 0, "block%d.layer.%d.conv2.weight", block, j);
-    return growth > 0 ? growth : dice_build_dim(b, 0, "block%d.layer.%d.conv1.weight", block, j);
+    const int32_t growth = dice_builder_dim(b, 0, "block%d.layer.%d.conv2.weight", block, j);
+    return growth > 0 ? growth : dice_builder_dim(b, 0, "block%d.layer.%d.conv1.weight", block, j);
 }
 
 /* One dense block over `wide`, whose first `channels` are there. */
@@ -102,27 +102,27 @@ static dice_status transition(dice_builder *b, int block, int32_t wide, int32_t 
     int32_t pooled;
     dice_status status = dice_graph_tensor(b->graph, total, &pooled);
     if (status == DICE_OK) {
-        status = dice_build_mean(b, wide, pooled, 2, bn);
+        status = dice_builder_mean(b, wide, pooled, 2, bn);
     }
     if (status == DICE_OK) {
-        status = dice_build_conv(
+        status = dice_builder_conv(
             b, &(dice_conv_spec){
                    .x = pooled, .y = y, .residual = DICE_NONE, .kernel = 1, .stride = 1, .name = conv});
     }
     return status;
 }
 
-dice_status dice_build_densenet(dice_builder *b)
+dice_status dice_densenet_build(dice_builder *b)
 {
     snprintf(b->graph->arch, sizeof b->graph->arch, "densenet");
-    dice_build_normalize(b, dice_cifar_mean, dice_cifar_std, 32);
+    dice_builder_normalize(b, dice_cifar_mean, dice_cifar_std, 32);
     b->graph->winograd = 1;
-    int32_t channels = dice_build_dim(b, 0, "conv1.weight");
+    int32_t channels = dice_builder_dim(b, 0, "conv1.weight");
     int32_t wide = DICE_NONE, total = 0, start;
     dice_status status = dice_graph_tensor(b->graph, 3, &b->graph->input);
     for (int block = 1; status == DICE_OK && block <= MAX_BLOCKS; block++) {
         if (block > 1) {
-            channels = dice_build_dim(b, 0, "trans%d.conv1.weight", block - 1);
+            channels = dice_builder_dim(b, 0, "trans%d.conv1.weight", block - 1);
             if (channels == 0) {
                 break;
             }
@@ -134,13 +134,13 @@ dice_status dice_build_densenet(dice_builder *b)
         }
         if (status == DICE_OK) {
             status = block > 1 ? transition(b, block - 1, before, before_total, start)
-                               : dice_build_conv(b, &(dice_conv_spec){.x = b->graph->input,
-                                                                      .y = start,
-                                                                      .residual = DICE_NONE,
-                                                                      .kernel = 3,
-                                                                      .stride = 1,
-                                                                      .pad = 1,
-                                                                      .name = "conv1"});
+                               : dice_builder_conv(b, &(dice_conv_spec){.x = b->graph->input,
+                                                                        .y = start,
+                                                                        .residual = DICE_NONE,
+                                                                        .kernel = 3,
+                                                                        .stride = 1,
+                                                                        .pad = 1,
+                                                                        .name = "conv1"});
         }
         if (status == DICE_OK) {
             status = dense_block(b, block, wide, channels);
@@ -150,7 +150,7 @@ dice_status dice_build_densenet(dice_builder *b)
         status = dice_graph_tensor(b->graph, total, &b->graph->output);
     }
     if (status == DICE_OK) {
-        status = dice_build_mean(b, wide, b->graph->output, 0, "bn1");
+        status = dice_builder_mean(b, wide, b->graph->output, 0, "bn1");
     }
-    return status == DICE_OK ? dice_build_head(b, "fc") : status;
+    return status == DICE_OK ? dice_builder_head(b, "fc") : status;
 }

@@ -7,7 +7,7 @@
  * here as an exact 1 x 1 convolution. */
 #include <stdio.h>
 
-#include "nn/build.h"
+#include "nn/families.h"
 
 static const dice_layout basic_layouts[] = {
     {"resnet18", {2, 2, 2, 2}}, {"resnet34", {3, 4, 6, 3}}, {NULL, {0}}};
@@ -23,29 +23,29 @@ static const dice_layout cifar_layouts[] = {
 };
 
 /* One convolution of a block, with its BatchNorm, into a new tensor *y. */
-typedef struct block_conv {
+typedef struct part {
     const char *block;     /* "layer1.0" */
     const char *conv, *bn; /* "conv1", "bn1" */
     int32_t x, residual, channels;
     int kernel, stride, relu;
-} block_conv;
+} part;
 
-static dice_status push_conv(dice_builder *b, const block_conv *p, int32_t *y)
+static dice_status push_part(dice_builder *b, const part *p, int32_t *y)
 {
     char conv[DICE_LAYER_NAME], bn[DICE_LAYER_NAME];
     snprintf(conv, sizeof conv, "%s.%s", p->block, p->conv);
     snprintf(bn, sizeof bn, "%s.%s", p->block, p->bn);
     const dice_status status = dice_graph_tensor(b->graph, p->channels, y);
     return status != DICE_OK ? status
-                             : dice_build_conv(b, &(dice_conv_spec){.x = p->x,
-                                                                    .y = *y,
-                                                                    .residual = p->residual,
-                                                                    .kernel = p->kernel,
-                                                                    .stride = p->stride,
-                                                                    .pad = p->kernel / 2,
-                                                                    .relu = p->relu,
-                                                                    .name = conv,
-                                                                    .post_bn = bn});
+                             : dice_builder_conv(b, &(dice_conv_spec){.x = p->x,
+                                                                      .y = *y,
+                                                                      .residual = p->residual,
+                                                                      .kernel = p->kernel,
+                                                                      .stride = p->stride,
+                                                                      .pad = p->kernel / 2,
+                                                                      .relu = p->relu,
+                                                                      .name = conv,
+                                                                      .post_bn = bn});
 }
 
 /* Option A: *y = every second pixel of x between zero channels. */
@@ -87,9 +87,8 @@ static dice_status push_shortcut(dice_builder *b, const char *block, int32_t x, 
     if (is_cifar) {
         return push_option_a(b, block, x, channels, shortcut);
     }
-    return push_conv(
-        b, &(block_conv){block, "downsample.0", "downsample.1", x, DICE_NONE, channels, 1, stride, 0},
-        shortcut);
+    return push_part(b, &(part){block, "downsample.0", "downsample.1", x, DICE_NONE, channels, 1, stride, 0},
+                     shortcut);
 }
 
 /* Block `index` of `stage`: *x becomes its result. */
@@ -99,24 +98,23 @@ static dice_status push_block(dice_builder *b, int stage, int index, int is_cifa
     snprintf(block, sizeof block, "layer%d.%d", stage, index);
     const int stride = stage > 1 && index == 0 ? 2 : 1;
     /* the first block of a stage says how wide the stage is, and whether its blocks are bottlenecks */
-    const int32_t width = dice_build_dim(b, 0, "layer%d.0.conv1.weight", stage);
-    const int32_t expanded = is_cifar ? 0 : dice_build_dim(b, 0, "layer%d.0.conv3.weight", stage);
+    const int32_t width = dice_builder_dim(b, 0, "layer%d.0.conv1.weight", stage);
+    const int32_t expanded = is_cifar ? 0 : dice_builder_dim(b, 0, "layer%d.0.conv3.weight", stage);
     const int32_t channels = expanded > 0 ? expanded : width;
     int32_t shortcut, y = *x;
     dice_status status = push_shortcut(b, block, *x, channels, stride, is_cifar, &shortcut);
     if (status == DICE_OK && expanded > 0) {
-        status = push_conv(b, &(block_conv){block, "conv1", "bn1", y, DICE_NONE, width, 1, 1, 1}, &y);
+        status = push_part(b, &(part){block, "conv1", "bn1", y, DICE_NONE, width, 1, 1, 1}, &y);
         if (status == DICE_OK) {
-            status = push_conv(b, &(block_conv){block, "conv2", "bn2", y, DICE_NONE, width, 3, stride, 1},
-                               &y);
+            status = push_part(b, &(part){block, "conv2", "bn2", y, DICE_NONE, width, 3, stride, 1}, &y);
         }
         if (status == DICE_OK) {
-            status = push_conv(b, &(block_conv){block, "conv3", "bn3", y, shortcut, channels, 1, 1, 1}, &y);
+            status = push_part(b, &(part){block, "conv3", "bn3", y, shortcut, channels, 1, 1, 1}, &y);
         }
     } else if (status == DICE_OK) {
-        status = push_conv(b, &(block_conv){block, "conv1", "bn1", y, DICE_NONE, width, 3, stride, 1}, &y);
+        status = push_part(b, &(part){block, "conv1", "bn1", y, DICE_NONE, width, 3, stride, 1}, &y);
         if (status == DICE_OK) {
-            status = push_conv(b, &(block_conv){block, "conv2", "bn2", y, shortcut, width, 3, 1, 1}, &y);
+            status = push_part(b, &(part){block, "conv2", "bn2", y, shortcut, width, 3, 1, 1}, &y);
         }
     }
     *x = y;
@@ -126,7 +124,7 @@ static dice_status push_block(dice_builder *b, int stage, int index, int is_cifa
 /* conv1 and bn1, for ImageNet with the pool behind; *x = the result. */
 static dice_status push_stem(dice_builder *b, int is_cifar, int32_t *x)
 {
-    const int32_t channels = dice_build_dim(b, 0, "conv1.weight");
+    const int32_t channels = dice_builder_dim(b, 0, "conv1.weight");
     const int kernel = is_cifar ? 3 : 7;
     int32_t y;
     dice_status status = dice_graph_tensor(b->graph, 3, &b->graph->input);
@@ -134,15 +132,15 @@ static dice_status push_stem(dice_builder *b, int is_cifar, int32_t *x)
         status = dice_graph_tensor(b->graph, channels, x);
     }
     if (status == DICE_OK) {
-        status = dice_build_conv(b, &(dice_conv_spec){.x = b->graph->input,
-                                                      .y = *x,
-                                                      .residual = DICE_NONE,
-                                                      .kernel = kernel,
-                                                      .stride = is_cifar ? 1 : 2,
-                                                      .pad = kernel / 2,
-                                                      .relu = 1,
-                                                      .name = "conv1",
-                                                      .post_bn = "bn1"});
+        status = dice_builder_conv(b, &(dice_conv_spec){.x = b->graph->input,
+                                                        .y = *x,
+                                                        .residual = DICE_NONE,
+                                                        .kernel = kernel,
+                                                        .stride = is_cifar ? 1 : 2,
+                                                        .pad = kernel / 2,
+                                                        .relu = 1,
+                                                        .name = "conv1",
+                                                        .post_bn = "bn1"});
     }
     if (status != DICE_OK || is_cifar) {
         return status;
@@ -166,10 +164,10 @@ static dice_status build(dice_builder *b, const dice_layout *layouts, int is_cif
 {
     const dice_layout *layout;
     int32_t x;
-    dice_status status = dice_build_layout(b, layouts, "layer%d.%d.conv1.weight", 0, &layout);
+    dice_status status = dice_builder_layout(b, layouts, "layer%d.%d.conv1.weight", 0, &layout);
     if (status == DICE_OK) {
         snprintf(b->graph->arch, sizeof b->graph->arch, "%s", layout->arch);
-        dice_build_normalize(b, dice_imagenet_mean, dice_imagenet_std, is_cifar ? 32 : 224);
+        dice_builder_normalize(b, dice_imagenet_mean, dice_imagenet_std, is_cifar ? 32 : 224);
         b->graph->winograd = 1;
         status = push_stem(b, is_cifar, &x);
     }
@@ -182,22 +180,22 @@ static dice_status build(dice_builder *b, const dice_layout *layouts, int is_cif
         status = dice_graph_tensor(b->graph, b->graph->tensors[x].channels, &b->graph->output);
     }
     if (status == DICE_OK) {
-        status = dice_build_mean(b, x, b->graph->output, 0, NULL);
+        status = dice_builder_mean(b, x, b->graph->output, 0, NULL);
     }
     if (status != DICE_OK) {
         return status;
     }
     const int is_linear = is_cifar && dice_weights_find(b->weights, "linear.weight") != NULL;
-    return dice_build_head(b, is_linear ? "linear" : "fc");
+    return dice_builder_head(b, is_linear ? "linear" : "fc");
 }
 
-dice_status dice_build_resnet(dice_builder *b)
+dice_status dice_resnet_build(dice_builder *b)
 {
     const int is_bottleneck = dice_weights_find(b->weights, "layer1.0.conv3.weight") != NULL;
     return build(b, is_bottleneck ? bottleneck_layouts : basic_layouts, 0);
 }
 
-dice_status dice_build_resnet_cifar(dice_builder *b)
+dice_status dice_resnet_build_cifar(dice_builder *b)
 {
     return build(b, cifar_layouts, 1);
 }

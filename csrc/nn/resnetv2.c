@@ -8,7 +8,7 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "nn/build.h"
+#include "nn/families.h"
 
 static const dice_layout layouts[] = {
     {"R50", {3, 4, 6, 3}},
@@ -225,7 +225,7 @@ static dice_status push_root(dice_builder *b, const naming *n, int32_t channels,
 static dice_status set_head(dice_builder *b, const naming *n)
 {
     dice_graph *graph = b->graph;
-    const int32_t classes = dice_build_dim(b, n->is_hwio ? 3 : 0, "%s", n->head_weight);
+    const int32_t classes = dice_builder_dim(b, n->is_hwio ? 3 : 0, "%s", n->head_weight);
     const float *bias;
     float *weight, *own_bias;
     dice_status status = get_kernel(b, n, n->head_weight, classes, graph->tensors[graph->output].channels, 1,
@@ -245,18 +245,18 @@ static dice_status set_head(dice_builder *b, const naming *n)
     return status;
 }
 
-dice_status dice_build_resnetv2(dice_builder *b)
+dice_status dice_resnetv2_build(dice_builder *b)
 {
     static const float half[3] = {0.5f, 0.5f, 0.5f};
     const naming *n = dice_weights_find(b->weights, "%s", google_naming.root) != NULL ? &google_naming
                                                                                       : &torch_naming;
-    const int32_t root = dice_build_dim(b, n->is_hwio ? 3 : 0, "%s", n->root);
+    const int32_t root = dice_builder_dim(b, n->is_hwio ? 3 : 0, "%s", n->root);
     const dice_layout *layout;
     int32_t x, normed;
-    dice_status status = dice_build_layout(b, layouts, n->first_conv, 1, &layout);
+    dice_status status = dice_builder_layout(b, layouts, n->first_conv, 1, &layout);
     if (status == DICE_OK) {
         snprintf(b->graph->arch, sizeof b->graph->arch, "BiT-%sx%d", layout->arch, root / 64);
-        dice_build_normalize(b, half, half, 480);
+        dice_builder_normalize(b, half, half, 480);
         b->graph->winograd = 1;
         status = push_root(b, n, root, &x);
     }
@@ -272,7 +272,7 @@ dice_status dice_build_resnetv2(dice_builder *b)
         status = dice_graph_tensor(b->graph, b->graph->tensors[normed].channels, &b->graph->output);
     }
     if (status == DICE_OK) {
-        status = dice_build_mean(b, normed, b->graph->output, 0, NULL);
+        status = dice_builder_mean(b, normed, b->graph->output, 0, NULL);
     }
     return status == DICE_OK ? set_head(b, n) : status;
 }

@@ -3,7 +3,7 @@
  * input. */
 #include <stdio.h>
 
-#include "nn/build.h"
+#include "nn/families.h"
 
 static const dice_layout layouts[] = {{"wideresnet", {6, 6, 6}}, {NULL, {0}}};
 
@@ -22,71 +22,71 @@ static dice_status push_block(dice_builder *b, int stage, int index, int32_t cha
     if (b->graph->tensors[*x].channels != channels) {
         status = dice_graph_tensor(b->graph, channels, &residual);
         if (status == DICE_OK) {
-            status = dice_build_conv(b, &(dice_conv_spec){.x = *x,
-                                                          .y = residual,
-                                                          .residual = DICE_NONE,
-                                                          .kernel = 1,
-                                                          .stride = stride,
-                                                          .name = shortcut,
-                                                          .pre_bn = bn1});
+            status = dice_builder_conv(b, &(dice_conv_spec){.x = *x,
+                                                            .y = residual,
+                                                            .residual = DICE_NONE,
+                                                            .kernel = 1,
+                                                            .stride = stride,
+                                                            .name = shortcut,
+                                                            .pre_bn = bn1});
         }
     }
     if (status == DICE_OK) {
         status = dice_graph_tensor(b->graph, channels, &middle);
     }
     if (status == DICE_OK) {
-        status = dice_build_conv(b, &(dice_conv_spec){.x = *x,
-                                                      .y = middle,
-                                                      .residual = DICE_NONE,
-                                                      .kernel = 3,
-                                                      .stride = stride,
-                                                      .pad = 1,
-                                                      .relu = 1,
-                                                      .name = conv1,
-                                                      .pre_bn = bn1,
-                                                      .post_bn = bn2});
+        status = dice_builder_conv(b, &(dice_conv_spec){.x = *x,
+                                                        .y = middle,
+                                                        .residual = DICE_NONE,
+                                                        .kernel = 3,
+                                                        .stride = stride,
+                                                        .pad = 1,
+                                                        .relu = 1,
+                                                        .name = conv1,
+                                                        .pre_bn = bn1,
+                                                        .post_bn = bn2});
     }
     if (status == DICE_OK) {
         status = dice_graph_tensor(b->graph, channels, &y);
     }
     if (status == DICE_OK) {
-        status = dice_build_conv(b, &(dice_conv_spec){.x = middle,
-                                                      .y = y,
-                                                      .residual = residual,
-                                                      .kernel = 3,
-                                                      .stride = 1,
-                                                      .pad = 1,
-                                                      .name = conv2});
+        status = dice_builder_conv(b, &(dice_conv_spec){.x = middle,
+                                                        .y = y,
+                                                        .residual = residual,
+                                                        .kernel = 3,
+                                                        .stride = 1,
+                                                        .pad = 1,
+                                                        .name = conv2});
         *x = y;
     }
     return status;
 }
 
-dice_status dice_build_wideresnet(dice_builder *b)
+dice_status dice_wideresnet_build(dice_builder *b)
 {
     const dice_layout *layout;
     int32_t x;
-    dice_status status = dice_build_layout(b, layouts, "block%d.layer.%d.conv1.weight", 0, &layout);
+    dice_status status = dice_builder_layout(b, layouts, "block%d.layer.%d.conv1.weight", 0, &layout);
     if (status == DICE_OK) {
         snprintf(b->graph->arch, sizeof b->graph->arch, "%s", layout->arch);
-        dice_build_normalize(b, dice_cifar_mean, dice_cifar_std, 32);
+        dice_builder_normalize(b, dice_cifar_mean, dice_cifar_std, 32);
         b->graph->winograd = 1;
         status = dice_graph_tensor(b->graph, 3, &b->graph->input);
     }
     if (status == DICE_OK) {
-        status = dice_graph_tensor(b->graph, dice_build_dim(b, 0, "conv1.weight"), &x);
+        status = dice_graph_tensor(b->graph, dice_builder_dim(b, 0, "conv1.weight"), &x);
     }
     if (status == DICE_OK) {
-        status = dice_build_conv(b, &(dice_conv_spec){.x = b->graph->input,
-                                                      .y = x,
-                                                      .residual = DICE_NONE,
-                                                      .kernel = 3,
-                                                      .stride = 1,
-                                                      .pad = 1,
-                                                      .name = "conv1"});
+        status = dice_builder_conv(b, &(dice_conv_spec){.x = b->graph->input,
+                                                        .y = x,
+                                                        .residual = DICE_NONE,
+                                                        .kernel = 3,
+                                                        .stride = 1,
+                                                        .pad = 1,
+                                                        .name = "conv1"});
     }
     for (int stage = 1; status == DICE_OK && stage <= 3; stage++) {
-        const int32_t channels = dice_build_dim(b, 0, "block%d.layer.0.conv1.weight", stage);
+        const int32_t channels = dice_builder_dim(b, 0, "block%d.layer.0.conv1.weight", stage);
         for (int index = 0; status == DICE_OK && index < layout->blocks[stage - 1]; index++) {
             status = push_block(b, stage, index, channels, &x);
         }
@@ -95,7 +95,7 @@ dice_status dice_build_wideresnet(dice_builder *b)
         status = dice_graph_tensor(b->graph, b->graph->tensors[x].channels, &b->graph->output);
     }
     if (status == DICE_OK) {
-        status = dice_build_mean(b, x, b->graph->output, 0, "bn1");
+        status = dice_builder_mean(b, x, b->graph->output, 0, "bn1");
     }
-    return status == DICE_OK ? dice_build_head(b, "fc") : status;
+    return status == DICE_OK ? dice_builder_head(b, "fc") : status;
 }

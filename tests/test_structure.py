@@ -1,0 +1,183 @@
+"""The shape of the sources: no circles between files, arrows between folders in one direction only.
+
+A Python file points to what it imports, wherever in it the import stands. In C a file `x.c` and its header `x.h` are
+one; they point to what they include and to the files whose functions they call.
+"""
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+CSRC = ROOT / "csrc"
+SOURCES = (".c", ".cu")  # what may call; a header only declares
+
+# A folder may use itself and what is listed, nothing else. Above all: each line lists folders of earlier lines only.
+C_LAYERS = {
+    "base": set(),
+    "linalg": {"base"},
+    "nn": {"base"},
+    "backend": {"base", "nn"},
+    "cpu": {"base", "nn", "backend"},
+    "cuda": {"base", "nn", "backend"},
+    "ood": {"base", "linalg", "backend"},
+    "python": {"base", "linalg", "nn", "backend", "ood"},
+    "tests": {"base", "linalg", "nn", "backend", "cpu"},
+}
+PYTHON_LAYERS = {
+    "": set(),  # the modules of `dice` itself: errors, arrays, console; see PYTHON_TOP
+    "io": {""},
+    "data": set(),
+    "images": {"", "io", "data"},
+    "stats": {"", "io"},
+    "detectors": {"", "io", "stats"},
+    "eval": {"", "io", "images", "stats", "detectors"},
+    "cli": {"", "io", "data", "images", "stats", "detectors", "eval"},
+}
+
+
+def circles(arrows: dict[str, set[str]]) -> list[list[str]]:
+    """The groups of files that reach each other (strongly connected, of more than one file or with an arrow to itself)."""
+    reach: dict[str, set[str]] = {}
+    for start in arrows:
+        seen: set[str] = set()
+        todo = list(arrows[start])
+        while todo:
+            node = todo.pop()
+            if node not in seen:
+                seen.add(node)
+                todo += arrows.get(node, ())
+        reach[start] = seen
+    groups = {frozenset(b for b in reach[a] if a in reach.get(b, ())) for a in arrows if a in reach[a]}
+    return sorted(sorted(group) for group in groups)
+
+
+def python_files() -> dict[str, Path]:
+    """Dotted name -> file."""
+    files = {}
+    for path in sorted((ROOT / "dice").rglob("*.py")):
+        parts = path.relative_to(ROOT).with_suffix("").parts
+        files[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return files
+
+
+def python_arrows() -> dict[str, set[str]]:
+    files = python_files()
+    arrows: dict[str, set[str]] = {name: set() for name in files}
+    for name, path in files.items():
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            wanted: list[str] = []
+            if isinstance(node, ast.Import):
+                wanted = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom):
+                assert node.level == 0, f"{path}: relative import"
+                inner = [f"{node.module}.{alias.name}" for alias in node.names]
+                wanted = [full if full in files else str(node.module) for full in inner]
+            arrows[name] |= {target for target in wanted if target in files}
+    return arrows
+
+
+def c_units() -> dict[str, list[Path]]:
+    """Path below csrc without its ending -> its files."""
+    units: dict[str, list[Path]] = {}
+    for path in sorted(CSRC.rglob("*")):
+        if path.suffix in (".c", ".h", ".cu", ".cuh", ".cpp"):
+            units.setdefault(str(path.relative_to(CSRC).with_suffix("")), []).append(path)
+    return units
+
+
+def c_code(path: Path) -> str:
+    """The text without comments and strings."""
+    text = re.sub(r"/\*.*?\*/|//[^\n]*", " ", path.read_text("utf-8"), flags=re.S)
+    return re.sub(r'(?<!include )"(\\.|[^"\\\n])*"', '""', text)
+
+
+DEFINITION = re.compile(r"^(?!static\b|typedef\b|extern\b)[A-Za-z_][\w \t*]*?\b(dice_\w+)\([^;{}]*\)\s*\{", re.M)
+
+
+def c_arrows(*, calls: bool) -> dict[str, set[str]]:
+    units = c_units()
+    code = {path: c_code(path) for paths in units.values() for path in paths}
+    home: dict[str, str] = {}  # exported function -> the unit that defines it
+    for unit, paths in units.items():
+        for path in paths:
+            if path.suffix in SOURCES and "/emulation" not in unit:
+                home |= dict.fromkeys(DEFINITION.findall(code[path]), unit)
+    arrows: dict[str, set[str]] = {unit: set() for unit in units}
+    for unit, paths in units.items():
+        for path in paths:
+            for included in re.findall(r'#include "([^"]+)"', path.read_text("utf-8")):
+                for base in (CSRC, path.parent, CSRC / "cuda/device", CSRC / "cuda/emulation"):
+                    if (base / included).is_file():
+                        target = str((base / included).resolve().relative_to(CSRC).with_suffix(""))
+                        arrows[unit] |= {target} - {unit}
+                        break
+            if calls and path.suffix in SOURCES and "/emulation" not in unit:
+                words = set(re.findall(r"\bdice_\w+", code[path]))
+                arrows[unit] |= {home[word] for word in words & home.keys()} - {unit}
+    return arrows
+
+
+def test_no_python_files_import_each_other_in_a_circle():
+    assert circles(python_arrows()) == []
+
+
+def test_no_c_files_include_or_call_each_other_in_a_circle():
+    assert circles(c_arrows(calls=True)) == []
+
+
+def test_the_search_for_circles_finds_them():
+    assert circles({"a": {"b"}, "b": {"c"}, "c": {"a"}, "d": {"a"}, "e": {"e"}}) == [["a", "b", "c"], ["e"]]
+    assert "dice.errors" in python_arrows()["dice.arrays"]
+    assert "base/memory" in c_arrows(calls=True)["nn/graph"]
+
+
+def test_arrows_between_c_folders_point_down():
+    for unit, targets in c_arrows(calls=False).items():
+        folder = unit.partition("/")[0]
+        for target in targets:
+            other = target.partition("/")[0]
+            assert other == folder or other in C_LAYERS[folder], f"csrc/{unit} includes csrc/{target}"
+
+
+def folder_of(name: str) -> str:
+    """The folder below dice/ of a module or package; "" for dice/ itself."""
+    path = python_files()[name].relative_to(ROOT / "dice")
+    return path.parts[0] if len(path.parts) > 1 else ""
+
+
+def test_arrows_between_python_folders_point_down():
+    for name, targets in python_arrows().items():
+        folder = folder_of(name)
+        for target in targets:
+            other = folder_of(target)
+            assert other == folder or other in PYTHON_LAYERS[folder], f"{name} imports {target}"
+
+
+@pytest.mark.parametrize("layers", [C_LAYERS, PYTHON_LAYERS])
+def test_the_layers_are_in_order(layers):
+    known: set[str] = set()
+    for folder, below in layers.items():
+        assert below <= known, folder
+        known.add(folder)
+
+
+def test_only_the_binding_knows_python():
+    for path in CSRC.rglob("*"):
+        if path.is_file() and "python" not in path.relative_to(CSRC).parts:
+            assert "Python.h" not in re.findall(r"#include [<\"]([^>\"]+)", path.read_text("utf-8")), path
+
+
+def test_only_the_command_line_knows_namespaces():
+    for name, path in python_files().items():
+        if not name.startswith("dice.cli"):
+            assert not re.search(r"\b(Namespace|argparse)\b", path.read_text("utf-8")), path
+
+
+def test_no_network_set_or_result_is_untyped():
+    names = r"(net|network|backbone|id_set|ood_sets?|image_set|images|train|part|transform|entry|entries|result|results|run|runs)"
+    for path in python_files().values():
+        found = re.findall(rf"\b{names}: (?:Sequence\[|list\[|dict\[str, )*Any\b", path.read_text("utf-8"))
+        assert not found, f"{path}: {found}"
