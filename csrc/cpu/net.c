@@ -40,20 +40,20 @@ static dice_status block_copy(const float *from, int32_t count, float **out)
     return status;
 }
 
-/* F(2 x 2, 3 x 3) reads whole blocks in place and must be allowed by the network. */
-static int winograd_fits(const dice_net *net, const dice_op *op)
-{
-    return net->winograd && net->tensors[op->x].offset % DICE_BLOCK == 0;
-}
-
 static dice_status make_step(dice_net *net, const dice_op *op, dice_step *step)
 {
     const int32_t in = net->tensors[op->x].channels, out = net->tensors[op->y].channels;
     dice_status status = DICE_OK;
     step->op = *op;
     if (op->kind == DICE_OP_CONV) {
-        status = dice_conv_init(&step->conv, op, in, out, net->narrow_input && op->x == net->input,
-                                winograd_fits(net, op), net->parts, net->kernels);
+        const dice_conv_setting setting = {.kernels = net->kernels,
+                                           .in = in,
+                                           .out = out,
+                                           .narrow = net->narrow_input && op->x == net->input,
+                                           .aligned = net->tensors[op->x].offset % DICE_BLOCK == 0,
+                                           .may_use_winograd = net->winograd,
+                                           .parts = net->parts};
+        status = dice_conv_init(&step->conv, op, &setting);
         net->weight_bytes += step->conv.weight_bytes;
     } else {
         const int is_norm = op->kind == DICE_OP_GROUPNORM;
@@ -178,10 +178,8 @@ static void choose_borders(dice_net *net)
     }
     for (int32_t i = 0; i < net->n_steps; i++) {
         const dice_step *step = &net->steps[i];
-        const int32_t x = step->op.x;
-        if (step->op.kind == DICE_OP_CONV && step->op.pad == 1
-            && dice_conv_reads_in_place(&step->conv, net->tensors[x].offset)) {
-            net->border[root_of(net, x)] = 1;
+        if (step->op.kind == DICE_OP_CONV && step->conv.method->in_place && step->conv.pad > 0) {
+            net->border[root_of(net, step->op.x)] = step->conv.pad;
         }
     }
 }
@@ -219,13 +217,14 @@ dice_status dice_net_plan(dice_net *net, int32_t height, int32_t width, int thre
     for (int32_t i = 0; i < net->n_steps; i++) {
         if (net->steps[i].op.kind == DICE_OP_CONV) {
             const int32_t y = root_of(net, net->steps[i].op.y);
-            const size_t bytes = dice_conv_scratch(&net->steps[i].conv, plan.height[y], plan.width[y],
-                                                   (size_t)net->group);
+            const dice_conv *conv = &net->steps[i].conv;
+            const size_t bytes = conv->method->scratch(conv, plan.height[y], plan.width[y],
+                                                       (size_t)net->group);
             scratch = bytes > scratch ? bytes : scratch;
         }
     }
-    const size_t arena = (plan.arena_bytes + DICE_ALIGN - 1) / DICE_ALIGN * DICE_ALIGN;
-    scratch = (scratch + DICE_ALIGN - 1) / DICE_ALIGN * DICE_ALIGN;
+    const size_t arena = dice_align_up(plan.arena_bytes);
+    scratch = dice_align_up(scratch);
     const size_t each = arena * (size_t)net->group + scratch;
     status = dice_alloc((size_t)threads, each, &memory);
     if (status != DICE_OK) {

@@ -130,10 +130,14 @@ static void run_step(const dice_net *net, const dice_step *step, float *arena, s
                 c0 = p0 * step->conv.vectors * DICE_BLOCK;
                 c1 = p1 == step->conv.panels ? c1 : p1 * step->conv.vectors * DICE_BLOCK;
             } else {
-                share(y.height, step->conv.winograd ? 2 : 1, part, parts, &y0, &y1);
+                share(y.height, step->conv.method->row_unit, part, parts, &y0, &y1);
             }
-            dice_conv_run(&step->conv, &x, &y, op->residual == DICE_NONE ? NULL : &residual, images, stride,
-                          y0, y1, p0, p1, scratch);
+            dice_conv_tensors tensors = {.x = x, .y = y};
+            if (op->residual != DICE_NONE) {
+                tensors.residual = residual;
+            }
+            step->conv.method->run(&step->conv, &tensors, (dice_group){images, stride},
+                                   (dice_conv_piece){y0, y1, p0, p1}, scratch);
         } else if (op->kind == DICE_OP_GLOBAL_MEAN) {
             share(c1, DICE_BLOCK, part, parts, &c0, &c1);
         } else if (op->kind == DICE_OP_GROUPNORM) {

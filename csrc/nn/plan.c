@@ -146,7 +146,7 @@ static dice_status make_arena(const dice_graph *graph, dice_tensor_bytes bytes, 
         }
         blocks[count] = blocks[t];
         size_t size = bytes(graph->tensors[t].channels, plan->height[t], plan->width[t]);
-        size = (size + DICE_ALIGN - 1) / DICE_ALIGN * DICE_ALIGN;
+        size = dice_align_up(size);
         /* neighbours a multiple of a page apart would compete for the same lines of the first cache */
         blocks[count++].bytes = size % 4096 == 0 ? size + 5 * DICE_ALIGN : size;
     }
