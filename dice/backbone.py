@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from dice import _core
+from dice.console import debug
 from dice.errors import DeviceError, InputError
 
 __all__ = ["Backbone", "load_backbone"]
@@ -70,13 +72,20 @@ class Backbone:
         return self._network.forward(images)
 
     def info(self) -> dict[str, Any]:
-        """What runs, and the memory it takes, as plain values for reports."""
+        """What runs, and the memory it takes, as plain values for reports.
+
+        "methods" is a list of (layer, how it is computed). A convolution is "direct" (reads its input in
+        place), "packed" (copies it first), "winograd", or "bf16" (sums of bfloat16 products on the tile unit,
+        in every precision); another layer has the name of its op. The list is empty where the back end has
+        one way for each op.
+        """
         return {
             "arch": self.arch,
             "precision": self.precision,
             "device": self.device,
             "isa": self.isa,
             "kernels": self._network.kernels,
+            "methods": self._network.methods,
             "image_size": self.image_size,
             "features": self.weight.shape[1],
             "classes": self.weight.shape[0],
@@ -142,6 +151,8 @@ def load_backbone(
                 raise
         else:
             break
+    counts = Counter(method for _, method in network.methods)
+    debug(f"{network.arch}: {', '.join(f'{n} {method}' for method, n in counts.items()) or network.kernels}")
     return Backbone(network, device=name, fingerprint=digest)
 
 

@@ -15,7 +15,7 @@
 #include "base/cpu.h"
 #include "nn/graph.h"
 
-enum { DICE_BACKEND_ABI = 3 };
+enum { DICE_BACKEND_ABI = 4 };
 
 /* How a convolution's products are formed: each factor is the sum of so many bfloat16 parts (base/bf16.h). */
 typedef enum dice_precision { DICE_FLOAT32 = 0, DICE_BF16X3, DICE_BF16 } dice_precision;
@@ -73,6 +73,10 @@ typedef struct dice_backend {
     dice_status (*net_forward)(dice_net *net, const dice_images *images, float *features);
 
     void (*net_info)(const dice_net *net, dice_net_info *info);
+
+    /* How op `op` of the graph is done ("winograd", "maxpool", ...), and the name of its *layer; NULL past
+     * the last op. Offered where there is more than one way. */
+    const char *(*net_method)(const dice_net *net, int32_t op, const char **layer);
     void (*net_free)(dice_net *net);
 
     /* *linear = W (M, D) with b (M). keep (M, D) is 1 where a weight stays, NULL = all stay. */

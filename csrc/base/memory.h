@@ -9,6 +9,12 @@
 
 enum { DICE_ALIGN = 64 }; /* one cache line, one AVX-512 vector, one tile row */
 
+/* `bytes` rounded up to a multiple of DICE_ALIGN. */
+static inline size_t dice_align_up(size_t bytes)
+{
+    return (bytes + DICE_ALIGN - 1) / DICE_ALIGN * DICE_ALIGN;
+}
+
 /* *out = `count` * `size` bytes, DICE_ALIGN-aligned, uninitialised; an empty
  * request yields a valid pointer. Sets *out to NULL on failure. */
 dice_status dice_alloc(size_t count, size_t size, void **out);

@@ -90,6 +90,13 @@ dice_status dice_graph_push(dice_graph *graph, const dice_op *op);
 /* *out = `count` floats owned by the graph, uninitialised. */
 dice_status dice_graph_floats(dice_graph *graph, size_t count, float **out);
 
+/* The tensor whose storage tensor `id` lies in: its own, or its parent's. */
+static inline int32_t dice_tensor_root(const dice_graph *graph, int32_t id)
+{
+    const int32_t parent = graph->tensors[id].parent;
+    return parent == DICE_NONE ? id : parent;
+}
+
 /* Floats at op->weight: C_y C_x K K of a CONV, C of a GROUPNORM, else 0. */
 size_t dice_op_weights(const dice_graph *graph, const dice_op *op);
 

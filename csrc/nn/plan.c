@@ -9,23 +9,17 @@
 
 #include "base/memory.h"
 
-typedef struct block { /* one tensor with storage of its own */
+typedef struct storage { /* one tensor with storage of its own */
     int32_t tensor;
     int32_t first, last; /* ops during which it lives, both included */
     size_t bytes, offset;
-} block;
-
-static int32_t root_of(const dice_graph *graph, int32_t id)
-{
-    const int32_t parent = graph->tensors[id].parent;
-    return parent == DICE_NONE ? id : parent;
-}
+} storage;
 
 /* Sets the size of tensor `id`'s storage, so of every slice of it. */
 static dice_status set_size(const dice_graph *graph, int32_t id, int32_t height, int32_t width,
                             const char *layer, dice_plan *plan)
 {
-    const int32_t root = root_of(graph, id);
+    const int32_t root = dice_tensor_root(graph, id);
     if (plan->height[root] != 0 && (plan->height[root] != height || plan->width[root] != width)) {
         return dice_fail(DICE_E_INPUT, "layer %s: writes %d x %d pixels into a tensor of %d x %d", layer,
                          height, width, plan->height[root], plan->width[root]);
@@ -37,7 +31,7 @@ static dice_status set_size(const dice_graph *graph, int32_t id, int32_t height,
 
 static dice_status op_size(const dice_graph *graph, const dice_op *op, dice_plan *plan)
 {
-    const int32_t x = root_of(graph, op->x);
+    const int32_t x = dice_tensor_root(graph, op->x);
     if (plan->height[x] == 0) {
         return dice_fail(DICE_E_INPUT, "layer %s: reads a tensor that nothing has written", op->name);
     }
@@ -45,11 +39,11 @@ static dice_status op_size(const dice_graph *graph, const dice_op *op, dice_plan
     if (!dice_op_size(op, &height, &width)) {
         return dice_fail(DICE_E_INPUT,
                          "images of %d x %d pixels are too small: %d x %d are left before layer %s",
-                         plan->height[root_of(graph, graph->input)],
-                         plan->width[root_of(graph, graph->input)], height, width, op->name);
+                         plan->height[dice_tensor_root(graph, graph->input)],
+                         plan->width[dice_tensor_root(graph, graph->input)], height, width, op->name);
     }
     if (op->residual != DICE_NONE) {
-        const int32_t r = root_of(graph, op->residual);
+        const int32_t r = dice_tensor_root(graph, op->residual);
         if (plan->height[r] != height || plan->width[r] != width) {
             return dice_fail(DICE_E_INPUT, "layer %s: a residual of %d x %d pixels, want %d x %d", op->name,
                              plan->height[r], plan->width[r], height, width);
@@ -60,28 +54,28 @@ static dice_status op_size(const dice_graph *graph, const dice_op *op, dice_plan
 
 /* When each tensor with storage lives; others have first > last. The input lives from op 0, the output to the
  * end. */
-static void find_lives(const dice_graph *graph, block *blocks)
+static void find_lives(const dice_graph *graph, storage *stored)
 {
     for (int32_t t = 0; t < graph->n_tensors; t++) {
-        blocks[t] = (block){.tensor = t, .first = INT32_MAX, .last = -1};
+        stored[t] = (storage){.tensor = t, .first = INT32_MAX, .last = -1};
     }
-    blocks[root_of(graph, graph->input)].first = 0;
+    stored[dice_tensor_root(graph, graph->input)].first = 0;
     for (int32_t i = 0; i < graph->n_ops; i++) {
         const dice_op *op = &graph->ops[i];
-        block *y = &blocks[root_of(graph, op->y)];
+        storage *y = &stored[dice_tensor_root(graph, op->y)];
         y->first = i < y->first ? i : y->first;
         y->last = i;
-        blocks[root_of(graph, op->x)].last = i;
+        stored[dice_tensor_root(graph, op->x)].last = i;
         if (op->residual != DICE_NONE) {
-            blocks[root_of(graph, op->residual)].last = i;
+            stored[dice_tensor_root(graph, op->residual)].last = i;
         }
     }
-    blocks[root_of(graph, graph->output)].last = graph->n_ops;
+    stored[dice_tensor_root(graph, graph->output)].last = graph->n_ops;
 }
 
 static int larger_first(const void *a, const void *b)
 {
-    const block *x = a, *y = b;
+    const storage *x = a, *y = b;
     if (x->bytes != y->bytes) {
         return x->bytes < y->bytes ? 1 : -1;
     }
@@ -89,11 +83,11 @@ static int larger_first(const void *a, const void *b)
 }
 
 /* The tightest gap for `mine` between the neighbours (sorted by offset) that live at the same time. */
-static size_t best_offset(const block *mine, block *const *neighbours, int32_t count)
+static size_t best_offset(const storage *mine, storage *const *neighbours, int32_t count)
 {
     size_t end = 0, best = SIZE_MAX, best_gap = SIZE_MAX;
     for (int32_t i = 0; i < count; i++) {
-        const block *other = neighbours[i];
+        const storage *other = neighbours[i];
         if (other->first > mine->last || mine->first > other->last) {
             continue;
         }
@@ -109,13 +103,13 @@ static size_t best_offset(const block *mine, block *const *neighbours, int32_t c
     return best == SIZE_MAX ? end : best;
 }
 
-/* Gives each of `blocks` its offset; `placed` is room for as many pointers. Returns the size of the arena. */
-static size_t place(block *blocks, int32_t count, block **placed)
+/* Gives each of `stored` its offset; `placed` is room for as many pointers. Returns the size of the arena. */
+static size_t place(storage *stored, int32_t count, storage **placed)
 {
     size_t arena = 0;
-    qsort(blocks, (size_t)count, sizeof *blocks, larger_first);
+    qsort(stored, (size_t)count, sizeof *stored, larger_first);
     for (int32_t i = 0; i < count; i++) {
-        block *mine = &blocks[i];
+        storage *mine = &stored[i];
         mine->offset = best_offset(mine, placed, i);
         int32_t at = i;
         for (; at > 0 && placed[at - 1]->offset > mine->offset; at--) {
@@ -129,36 +123,36 @@ static size_t place(block *blocks, int32_t count, block **placed)
 
 static dice_status make_arena(const dice_graph *graph, dice_tensor_bytes bytes, dice_plan *plan)
 {
-    void *blocks_memory = NULL, *placed_memory = NULL;
-    dice_status status = dice_alloc((size_t)graph->n_tensors, sizeof(block), &blocks_memory);
+    void *stored_memory = NULL, *placed_memory = NULL;
+    dice_status status = dice_alloc((size_t)graph->n_tensors, sizeof(storage), &stored_memory);
     if (status == DICE_OK) {
-        status = dice_alloc((size_t)graph->n_tensors, sizeof(block *), &placed_memory);
+        status = dice_alloc((size_t)graph->n_tensors, sizeof(storage *), &placed_memory);
     }
     if (status != DICE_OK) {
         goto done;
     }
-    block *blocks = blocks_memory;
-    find_lives(graph, blocks);
+    storage *stored = stored_memory;
+    find_lives(graph, stored);
     int32_t count = 0;
     for (int32_t t = 0; t < graph->n_tensors; t++) {
-        if (blocks[t].first > blocks[t].last) {
+        if (stored[t].first > stored[t].last) {
             continue; /* a slice, or not used */
         }
-        blocks[count] = blocks[t];
+        stored[count] = stored[t];
         size_t size = bytes(graph->tensors[t].channels, plan->height[t], plan->width[t]);
-        size = (size + DICE_ALIGN - 1) / DICE_ALIGN * DICE_ALIGN;
+        size = dice_align_up(size);
         /* neighbours a multiple of a page apart would compete for the same lines of the first cache */
-        blocks[count++].bytes = size % 4096 == 0 ? size + 5 * DICE_ALIGN : size;
+        stored[count++].bytes = size % 4096 == 0 ? size + 5 * DICE_ALIGN : size;
     }
-    plan->arena_bytes = place(blocks, count, placed_memory);
+    plan->arena_bytes = place(stored, count, placed_memory);
     for (int32_t i = 0; i < count; i++) {
-        plan->offset[blocks[i].tensor] = blocks[i].offset;
+        plan->offset[stored[i].tensor] = stored[i].offset;
     }
     for (int32_t t = 0; t < graph->n_tensors; t++) {
-        plan->offset[t] = plan->offset[root_of(graph, t)];
+        plan->offset[t] = plan->offset[dice_tensor_root(graph, t)];
     }
 done:
-    dice_free(blocks_memory);
+    dice_free(stored_memory);
     dice_free(placed_memory);
     return status;
 }
@@ -191,8 +185,8 @@ dice_status dice_plan_make(const dice_graph *graph, int32_t height, int32_t widt
         status = op_size(graph, &graph->ops[i], plan);
     }
     for (int32_t t = 0; status == DICE_OK && t < graph->n_tensors; t++) {
-        plan->height[t] = plan->height[root_of(graph, t)];
-        plan->width[t] = plan->width[root_of(graph, t)];
+        plan->height[t] = plan->height[dice_tensor_root(graph, t)];
+        plan->width[t] = plan->width[dice_tensor_root(graph, t)];
     }
     if (status == DICE_OK && plan->height[graph->output] == 0) {
         status = dice_fail(DICE_E_INPUT, "nothing writes the output of the network");

@@ -66,21 +66,26 @@ static inline void amx_multiply(int c, int a, int b)
 
 #include <immintrin.h>
 
-/* All tiles 16 rows of 64 bytes. Other code of the thread may have set tiles of its own: done at every entry.
- */
+/* gcc's _tile_loadconfig tells the compiler that it reads 8 bytes, and its _tile_loadd that it reads none:
+ * stores to the rest were dropped or moved past the load. So loads are written here, and say what they read;
+ * the configuration is a constant, which nobody has to store. */
+
+/* All tiles 16 rows of 64 bytes. */
+static const struct {
+    uint8_t palette, start_row, reserved[14];
+    uint16_t bytes[16];
+    uint8_t rows[16];
+} amx_config = {
+    .palette = 1,
+    .bytes = {64, 64, 64, 64, 64, 64, 64, 64},
+    .rows = {16, 16, 16, 16, 16, 16, 16, 16},
+};
+_Static_assert(sizeof amx_config == 64, "ldtilecfg reads 64 bytes");
+
+/* At every entry: other code of the thread may have set tiles of its own. */
 static inline void amx_begin(void)
 {
-    struct {
-        uint8_t palette, start_row, reserved[14];
-        uint16_t bytes[16];
-        uint8_t rows[16];
-    } config = {.palette = 1};
-    for (int t = 0; t < 8; t++) {
-        config.bytes[t] = 64;
-        config.rows[t] = 16;
-    }
-    /* gcc's _tile_loadconfig says that it reads 8 bytes, so the compiler drops the other 56 */
-    __asm__ volatile("ldtilecfg %0" : : "m"(config));
+    __asm__ volatile("ldtilecfg %0" : : "m"(amx_config));
 }
 
 static inline void amx_end(void)
@@ -88,12 +93,9 @@ static inline void amx_end(void)
     _tile_release();
 }
 
-/* gcc's _tile_loadd does not say that it reads memory: stores to it must not move past it */
-#define AMX_LOAD(t, from, stride)                                                                            \
-    do {                                                                                                     \
-        __asm__ volatile("" : : : "memory");                                                                 \
-        _tile_loadd(t, from, stride);                                                                        \
-    } while (0)
+#define AMX_LOAD(t, from, stride) AMX_LOAD_TILE(t, from, stride) /* t may be a macro */
+#define AMX_LOAD_TILE(t, from, stride)                                                                       \
+    __asm__ volatile("tileloadd (%0,%1,1), %%tmm" #t : : "r"(from), "r"((long)(stride)) : "memory")
 #define AMX_STORE(t, to, stride) _tile_stored(t, to, stride)
 #define AMX_MULTIPLY(c, a, b) _tile_dpbf16ps(c, a, b)
 

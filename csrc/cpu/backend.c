@@ -1,0 +1,99 @@
+/* The CPU back end: fast kernels of ours, chosen by instruction set. */
+#include "backend/backend.h"
+
+#include <pthread.h>
+
+#include "base/memory.h"
+#include "base/threads.h"
+#include "cpu/layout.h"
+#include "cpu/linear.h"
+#include "cpu/run.h"
+#include "cpu/steps.h"
+
+struct dice_net {
+    dice_steps steps;
+    pthread_mutex_t lock; /* of the layout and its memory */
+    dice_layout layout;
+};
+
+static void net_free(dice_net *net)
+{
+    if (net != NULL) {
+        dice_layout_free(&net->layout);
+        dice_steps_free(&net->steps);
+        pthread_mutex_destroy(&net->lock);
+        dice_free(net);
+    }
+}
+
+static dice_status net_create(const dice_graph *graph, const dice_options *options, dice_net **out)
+{
+    *out = NULL;
+    const dice_cpu_kernels *kernels = dice_cpu_kernels_for(options->isa);
+    if (kernels == NULL) {
+        return dice_fail(DICE_E_INTERNAL, "no fast kernels for %s in this build",
+                         dice_isa_name(options->isa));
+    }
+    void *memory;
+    dice_status status = dice_alloc_zero(1, sizeof(dice_net), &memory);
+    if (status != DICE_OK) {
+        return status;
+    }
+    dice_net *net = memory;
+    pthread_mutex_init(&net->lock, NULL);
+    status = dice_steps_init(&net->steps, graph, kernels, dice_precision_parts(options->precision));
+    if (status != DICE_OK) {
+        net_free(net);
+        return status;
+    }
+    *out = net;
+    return DICE_OK;
+}
+
+static dice_status net_forward(dice_net *net, const dice_images *images, float *features)
+{
+    pthread_mutex_lock(&net->lock);
+    dice_status status = dice_layout_make(&net->layout, &net->steps, images->height, images->width,
+                                          dice_threads_count());
+    if (status == DICE_OK) {
+        status = dice_run(&net->steps, &net->layout, images, features);
+    }
+    pthread_mutex_unlock(&net->lock);
+    return status;
+}
+
+static void net_info(const dice_net *net, dice_net_info *info)
+{
+    const size_t arena_bytes = net->layout.thread_bytes * (size_t)net->layout.threads;
+    *info = (dice_net_info){arena_bytes, net->steps.weight_bytes, net->steps.kernels->name};
+}
+
+static const char *net_method(const dice_net *net, int32_t op, const char **layer)
+{
+    if (op >= net->steps.graph.n_ops) {
+        return NULL;
+    }
+    const dice_step *step = &net->steps.step[op];
+    *layer = step->op->name;
+    return step->op->kind == DICE_OP_CONV ? step->conv.method->name : dice_op_names[step->op->kind];
+}
+
+static const char *unavailable(void)
+{
+    return dice_cpu_kernels_for(dice_isa_native()) == NULL ? "no fast kernels for this processor" : NULL;
+}
+
+const dice_backend dice_backend_cpu = {
+    .abi = DICE_BACKEND_ABI,
+    .name = "cpu",
+    .unavailable = unavailable,
+    .net_create = net_create,
+    .net_forward = net_forward,
+    .net_info = net_info,
+    .net_method = net_method,
+    .net_free = net_free,
+    .linear_create = dice_linear_create,
+    .linear_forward = dice_linear_forward,
+    .linear_info = dice_linear_info,
+    .linear_free = dice_linear_free,
+};

@@ -1,0 +1,182 @@
+/* Convolution on the tile unit, for every shape and precision: float32 as sums of bfloat16 parts.
+ *
+ * A strip of pixels is split into parts once, then the weights of all panels of 32 outputs pass over it. The
+ * channel blocks of all taps form one list, taken in pairs: a step of the unit. */
+#include "base/bf16.h"
+#include "base/memory.h"
+#include "cpu/conv_strip.h"
+#include "cpu/conv_tile.h"
+
+enum {
+    ROWS = 32,          /* pixels of a tile */
+    PANEL = 32,         /* outputs of a tile */
+    PAIR = 32,          /* bfloat16 values of a pixel in a step: two blocks */
+    STEP = PANEL * PAIR /* bfloat16 weights of a part in a step: two tiles */
+};
+
+static int fits(const dice_conv *conv)
+{
+    return conv->kernels->amx != NULL;
+}
+
+static size_t step_count(const dice_conv *conv)
+{
+    return (dice_conv_block_count(conv) + 1) / 2;
+}
+
+/* Channels in block `index` of the list; 0 past its end. */
+static int block_lanes(const dice_conv *conv, size_t index)
+{
+    if (index >= dice_conv_block_count(conv)) {
+        return 0;
+    }
+    return (int32_t)(index % (size_t)conv->blocks) + 1 == conv->blocks ? conv->tail : DICE_BLOCK;
+}
+
+/* Weight of output o, block `index` of the list and lane, from weight (out, in, taps). */
+static float weight_at(const dice_conv *conv, const float *weight, size_t o, size_t index, int lane)
+{
+    if (o >= (size_t)conv->out || lane >= block_lanes(conv, index)) {
+        return 0.0f;
+    }
+    const size_t taps = (size_t)conv->kernel * (size_t)conv->kernel, in = (size_t)conv->in;
+    size_t tap = index / (size_t)conv->blocks, c = index % (size_t)conv->blocks * DICE_BLOCK + (size_t)lane;
+    if (conv->narrow) { /* one sum over (tap, channel) */
+        tap = c / in;
+        c %= in;
+    }
+    return weight[(o * in + c) * taps + tap];
+}
+
+static uint16_t upper_half(float x)
+{
+    uint32_t bits;
+    memcpy(&bits, &x, sizeof bits);
+    return (uint16_t)(bits >> 16);
+}
+
+/* Packed as bfloat16 (panels, steps, parts, 2 tiles, 16 lanes, 16 outputs, 2 blocks). */
+static dice_status pack_weight(dice_conv *conv, const float *weight)
+{
+    const size_t steps = step_count(conv), parts = (size_t)conv->parts;
+    const size_t count = (size_t)conv->panels * steps * parts * STEP;
+    const dice_status status = dice_alloc(count, sizeof(uint16_t), &conv->weight);
+    if (status != DICE_OK) {
+        return status;
+    }
+    conv->weight_bytes = count * sizeof(uint16_t);
+    for (size_t panel = 0; panel < (size_t)conv->panels; panel++) {
+        for (size_t step = 0; step < steps; step++) {
+            uint16_t *to = (uint16_t *)conv->weight + (panel * steps + step) * parts * STEP;
+            for (size_t n = 0; n < PANEL; n++) {
+                for (int lane = 0; lane < DICE_BLOCK; lane++) {
+                    for (size_t half = 0; half < 2; half++) {
+                        /* (part, n / 16, lane, n % 16, half) */
+                        const size_t at = (n / 16) * (STEP / 2) + (size_t)lane * PAIR + (n % 16) * 2 + half;
+                        float rest = weight_at(conv, weight, panel * PANEL + n, 2 * step + half, lane);
+                        for (size_t part = 0; part < parts; part++) {
+                            const float rounded = dice_bf16_round(rest);
+                            to[part * STEP + at] = upper_half(rounded);
+                            rest -= rounded;
+                        }
+                    }
+                }
+            }
+        }
+    }
+    return DICE_OK;
+}
+
+/* Whether the pixels of an image are one run that can be split where it lies. */
+static int reads_in_place(const dice_conv *conv, const dice_view *x)
+{
+    return conv->kernel == 1 && conv->stride == 1 && conv->pad == 0 && conv->scale == NULL && !conv->narrow
+        && x->offset % DICE_BLOCK == 0 && x->pitch == (ptrdiff_t)x->width * DICE_BLOCK;
+}
+
+static size_t split_bytes(const dice_conv *conv) /* of a pixel */
+{
+    return step_count(conv) * (size_t)conv->parts * PAIR * sizeof(uint16_t);
+}
+
+static size_t strip_pixels(const dice_conv *conv, size_t pixels)
+{
+    return dice_conv_strip_length(DICE_CONV_STRIP_BYTES, split_bytes(conv), ROWS,
+                                  (pixels + ROWS - 1) / ROWS * ROWS);
+}
+
+static size_t scratch_bytes(const dice_conv *conv, int32_t height, int32_t width, size_t images)
+{
+    (void)images;
+    const size_t strip = strip_pixels(conv, (size_t)height * (size_t)width);
+    return strip * (dice_conv_block_count(conv) * DICE_BLOCK * sizeof(float) + split_bytes(conv))
+         + ROWS * PANEL * sizeof(float);
+}
+
+/* Pixels [start, start + count) of an image as split (steps, parts, strip, 32), by way of `packed` (taps,
+ * blocks, strip, 16) unless they lie as wanted. */
+static void split_strip(const dice_conv *conv, const dice_view *x, int32_t width, size_t start, size_t count,
+                        size_t strip, float *packed, uint16_t *split)
+{
+    const size_t steps = step_count(conv), parts = (size_t)conv->parts;
+    const float *from = packed;
+    ptrdiff_t plane = (ptrdiff_t)strip * DICE_BLOCK;
+    if (reads_in_place(conv, x)) {
+        from = x->data + (x->offset / DICE_BLOCK) * x->plane + (ptrdiff_t)start * DICE_BLOCK;
+        plane = x->plane;
+    } else {
+        dice_conv_pack_strip(conv, x, width, start, count, strip, packed);
+    }
+    for (size_t step = 0; step < steps; step++) {
+        const float *a = from + 2 * (ptrdiff_t)step * plane;
+        const int lanes_b = block_lanes(conv, 2 * step + 1);
+        conv->kernels->amx->split(a, block_lanes(conv, 2 * step), lanes_b > 0 ? a + plane : a, lanes_b,
+                                  (int32_t)count, conv->parts, strip, split + step * parts * strip * PAIR);
+    }
+}
+
+static void run_image(const dice_conv *conv, const dice_conv_tensors *tensors, dice_conv_piece piece,
+                      void *scratch)
+{
+    const dice_amx_kernels *amx = conv->kernels->amx;
+    const dice_view *y = &tensors->y;
+    const size_t width = (size_t)y->width, end = (size_t)piece.y1 * width;
+    const size_t strip = strip_pixels(conv, (size_t)y->height * width);
+    float *c = scratch, *packed = c + ROWS * PANEL;
+    uint16_t *split = (uint16_t *)(void *)(packed + dice_conv_block_count(conv) * strip * DICE_BLOCK);
+    amx->begin();
+    for (size_t start = (size_t)piece.y0 * width; start < end; start += strip) {
+        const size_t count = start + strip < end ? strip : end - start;
+        split_strip(conv, &tensors->x, y->width, start, count, strip, packed, split);
+        for (int32_t panel = piece.p0; panel < piece.p1; panel++) {
+            const uint16_t *w = dice_conv_panel_weight(conv, panel);
+            dice_conv_pixel at = {(int32_t)(start / width), (int32_t)(start % width)};
+            for (size_t row = 0; row < count; row += ROWS) {
+                const int rows = (int)(count - row < ROWS ? count - row : ROWS);
+                amx->tile(split + row * PAIR, strip, (int32_t)step_count(conv), conv->parts, w,
+                          conv->bias + panel * PANEL, c);
+                dice_conv_store_tile(conv, c, rows, panel, tensors, &at);
+            }
+        }
+    }
+    amx->end();
+}
+
+static void run(const dice_conv *conv, const dice_conv_tensors *tensors, dice_group group,
+                dice_conv_piece piece, void *scratch)
+{
+    for (size_t image = 0; image < group.images; image++) {
+        const dice_conv_tensors of_image = dice_conv_image(tensors, group, image);
+        run_image(conv, &of_image, piece, scratch);
+    }
+}
+
+const dice_conv_method dice_conv_bf16 = {
+    .name = "bf16",
+    .vectors = PANEL / DICE_BLOCK,
+    .row_unit = 1,
+    .fits = fits,
+    .pack = pack_weight,
+    .scratch = scratch_bytes,
+    .run = run,
+};

@@ -1,0 +1,91 @@
+/* What a convolution on the CPU is, and what an algorithm for one offers.
+ *
+ * conv_bf16.c, conv_winograd.c, conv_direct.c and conv_packed.c fill one dice_conv_method each; conv.c
+ * chooses between them. The outputs of a convolution are cut into panels of 16, 32 or 48 channels, whose
+ * weights lie one after the other. */
+#ifndef DICE_CPU_CONV_METHOD_H
+#define DICE_CPU_CONV_METHOD_H
+
+#include "base/status.h"
+#include "cpu/kernels.h"
+
+typedef struct dice_conv_method dice_conv_method;
+
+typedef struct dice_conv {
+    const dice_cpu_kernels *kernels;
+    const dice_conv_method *method;
+    int32_t in, out; /* channels */
+    int32_t kernel, stride, pad;
+    int relu;
+    int narrow;           /* x has fewer channels than a block and lies pixel by pixel */
+    int aligned;          /* x begins with the first channel of a block */
+    int may_use_winograd; /* F(2 x 2, 3 x 3) is accurate enough for the network */
+    int parts;            /* bfloat16 parts of each factor: 1 (bf16), 2 (bf16x3) or 3 (float32) */
+    /* Of an output's sum: taps, channel blocks of each tap, channels in the last block. A narrow x counts as
+     * one tap whose channels are kernel x kernel x in values. */
+    int32_t taps, blocks, tail;
+    int vectors;          /* of 16 outputs in a panel; the last panel may have fewer */
+    int32_t panels;       /* that hold all outputs */
+    void *weight;         /* packed by the method */
+    size_t weight_bytes;  /* of all panels, each of the same size */
+    float *bias;          /* (panels, vectors, 16) */
+    float *scale, *shift; /* prologue: whole blocks, or NULL */
+} dice_conv;
+
+/* The tensors of a convolution, for one image. */
+typedef struct dice_conv_tensors {
+    dice_view x, y, residual; /* residual.data is NULL where nothing is added */
+} dice_conv_tensors;
+
+/* Images that are worked on together: the tensors of each lie `stride` floats after those of the last. */
+typedef struct dice_group {
+    size_t images, stride;
+} dice_group;
+
+/* A piece of a convolution: rows [y0, y1) and panels [p0, p1) of y. */
+typedef struct dice_conv_piece {
+    int32_t y0, y1, p0, p1;
+} dice_conv_piece;
+
+struct dice_conv_method {
+    const char *name;
+    int vectors;      /* of a panel; 0: as many as the register tiles are fastest with */
+    int32_t row_unit; /* pieces are cut at rows that are multiples of this */
+    int in_place;     /* x is read where it lies, with a border of `pad` zero pixels around the image */
+
+    /* Whether the method can do it: everything up to `parts` is set, and the prologue. */
+    int (*fits)(const dice_conv *conv);
+
+    /* Fills conv->weight and weight_bytes from weight (out, in, kernel, kernel). */
+    dice_status (*pack)(dice_conv *conv, const float *weight);
+
+    /* Bytes of scratch that `run` needs where y has height x width pixels and a group so many images. */
+    size_t (*scratch)(const dice_conv *conv, int32_t height, int32_t width, size_t images);
+
+    /* Computes a piece of y for each image of a group; `tensors` are those of the first. */
+    void (*run)(const dice_conv *conv, const dice_conv_tensors *tensors, dice_group group,
+                dice_conv_piece piece, void *scratch);
+};
+
+extern const dice_conv_method dice_conv_bf16, dice_conv_winograd, dice_conv_direct, dice_conv_packed;
+
+/* Channel blocks that an output's sum goes over: those of all taps. */
+static inline size_t dice_conv_block_count(const dice_conv *conv)
+{
+    return (size_t)conv->taps * (size_t)conv->blocks;
+}
+
+/* The tensors of image `image` of a group. */
+static inline dice_conv_tensors dice_conv_image(const dice_conv_tensors *tensors, dice_group group,
+                                                size_t image)
+{
+    dice_conv_tensors moved = *tensors;
+    moved.x.data += image * group.stride;
+    moved.y.data += image * group.stride;
+    if (moved.residual.data != NULL) {
+        moved.residual.data += image * group.stride;
+    }
+    return moved;
+}
+
+#endif

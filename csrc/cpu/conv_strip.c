@@ -1,0 +1,99 @@
+/* Packing of strips. See conv_strip.h. */
+#include "cpu/conv_strip.h"
+
+#include <string.h>
+
+size_t dice_conv_strip_length(size_t bytes, size_t each, size_t unit, size_t all)
+{
+    const size_t room = bytes / each;
+    const size_t strip = room < unit ? unit : room / unit * unit;
+    return strip < all ? strip : all;
+}
+
+/* One tap and block of output pixels (oy, ox) ... in one row: to (count, 16). */
+static void pack_row(const dice_conv *conv, const dice_view *x, int32_t channel, int32_t iy, int32_t kx,
+                     int32_t ox, int32_t count, float *to)
+{
+    int32_t skip = 0, end = count;
+    if (iy < 0 || iy >= x->height) {
+        end = 0;
+    } else {
+        while (skip < count && (ox + skip) * conv->stride + kx - conv->pad < 0) {
+            skip++;
+        }
+        while (end > skip && (ox + end - 1) * conv->stride + kx - conv->pad >= x->width) {
+            end--;
+        }
+    }
+    if (end <= skip) {
+        memset(to, 0, (size_t)count * DICE_BLOCK * sizeof(float));
+        return;
+    }
+    memset(to, 0, (size_t)skip * DICE_BLOCK * sizeof(float));
+    memset(to + end * DICE_BLOCK, 0, (size_t)(count - end) * DICE_BLOCK * sizeof(float));
+    const int32_t ix = (ox + skip) * conv->stride + kx - conv->pad;
+    const ptrdiff_t step = (ptrdiff_t)conv->stride * DICE_BLOCK;
+    conv->kernels->conv_pack(to + skip * DICE_BLOCK, x, channel, iy * x->pitch + ix * DICE_BLOCK, step,
+                             end - skip, (dice_affine){conv->scale, conv->shift});
+}
+
+/* All taps and channels of one output pixel of a narrow tensor, as one run of (blocks, strip, 16). */
+static void pack_narrow(const dice_conv *conv, const dice_view *x, int32_t oy, int32_t ox, size_t strip,
+                        float *to)
+{
+    const int32_t row = conv->kernel * conv->in, ix = ox * conv->stride - conv->pad;
+    const int32_t top = oy * conv->stride - conv->pad, bottom = top + conv->kernel;
+    if (conv->scale == NULL && ix >= 0 && ix + conv->kernel <= x->width && top >= 0 && bottom <= x->height) {
+        conv->kernels->conv_pack_narrow(to, strip * DICE_BLOCK, x->data + top * x->pitch + ix * conv->in,
+                                        x->pitch, conv->kernel, row);
+        return;
+    }
+    /* of a row of taps, the values [begin, end) lie inside */
+    const int32_t begin = ix < 0 ? (-ix < conv->kernel ? -ix : conv->kernel) * conv->in : 0;
+    const int32_t right = x->width - ix, columns = right < 0            ? 0
+                                                 : right < conv->kernel ? right
+                                                                        : conv->kernel;
+    const int32_t end = columns * conv->in;
+    int32_t lane = 0;
+    for (int32_t iy = top; iy < bottom; iy++) {
+        const int inside = iy >= 0 && iy < x->height;
+        const float *from = x->data + iy * x->pitch + ix * conv->in;
+        for (int32_t i = 0; i < row; i++) {
+            float value = inside && i >= begin && i < end ? from[i] : 0.0f;
+            if (conv->scale != NULL && inside && i >= begin && i < end) {
+                value = value * conv->scale[i % conv->in] + conv->shift[i % conv->in];
+                value = value > 0.0f ? value : 0.0f;
+            }
+            to[lane] = value;
+            if (++lane == DICE_BLOCK) {
+                lane = 0;
+                to += strip * DICE_BLOCK;
+            }
+        }
+    }
+}
+
+void dice_conv_pack_strip(const dice_conv *conv, const dice_view *x, int32_t width, size_t start,
+                          size_t count, size_t strip, float *packed)
+{
+    for (size_t done = 0; done < count;) {
+        const int32_t oy = (int32_t)((start + done) / (size_t)width),
+                      ox = (int32_t)((start + done) % (size_t)width);
+        const size_t rest = count - done, in_row = (size_t)(width - ox);
+        const int32_t run_length = (int32_t)(rest < in_row ? rest : in_row);
+        float *to = packed + done * DICE_BLOCK;
+        if (conv->narrow) {
+            for (int32_t i = 0; i < run_length; i++) {
+                pack_narrow(conv, x, oy, ox + i, strip, to + i * DICE_BLOCK);
+            }
+        } else {
+            for (int32_t tap = 0; tap < conv->taps; tap++) {
+                const int32_t iy = oy * conv->stride + tap / conv->kernel - conv->pad;
+                for (int32_t b = 0; b < conv->blocks; b++, to += strip * DICE_BLOCK) {
+                    pack_row(conv, x, b * DICE_BLOCK, iy, tap % conv->kernel, ox, run_length, to);
+                }
+            }
+        }
+        done += (size_t)run_length;
+    }
+}

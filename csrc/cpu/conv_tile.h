@@ -1,0 +1,65 @@
+/* The register tiles of an instruction set at work: panels of packed weights, spans of pixels multiplied
+ * tile by tile, tiles stored. */
+#ifndef DICE_CPU_CONV_TILE_H
+#define DICE_CPU_CONV_TILE_H
+
+#include "cpu/conv_method.h"
+
+enum { DICE_CONV_TILE_FLOATS = 3 * DICE_TILE_PLANE }; /* the largest tile */
+
+/* Vectors of a panel with which the tiles are fastest. */
+int dice_conv_tile_vectors(const dice_conv *conv);
+
+/* Vectors of one panel: conv->vectors, or fewer in the last. */
+int dice_conv_panel_vectors(const dice_conv *conv, int32_t panel);
+
+/* The packed weights of a panel. */
+const void *dice_conv_panel_weight(const dice_conv *conv, int32_t panel);
+
+/* The factors of one kernel's products, to (products), from its weights (kernel, kernel). */
+typedef void (*dice_conv_factors)(const dice_conv *conv, const float *kernel, float *to);
+
+/* Packs weight (out, in, kernel, kernel) as float (panels, products, in, vectors, 16), with zeros past the
+ * last output; a panel of fewer vectors leaves the end of its room unused. */
+dice_status dice_conv_pack_products(dice_conv *conv, const float *weight, size_t products,
+                                    dice_conv_factors factors);
+
+/* The same where the products are the taps. */
+dice_status dice_conv_pack_taps(dice_conv *conv, const float *weight);
+
+/* Scratch for an array of `count` pointers. */
+size_t dice_conv_pointer_bytes(size_t count);
+
+/* An output pixel of an image. */
+typedef struct dice_conv_pixel {
+    int32_t y, x;
+} dice_conv_pixel;
+
+/* A span of `count` output pixels in raster order, from `first` on. Its inputs are consecutive: they lie
+ * `shift` floats after the pointers of a dice_conv_sum. */
+typedef struct dice_conv_span {
+    dice_conv_pixel first;
+    size_t count;
+    ptrdiff_t shift;
+} dice_conv_span;
+
+/* Multiplies one panel of a span and stores it. `c` has room for DICE_CONV_TILE_FLOATS. */
+void dice_conv_multiply(const dice_conv *conv, const dice_conv_sum *sum, dice_conv_span span, int32_t panel,
+                        const dice_conv_tensors *tensors, float *c);
+
+/* Stores a tile c (vectors, DICE_TILE_ROWS, 16) of a panel at `rows` pixels from *at on, and moves *at past
+ * them. */
+void dice_conv_store_tile(const dice_conv *conv, const float *c, int rows, int32_t panel,
+                          const dice_conv_tensors *tensors, dice_conv_pixel *at);
+
+/* Whether the outputs of a panel are whole blocks of y's tensor, and of the residual's. */
+int dice_conv_fills_blocks(const dice_conv *conv, int32_t panel, const dice_conv_tensors *tensors);
+
+/* Pixel `at` of the block that holds channel `channel` of the slice. */
+static inline float *dice_conv_block_at(const dice_view *view, int32_t channel, dice_conv_pixel at)
+{
+    return view->data + (view->offset + channel) / DICE_BLOCK * view->plane + at.y * view->pitch
+         + at.x * DICE_BLOCK;
+}
+
+#endif
