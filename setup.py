@@ -1,7 +1,8 @@
-"""From setuptools to CMake: what is compiled, and how, is defined in CMakeLists.txt. Metadata is in pyproject.toml.
+"""From setuptools to CMake: CMakeLists.txt defines what is compiled and how. Metadata is in pyproject.toml.
 
-The environment's DICE_OPENBLAS, DICE_CUDA, DICE_CUDA_ARCHS, DICE_SANITIZE, DICE_WERROR, DICE_FORCE_SCALAR_BUILD and
-DICE_AMX_EMULATED are the options of these names there; CC, CFLAGS and LDFLAGS mean what they mean everywhere.
+The environment's DICE_OPENBLAS, DICE_CUDA, DICE_CUDA_ARCHS, DICE_SANITIZE, DICE_WERROR,
+DICE_FORCE_SCALAR_BUILD and DICE_AMX_EMULATED are the options of the same names there. CC, CXX, CFLAGS,
+CXXFLAGS and LDFLAGS mean what they mean to every build by CMake.
 """
 
 import hashlib
@@ -19,13 +20,16 @@ from setuptools.command.build_ext import build_ext
 from setuptools.errors import SetupError
 
 ROOT = Path(__file__).resolve().parent
+COMPILERS = ["CC", "CXX", "CFLAGS", "CXXFLAGS", "LDFLAGS"]
 OPTIONS = ["OPENBLAS", "CUDA", "CUDA_ARCHS", "SANITIZE", "WERROR", "FORCE_SCALAR_BUILD", "AMX_EMULATED"]
-if sys.platform == "darwin":  # OpenBLAS has one architecture, so the extension has one, whatever Python was built for
+if (
+    sys.platform == "darwin"
+):  # OpenBLAS has one architecture, so the extension has one, whatever Python was built for
     os.environ.setdefault("ARCHFLAGS", f"-arch {platform.machine()}")
 
 
 def program(name: str, folder: str) -> str:
-    """`name` of the wheel of that name, which a build by pip has; else that of PATH."""
+    """The path of `name`: that of the wheel, whose attribute `folder` says where it is; else that on PATH."""
     try:
         return str(Path(getattr(importlib.import_module(name), folder), name))
     except ImportError:
@@ -35,36 +39,42 @@ def program(name: str, folder: str) -> str:
         return found
 
 
-def build_folder() -> Path:
-    """One for each Python, place of the sources, compiler and sanitizer, so that a change of these leaves the others
-    as they are, and finds its own objects when it comes back."""
-    names = ["CC", "CFLAGS", "LDFLAGS", "DICE_SANITIZE"]
-    key = repr([ROOT, *map(os.environ.get, names)])
-    tag = hashlib.sha256(key.encode()).hexdigest()[:8]
-    return ROOT / "build" / f"{sysconfig.get_config_var('SOABI')}-{tag}"
+def build_folder(name: str) -> Path:
+    """build/NAME-DIGEST. CMake chooses compilers once in the life of a folder; each choice has its own."""
+    choice = repr([ROOT, *map(os.environ.get, COMPILERS)])
+    return ROOT / "build" / f"{name}-{hashlib.sha256(choice.encode()).hexdigest()[:8]}"
+
+
+def cmake(*arguments: str | Path, **how) -> subprocess.CompletedProcess:
+    how["env"] = how.get("env", os.environ) | {"DESTDIR": ""}  # the package's folder is where it is
+    return subprocess.run([program("cmake", "CMAKE_BIN_DIR"), *arguments], **how)
+
+
+def configure(folder: Path, settings: dict[str, object], **how) -> subprocess.CompletedProcess:
+    """Prepares a build in `folder` with `settings`, the options of CMakeLists.txt; None is the default."""
+    settings = settings | {"DICE_PYTHON": sys.executable, "CMAKE_MAKE_PROGRAM": program("ninja", "BIN_DIR")}
+    flags = [f"-U{name}" if value is None else f"-D{name}={value}" for name, value in settings.items()]
+    return cmake("-S", ROOT, "-B", folder, "-G", "Ninja", *flags, **how)
 
 
 class BuildExt(build_ext):
-    """Builds the extension, the CUDA plug-in and the vendored OpenBLAS, and puts them into the package's folder."""
+    """Builds the extension and the CUDA plug-in; puts them and OpenBLAS into the folder of the package."""
 
     def run(self) -> None:
-        cmake, folder = program("cmake", "CMAKE_BIN_DIR"), build_folder()
-        package = Path(self.get_ext_fullpath("dice._core")).parent.resolve()
+        settings = {f"DICE_{name}": os.environ.get(f"DICE_{name}") or None for name in OPTIONS}
         # A library of the system stays where it is for a build in place; a wheel takes its libraries along.
-        vendor = not self.inplace and sys.platform != "darwin"
-        settings = {"DICE_PYTHON": sys.executable, "DICE_VENDOR": int(vendor)}
-        settings["CMAKE_MAKE_PROGRAM"] = program("ninja", "BIN_DIR")
-        settings |= {name: os.environ.get(name) for name in (f"DICE_{option}" for option in OPTIONS)}
-        flags = [f"-D{name}={value}" if value else f"-U{name}" for name, value in settings.items()]
-        steps = [
-            ["-S", ROOT, "-B", folder, "-G", "Ninja", *flags],
-            ["--build", folder],
-            ["--install", folder, "--component", "python", "--prefix", package],
-        ]
-        for step in steps:
-            if subprocess.run([cmake, *step], env=os.environ | {"DESTDIR": ""}, check=False).returncode != 0:
-                raise SetupError("the build failed, for the reason above")
+        settings["DICE_VENDOR"] = int(not self.inplace and sys.platform != "darwin")
+        sanitizers = (settings["DICE_SANITIZE"] or "").split(",")
+        folder = build_folder("-".join([sysconfig.get_config_var("SOABI"), *filter(None, sanitizers)]))
+        package = Path(self.get_ext_fullpath("dice._core")).parent.resolve()
+        try:
+            configure(folder, settings, check=True)
+            cmake("--build", folder, check=True)
+            cmake("--install", folder, "--component", "python", "--prefix", package, check=True)
+        except subprocess.CalledProcessError:
+            raise SetupError("the build failed, for the reason above") from None
         print((folder / "summary.txt").read_text(), flush=True)
 
 
-setup(ext_modules=[Extension("dice._core", sources=[])], cmdclass={"build_ext": BuildExt})
+if __name__ == "__main__":  # the tests take the functions from here
+    setup(ext_modules=[Extension("dice._core", sources=[])], cmdclass={"build_ext": BuildExt})
