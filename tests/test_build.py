@@ -1,7 +1,9 @@
 """How the extension is built, and what it says about that."""
 
-import importlib.util
+import json
 import os
+import re
+import shutil
 import subprocess
 import sys
 import threading
@@ -9,31 +11,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from building import ROOT, environment, run, setup
 
 import dice
 from dice import _core
 
-ROOT = Path(__file__).resolve().parents[1]
 SETS = ["scalar", "avx2", "avx512", "amx"]
-
-
-@pytest.fixture
-def setup(monkeypatch):
-    """The module setup.py, with the repository as the current folder."""
-    pytest.importorskip("setuptools")
-    monkeypatch.chdir(ROOT)
-    for name in ("DICE_OPENBLAS", "DICE_CUDA", "DICE_FORCE_SCALAR_BUILD"):
-        monkeypatch.delenv(name, raising=False)
-    spec = importlib.util.spec_from_file_location("dice_setup", ROOT / "setup.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def script(path: Path, text: str) -> Path:
-    path.write_text(f"#!/bin/sh\n{text}\n")
-    path.chmod(0o755)
-    return path
 
 
 def test_build_info_fits_the_machine():
@@ -106,85 +89,254 @@ def test_bad_thread_count_is_refused_on_import(value):
     assert done.stdout.startswith(f"DICE_THREADS={value}: want a whole number from 1 to 256")
 
 
-def test_switches_refuse_unknown_values(setup, monkeypatch):
-    monkeypatch.setenv("DICE_OPENBLAS", "mine")
-    with pytest.raises(setup.SetupError, match="DICE_OPENBLAS=mine: want one of auto, system, wheel"):
-        setup.find_openblas()
+# --- what CMakeLists.txt makes of its options and of the machine --------------------------------------------
 
 
-def test_cuda_off_is_a_reason(setup, monkeypatch, tmp_path):
-    monkeypatch.setenv("DICE_CUDA", "off")
-    (tmp_path / "_cuda.so").touch()  # of a build before
-    assert setup.build_plugin(tmp_path / "_cuda.so") == "off: DICE_CUDA=off"
-    assert not (tmp_path / "_cuda.so").exists()
+def script(path: Path, text: str) -> Path:
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(f"#!/bin/sh\n{text}\n")
+    path.chmod(0o755)
+    return path
 
 
-def test_cuda_without_a_compiler(setup, monkeypatch, tmp_path):
-    monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.setenv("CUDA_HOME", str(tmp_path))
-    assert setup.build_plugin(tmp_path / "_cuda.so") == "off: no nvcc on PATH or in CUDA_HOME"
-    monkeypatch.setenv("DICE_CUDA", "on")
-    with pytest.raises(setup.SetupError, match="DICE_CUDA=on, but the plug-in cannot be built: no nvcc"):
-        setup.build_plugin(tmp_path / "_cuda.so")
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """One folder for all tests: CMake looks for the compiler once in it."""
+    return tmp_path_factory.mktemp("build")
 
 
-def test_cuda_with_a_compiler_that_fails(setup, monkeypatch, tmp_path):
-    script(tmp_path / "nvcc", "echo compute_80; [ $1 = --list-gpu-arch ] || exit 1")
-    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
-    assert setup.build_plugin(tmp_path / "_cuda.so") == "off: nvcc: compute_80"
-    assert setup.build_plugin(tmp_path / "_cuda.so", "address") == "off: this build is for sanitizers"
+@pytest.fixture
+def configure(folder, tmp_path):
+    """Prepares a build with these options, CUDA off and the others at their defaults.
+
+    Returns what CMake says, in one line. It finds no OpenBLAS of the system, whatever this machine has.
+    """
+
+    def configure(
+        *, where: Path = folder, fails: bool = False, env: dict[str, str] | None = None, **options
+    ) -> str:
+        settings = {"DICE_*": None, "DICE_CUDA": "off"} | {
+            f"DICE_{name}": value for name, value in options.items()
+        }
+        none = script(tmp_path / "none" / "pkg-config", "exit 1")
+        done = run(
+            setup.configure, where, settings, env=environment(**{"PKG_CONFIG": str(none)} | (env or {}))
+        )
+        assert (done.returncode != 0) == fails, done.stdout
+        return " ".join(done.stdout.split())
+
+    return configure
 
 
-def test_system_openblas_is_what_pkg_config_says(setup, monkeypatch, tmp_path):
+def commands(folder: Path) -> dict[str, str]:
+    """{source: the command that compiles it}."""
+    listing = json.loads((folder / "compile_commands.json").read_text())
+    return {str(Path(entry["file"]).relative_to(ROOT)): entry["command"] for entry in listing}
+
+
+def isa_of(source: str) -> str | None:
+    """The instruction set in a source's name."""
+    return next((name for name in SETS[1:] if source.endswith(f"_{name}.c")), None)
+
+
+@pytest.mark.parametrize(("name", "values"), [("OPENBLAS", "auto, system, wheel"), ("CUDA", "auto, on, off")])
+def test_switches_refuse_unknown_values(configure, name, values):
+    assert f"DICE_{name}=mine: want one of {values}" in configure(**{name: "mine"}, fails=True)
+
+
+def test_flags_of_an_instruction_set_belong_to_its_files(configure, folder):
+    said = configure()
+    built = re.search("instruction sets (.*?) (\\(left out|OpenBLAS)", said)[1].split()
+    for source, command in commands(folder).items():
+        assert "-ffp-contract=off" in command and "-O3" in command and "-march" not in command, source
+        for name, flag in {"avx2": "-mavx2", "avx512": "-mavx512f", "amx": "-mamx-tile"}.items():
+            assert (f" {flag} " in command) == (isa_of(source) in SETS[SETS.index(name) :]), source
+            assert (f"-DDICE_HAVE_{name.upper()} " in command) == (name in built), source
+        assert ("Python.h" in command or "/include/numpy" in command) == source.startswith("csrc/python/"), (
+            source
+        )
+    sources = {str(path.relative_to(ROOT)) for path in (ROOT / "csrc").rglob("*.c")}
+    assert sources - set(commands(folder)) == {
+        name for name in sources if isa_of(name) and isa_of(name) not in built
+    }
+
+
+def test_compiler_without_a_set_builds_without_its_files(configure, tmp_path):
+    compiler = shutil.which(os.environ.get("CC") or "cc")
+    old = script(tmp_path / "cc", f'case "$*" in *avx512*) exit 1;; esac; exec {compiler} "$@"')
+    said = configure(where=tmp_path / "build", env={"CC": str(old)})
+    reason = "the compiler does not know it"
+    if _core.isa_native() == "scalar":
+        pytest.skip("this machine has none of the sets")
+    assert f"instruction sets scalar avx2 (left out: avx512: {reason}, amx: {reason})" in said
+    assert {isa_of(source) for source in commands(tmp_path / "build")} == {None, "avx2"}
+
+
+def test_scalar_build_has_no_files_of_a_set(configure, folder):
+    said = configure(FORCE_SCALAR_BUILD="1")
+    assert "instruction sets scalar (left out: avx2: DICE_FORCE_SCALAR_BUILD is set, avx512:" in said
+    assert {isa_of(source) for source in commands(folder)} == {None}
+    assert not [command for command in commands(folder).values() if "DICE_HAVE" in command]
+
+
+def test_sanitizers_go_to_every_file_and_link(configure, folder):
+    if "does not run here" in (said := configure(SANITIZE="undefined", CUDA="auto")):
+        pytest.skip("no sanitizer here")
+    assert "CUDA off: this build is for sanitizers" in said
+    assert not [
+        source for source, command in commands(folder).items() if " -fsanitize=undefined " not in command
+    ]
+    assert "DICE_SANITIZE=nonsense: a program that is built with it does not run here" in configure(
+        SANITIZE="nonsense", fails=True
+    )
+
+
+# --- OpenBLAS -----------------------------------------------------------------------------------------------
+
+
+def test_system_openblas_is_what_pkg_config_says(configure, folder, tmp_path):
     tool = script(
         tmp_path / "pkg-config",
         'case "$1" in --cflags) echo "-I/opt/blas/include";; '
         '--libs) echo "-L/opt/blas/lib -lopenblas";; --modversion) echo 0.3.21;; esac',
     )
-    monkeypatch.setenv("PKG_CONFIG", str(tool))
-    found = setup.find_openblas()
-    assert found == ("system", "0.3.21", ["-isystem/opt/blas/include"], ["-L/opt/blas/lib", "-lopenblas"])
+    assert "OpenBLAS system 0.3.21 CUDA" in configure(env={"PKG_CONFIG": str(tool)})
+    assert " -isystem/opt/blas/include " in commands(folder)["csrc/linalg/blas.c"]
+    assert "DICE_BLAS_PREFIXED" not in commands(folder)["csrc/linalg/blas.c"]
+    link = " ".join((folder / "build.ninja").read_text().split())
+    assert "-L/opt/blas/lib -lopenblas" in link and "ORIGIN/_vendor:/opt/blas/lib" in link
+    assert "OpenBLAS wheel" in configure(env={"PKG_CONFIG": str(tool)}, OPENBLAS="wheel")
+    assert "DICE_BLAS_PREFIXED" in commands(folder)["csrc/linalg/blas.c"]
 
 
-def test_missing_openblas_says_what_to_install(setup, monkeypatch, tmp_path):
-    monkeypatch.setenv("PKG_CONFIG", str(script(tmp_path / "pkg-config", "exit 1")))
-    monkeypatch.setitem(sys.modules, "scipy_openblas32", None)
+def test_missing_openblas_says_what_to_install(configure, tmp_path):
+    (tmp_path / "scipy_openblas32.py").write_text("raise ImportError")
     for choice, advice in [
         ("system", "libopenblas-dev"),
         ("wheel", "pip install scipy-openblas32"),
-        ("auto", "pip install"),
+        ("auto", "pip install scipy-openblas32"),
     ]:
-        monkeypatch.setenv("DICE_OPENBLAS", choice)
-        with pytest.raises(setup.SetupError, match=advice):
-            setup.find_openblas()
+        said = configure(OPENBLAS=choice, env={"PYTHONPATH": str(tmp_path)}, fails=True)
+        assert f"no OpenBLAS (DICE_OPENBLAS={choice}): " in said and advice in said
 
 
-def test_compiler_without_a_set_builds_without_its_files(setup, tmp_path):
-    old = str(script(tmp_path / "cc", 'case "$*" in *avx512*|*amx*) exit 1;; esac'))
-    sources, macros, missing = setup.choose_sources([old], setup.LAYERS)
-    assert "avx512" in missing
-    assert macros == ["-DDICE_HAVE_AVX2"]
-    assert {setup.isa_of(source) for source in sources} == {None, "avx2"}
+# --- the CUDA plug-in ---------------------------------------------------------------------------------------
 
 
-def test_scalar_build_has_no_files_of_a_set(setup, monkeypatch):
-    monkeypatch.setenv("DICE_FORCE_SCALAR_BUILD", "1")
-    sources, macros, missing = setup.choose_sources(["cc"], setup.LAYERS)
-    assert {setup.isa_of(source) for source in sources} == {None}
-    assert macros == []
-    assert "avx2" in missing
+@pytest.fixture
+def nvcc(tmp_path) -> dict[str, str]:
+    """An environment whose nvcc knows four architectures and can do nothing else; without a GPU."""
+    listing = "printf 'compute_75\\ncompute_80\\ncompute_90\\ncompute_120\\n'"
+    script(
+        tmp_path / "cuda" / "nvcc",
+        f"[ $1 = --list-gpu-arch ] && {listing} || {{ echo 'a.cu: no such' >&2; exit 1; }}",
+    )
+    script(tmp_path / "cuda" / "nvidia-smi", "exit 1")
+    return {"PATH": f"{tmp_path / 'cuda'}:{os.environ['PATH']}"}
 
 
-def test_only_what_changed_is_compiled_again(setup, tmp_path):
-    target, stamp, header = tmp_path / "a.o", tmp_path / "a.cmd", tmp_path / "a header.h"
-    header.touch()
-    target.with_suffix(".d").write_text(f"{target}: \\\n {str(header).replace(' ', chr(92) + ' ')}\n")
-    assert not setup.is_fresh(target, stamp, "cc -c a.c")
-    target.touch()
-    stamp.write_text("cc -c a.c")
-    assert setup.is_fresh(target, stamp, "cc -c a.c")
-    assert not setup.is_fresh(target, stamp, "cc -O2 -c a.c")
-    os.utime(header, ns=(0, target.stat().st_mtime_ns + 1))
-    assert not setup.is_fresh(target, stamp, "cc -c a.c")
-    header.unlink()
-    assert not setup.is_fresh(target, stamp, "cc -c a.c")
+@pytest.fixture
+def working_nvcc(nvcc, tmp_path) -> dict[str, str]:
+    """The same one, when it compiles whatever it is given."""
+    text = (
+        (tmp_path / "cuda" / "nvcc")
+        .read_text()
+        .replace("echo 'a.cu: no such' >&2; exit 1", "echo release 13.0, V13")
+    )
+    script(tmp_path / "cuda" / "nvcc", text)
+    return nvcc
+
+
+def test_cuda_off_is_a_reason(configure):
+    assert configure(CUDA="off").partition("CUDA off: ")[2].startswith("DICE_CUDA=off ")
+
+
+def test_cuda_without_a_compiler(configure, tmp_path):
+    configure()  # finds the C compiler on PATH
+    env = {"PATH": str(tmp_path), "CUDA_HOME": str(tmp_path)}
+    assert "CUDA off: no nvcc on PATH or in CUDA_HOME" in configure(CUDA="auto", env=env)
+    said = configure(CUDA="on", env=env, fails=True)
+    assert "DICE_CUDA=on, but the plug-in cannot be built: no nvcc on PATH or in CUDA_HOME" in said
+
+
+def test_cuda_with_a_compiler_that_fails(configure, nvcc):
+    assert "CUDA off: nvcc: a.cu: no such" in configure(CUDA="auto", env=nvcc)
+    said = configure(CUDA="on", env=nvcc, fails=True)
+    assert "DICE_CUDA=on, but the plug-in cannot be built: nvcc: a.cu: no such" in said
+
+
+def test_architectures(configure, working_nvcc, folder, tmp_path):
+    def chosen(choice: str, archs: str | None = None) -> list[str]:
+        said = configure(CUDA=choice, CUDA_ARCHS=archs, env=working_nvcc)
+        return re.search("CUDA nvcc 13.0, code for ([0-9 ]+)", said)[1].split()
+
+    assert chosen("on") == ["80", "90"]
+    assert chosen("auto") == ["80"]
+    # a T4 beside two H100: its code is not ours
+    script(tmp_path / "cuda" / "nvidia-smi", "printf '7.5\\n9.0\\n9.0\\n'")
+    assert chosen("auto") == ["90"]
+    assert chosen("auto", "120;75") == ["75", "120"]
+    assert "-gencode=arch=compute_120,code=compute_120" in (folder / "build.ninja").read_text()
+    assert chosen("on", "75, 120") == ["75", "120"]
+    said = configure(CUDA="on", CUDA_ARCHS="80 86", env=working_nvcc, fails=True)
+    assert "nvcc does not know 86; it knows 75 80 90 120" in said
+
+
+# --- what setup.py does -------------------------------------------------------------------------------------
+
+
+def test_a_new_environment_of_pip_compiles_nothing_again(configure, folder, tmp_path):
+    """Its numpy lies elsewhere and is younger, but says the same."""
+    seen = []
+    for place in ("one", "two"):
+        package = tmp_path / place / "numpy"
+        (package / "include" / "numpy").mkdir(parents=True)
+        (package / "include" / "numpy" / "arrayobject.h").write_text("#define SAME\n")
+        (package / "__init__.py").write_text("def get_include(): return __path__[0] + '/include'")
+        configure(env={"PYTHONPATH": str(package.parent)})
+        kept = folder / "include" / "numpy" / "numpy" / "arrayobject.h"
+        seen.append((kept.read_text(), kept.stat().st_mtime_ns, commands(folder)))
+    assert seen[0] == seen[1]
+    (package / "include" / "numpy" / "arrayobject.h").write_text("#define ANOTHER\n")
+    configure(env={"PYTHONPATH": str(package.parent)})
+    assert kept.read_text() == "#define ANOTHER\n"
+
+
+def test_installing_replaces_what_a_build_before_left(configure, folder, tmp_path):
+    package = tmp_path / "dice"
+    (package / "_vendor").mkdir(parents=True)
+    for stale in (package / "_cuda.so", package / "_vendor" / "libopenblas-old.so"):
+        stale.touch()
+    configure()
+    shutil.copy(_core.__file__, folder)
+    done = run(setup.cmake, "--install", folder, "--component", "python", "--prefix", package)
+    assert done.returncode == 0, done.stdout
+    names = {str(path.relative_to(package)) for path in package.rglob("*") if path.is_file()}
+    libraries = {name for name in names if name.startswith("_vendor/lib")}
+    assert names == {Path(_core.__file__).name, "_vendor/LICENSE.txt"} | libraries
+    assert [
+        name for name in libraries if "openblas" in name
+    ] and "_vendor/libopenblas-old.so" not in libraries
+
+
+def test_each_choice_of_compilers_has_a_folder_of_its_own(monkeypatch):
+    one = setup.build_folder("x")
+    assert one == setup.build_folder("x") and one.parent == ROOT / "build"
+    for name in setup.COMPILERS:
+        monkeypatch.setenv(name, "another")
+        assert setup.build_folder("x") != one
+        monkeypatch.delenv(name)
+
+
+def test_the_environment_reaches_the_build(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "setup.py", "-q", "build_ext", "--build-lib", tmp_path],
+        cwd=ROOT,
+        env=environment(DICE_CUDA="perhaps", CFLAGS="-DOTHER"),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode != 0
+    assert "DICE_CUDA=perhaps: want one of auto, on, off" in " ".join(done.stderr.split())
+    assert "error: the build failed, for the reason above" in done.stderr

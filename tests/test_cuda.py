@@ -1,4 +1,4 @@
-"""The CUDA back end's ops and networks, emulated and on a GPU where there is one; and its build."""
+"""The CUDA back end's ops and networks: emulated on the host, the same on a GPU where there is one."""
 
 import os
 import re
@@ -355,49 +355,3 @@ def test_a_cublas_that_is_not_there_is_an_error(emulated_plugin):
         },
     )
     assert done.stdout.startswith("DeviceError DICE_CUBLAS=/none.so: no cuBLAS found")
-
-
-# --- building -----------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def builder(monkeypatch):
-    monkeypatch.syspath_prepend(str(ROOT))
-    monkeypatch.delenv("DICE_CUDA_ARCHS", raising=False)
-    monkeypatch.setenv("PATH", "/bin")  # no nvidia-smi
-    return pytest.importorskip("build_cuda")
-
-
-@pytest.fixture
-def nvcc(tmp_path):
-    """A compiler that knows three architectures and can do nothing else."""
-    file = tmp_path / "nvcc"
-    file.write_text(
-        "#!/bin/sh\n"
-        "[ $1 = --list-gpu-arch ] && printf 'compute_75\\ncompute_80\\ncompute_90\\ncompute_120\\n'"
-        " || { echo 'a.cu: no such thing' >&2; exit 1; }\n"
-    )
-    file.chmod(0o755)
-    return str(file)
-
-
-def test_architectures(builder, nvcc, monkeypatch):
-    assert builder.architectures(nvcc, "on") == ["80", "90"]
-    assert builder.architectures(nvcc, "auto") == ["80"]
-    smi = Path(nvcc).parent / "nvidia-smi"
-    smi.write_text("#!/bin/sh\nprintf '7.5\\n9.0\\n9.0\\n'\n")  # a T4 beside two H100: its code is not ours
-    smi.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{smi.parent}:/bin")
-    assert builder.architectures(nvcc, "auto") == ["90"]
-    monkeypatch.setenv("DICE_CUDA_ARCHS", "120;75")
-    assert builder.architectures(nvcc, "auto") == ["75", "120"]
-    assert builder.code_flags(["75", "120"])[-1] == "-gencode=arch=compute_120,code=compute_120"
-    monkeypatch.setenv("DICE_CUDA_ARCHS", "80 86")
-    with pytest.raises(builder.CudaBuildError, match="does not know 86; it knows 75 80 90 120"):
-        builder.architectures(nvcc, "on")
-
-
-def test_a_failing_compiler_is_named(builder, nvcc, tmp_path, monkeypatch):
-    monkeypatch.chdir(ROOT)
-    with pytest.raises(builder.CudaBuildError, match="nvcc: a.cu: no such thing"):
-        builder.build(tmp_path / "out" / "_cuda.so", nvcc, "auto")
