@@ -15,7 +15,7 @@ from test_cli import ROOT, dice_run, environment, refused
 from tiny import FakeNet, array_set, save_densenet, save_images
 
 import dice
-from dice.cli.parser import main
+from dice.cli.main import main
 from dice.errors import InputError
 from dice.images.imagesets import FileSet
 from dice.images.preprocess import transform_for
@@ -371,7 +371,7 @@ def args(data):
 OFTEN = (
     "-c",
     "import sys; from dice.stats import training as s; s.CHUNK_IMAGES = 16; s.SAVE_SECONDS = 0; "
-    "from dice.cli.parser import main; sys.exit(main(sys.argv[1:]))",
+    "from dice.cli.main import main; sys.exit(main(sys.argv[1:]))",
 )
 
 
