@@ -13,7 +13,7 @@ from dice.errors import InputError
 from dice.eval import results
 from dice.eval.methods import Method
 from dice.images import datasets, preprocess
-from dice.images.download import ITEMS
+from dice.images.sources import ITEMS
 
 # What the paper and, on BiT, the original's first version evaluate; p and clip as there.
 _METHODS = {

@@ -3,14 +3,14 @@
 from argparse import Namespace
 
 from dice.errors import InputError
-from dice.images import download
+from dice.images import download, sources
 
 
 def run(args: Namespace) -> int:
     if not args.names:
-        for name, members in download.GROUPS.items():
+        for name, members in sources.GROUPS.items():
             print(f"{name:22s} {' '.join(members)}")
-        for name, item in download.ITEMS.items():
+        for name, item in sources.ITEMS.items():
             print(f"{name:22s} {item.url} -> {item.path}")
         return 0
     outcomes = download.download(args.names, args.root)

@@ -27,8 +27,8 @@ class ImageSet:
     name: what the set is called in tables.
     labels: int64 (N,), or None where they are not known.
     identity: hex digest of what was enumerated (names and sizes, or the bytes of batch files), for caches.
-    notes: what a reader of results should know, one sentence each (images that a list names and the folder lacks).
-    """
+    notes: what a reader of results should know, one sentence each (images that a list names and the folder
+    lacks)."""
 
     def __init__(
         self, name: str, labels: np.ndarray | None, identity: str, notes: Sequence[str] = ()
@@ -64,11 +64,12 @@ class ImageSet:
         threads: int | None = None,
         skip_bad: bool = False,
     ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Yield (indices int64 (n,), images uint8 (n, H, W, 3)) in order, from image `start`; n <= batch_size.
+        """Yield (indices int64 (n,), images uint8 (n, H, W, 3)) in order, from image `start`; n <=
+        batch_size.
 
-        Decoding runs in `threads` threads (default: as many as the core uses, at most 8) while the caller works on
-        the batch before; a bounded number of batches is in memory. An image that cannot be read raises InputError
-        when its batch is due, or with skip_bad is left out and noted in `bad`.
+        Decoding runs in `threads` threads (default: as many as the core uses, at most 8) while the caller
+        works on the batch before; a bounded number of batches is in memory. An image that cannot be read
+        raises InputError when its batch is due, or with skip_bad is left out and noted in `bad`.
         """
         if batch_size < 1:
             raise InputError(f"batch size {batch_size}: must be at least 1")
@@ -95,7 +96,8 @@ class ImageSet:
         return first, images, jobs
 
     def _decode(self, transform: Transform, first: int, out: np.ndarray) -> dict[int, str]:
-        """Fill `out` with the images from `first` on; returns {index: reason} of those that cannot be read."""
+        """Fill `out` with the images from `first` on; returns {index: reason} of those that cannot be
+        read."""
         bad = {}
         for i, pixels in enumerate(out, first):
             try:
