@@ -29,8 +29,7 @@ def collect(images, *args, **kwargs):
     return np.concatenate([b[0] for b in batches]), np.concatenate([b[1] for b in batches])
 
 
-# --- folders
-# ------------------------------------------------------------------------------------------------------
+# -- folders
 
 
 def image_folder_order(root):
@@ -134,8 +133,7 @@ def test_identity_follows_names_and_sizes(tmp_path):
     assert len({before, resized, identity("one")}) == 3
 
 
-# --- lists
-# --------------------------------------------------------------------------------------------------------
+# -- lists
 
 
 def test_list_with_blanks_labels_and_missing_images(tmp_path):
@@ -203,8 +201,7 @@ def test_curated_lists_are_the_published_ones(shared, name):
     assert len(files) == len(set(files)) == len(labels) == 10_000
 
 
-# --- arrays and known names
-# ---------------------------------------------------------------------------------------
+# -- arrays and known names
 
 
 def test_npy_set(tmp_path):
@@ -316,8 +313,7 @@ def test_default_ood():
     assert default_ood("CIFAR-10") == ["SVHN", "LSUN", "LSUN_resize", "iSUN", "dtd", "places365"]
 
 
-# --- ImageNet
-# -----------------------------------------------------------------------------------------------------
+# -- ImageNet
 
 
 def test_shipped_wnids_are_those_of_the_shared_list(shared):
@@ -383,8 +379,7 @@ def test_flat_val_without_labels_says_so(tmp_path):
     assert images.labels is None and "no labels" in images.notes[0]
 
 
-# --- batches
-# ------------------------------------------------------------------------------------------------------
+# -- batches
 
 
 @pytest.fixture(scope="module")
@@ -503,8 +498,7 @@ def test_image_that_vanishes_is_bad(tmp_path):
     assert "01.png" in images.bad[0]
 
 
-# --- SVHN
-# ---------------------------------------------------------------------------------------------------------
+# -- SVHN
 
 
 def test_select_svhn_takes_the_first_of_each_digit_in_file_order(tmp_path, monkeypatch):

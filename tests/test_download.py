@@ -80,8 +80,7 @@ def server():
     server.http.server_close()
 
 
-# --- one file
-# -----------------------------------------------------------------------------------------------------
+# -- one file
 
 
 def test_fetch(server, tmp_path):
@@ -177,8 +176,7 @@ def test_silent_server_is_given_up(tmp_path):
             fetch(url, tmp_path / "f", None, timeout=0.1)
 
 
-# --- archives
-# -----------------------------------------------------------------------------------------------------
+# -- archives
 
 
 def member(name: str, kind: bytes = tarfile.REGTYPE, link: str = "") -> tarfile.TarInfo:
@@ -288,8 +286,7 @@ def test_sample_is_the_same_whatever_the_order(tmp_path):
     assert all((tmp_path / "a" / file).read_bytes() == b"%d" % int(file[:4]) for file in chosen)
 
 
-# --- download
-# -----------------------------------------------------------------------------------------------------
+# -- download
 
 
 def items(server, monkeypatch, **given):

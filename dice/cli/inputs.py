@@ -116,7 +116,8 @@ def open_sets(specs: list[str], root: str, strict: bool) -> tuple[list[str], lis
     """All names in the order asked for, the sets that are there, and the reason for each of the others.
 
     InputError for a name or a source that does not exist; a set that exists and is broken does not stop the
-    others."""
+    others.
+    """
     order = [spec.partition("=")[0] for spec in specs]
     twice = {name for name in order if order.count(name) > 1}
     if twice:

@@ -24,7 +24,8 @@ class Grid:
     """DICE's heads for all `ps` x `clips` of one last layer; as `DICE` scores with each, to the bit.
 
     W (C, D), b (C,), mean (D,): as for `DICE`; `score` and `contribution` too. clips: None among them is no
-    clip."""
+    clip.
+    """
 
     def __init__(
         self,

@@ -2,7 +2,8 @@
 
 The layout under the data root is the original repository's: `data/` for CIFAR, `datasets/ood_datasets/<name>`
 for the OOD sets, `datasets/ILSVRC-2012/{train,val}` for ImageNet. Enumeration only: dice.images.imagesets
-reads the images."""
+reads the images.
+"""
 
 import difflib
 import gzip
@@ -41,8 +42,7 @@ class MissingSet(InputError):
     """A known data set whose files are not under the data root; the message says where they belong."""
 
 
-# --- names
-# --------------------------------------------------------------------------------------------------------
+# -- names
 
 _OOD = "datasets/ood_datasets"
 _IMAGENET = "datasets/ILSVRC-2012"
@@ -94,7 +94,8 @@ def open_set(spec: str, root: str | os.PathLike[str], *, split: str = "test") ->
     split: "test" or "train", for CIFAR-10, CIFAR-100, SVHN and imagenet; NAME=SOURCE takes what it is given.
 
     Raises MissingSet for a known set that is not there, InputError for an unknown name or anything
-    unreadable."""
+    unreadable.
+    """
     root = Path(root)
     name, given, source = spec.partition("=")
     if not name or name in (".", "..") or "/" in name or os.sep in name or (given and not source):
@@ -132,8 +133,7 @@ def _raise_missing(name: str, path: Path) -> NoReturn:
     raise MissingSet(f"{name} is not there: it belongs in {path}{hint}")
 
 
-# --- sources
-# ------------------------------------------------------------------------------------------------------
+# -- sources
 
 
 _Reader = Callable[[Path], tuple[np.ndarray, np.ndarray]]
@@ -213,7 +213,8 @@ def _is_image(name: str) -> bool:
 def image_files(paths: Iterable[str]) -> list[str]:
     """The files of `paths` as they are and, for each folder among them, the images in and under it, sorted.
 
-    InputError for a folder without an image or that cannot be read."""
+    InputError for a folder without an image or that cannot be read.
+    """
     files = []
     for path in paths:
         if not os.path.isdir(path):
@@ -299,8 +300,7 @@ def _parse_list(data: bytes) -> tuple[list[str], np.ndarray]:
     return files, np.array(labels, np.int64)
 
 
-# --- ImageNet
-# -----------------------------------------------------------------------------------------------------
+# -- ImageNet
 
 
 def _open_imagenet(base: Path, split: str) -> FileSet:
@@ -379,8 +379,7 @@ def _look_up(path: Path, files: list[str], known: dict[str, int | None]) -> np.n
     return np.array(labels, np.int64)
 
 
-# --- SVHN
-# ---------------------------------------------------------------------------------------------------------
+# -- SVHN
 
 _SVHN_PER_DIGIT = 1000
 
@@ -391,7 +390,8 @@ def select_svhn(root: str | os.PathLike[str]) -> Path:
 
     Reads datasets/ood_datasets/svhn/test_32x32.mat under `root` and writes selected_test_32x32.mat beside it,
     with `X` uint8 (32, 32, 3, N) and `y` uint8 (N, 1) in SVHN's own labels (10 is the digit 0). Returns the
-    path written."""
+    path written.
+    """
     from scipy.io import savemat
 
     source = Path(root) / _SVHN / "test_32x32.mat"

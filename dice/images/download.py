@@ -105,8 +105,7 @@ def _remove_empty(folders: Iterable[Path]) -> None:
             folder.rmdir()
 
 
-# --- one file
-# -----------------------------------------------------------------------------------------------------
+# -- one file
 
 _BLOCK = 1 << 18
 _FAILURES = 3  # tries in a row that bring next to nothing
@@ -215,8 +214,7 @@ def _transfer(url: str, part: Path, timeout: float) -> None:
             raise ConnectionError(f"broken off after {have:,} of {total:,} bytes")
 
 
-# --- archives
-# -----------------------------------------------------------------------------------------------------
+# -- archives
 
 _MAX_MEMBERS = 2_000_000
 
@@ -228,7 +226,8 @@ def unpack(archive: Path, target: Path, *, sample: int | None = None) -> None:
     sample: keep only that many files, drawn by a fixed seed from their sorted names, without their folders.
     Only plain files and folders inside the target come out of it: links, devices and names that lead
     elsewhere are refused, and so is an archive that grows to more than four times its size (plus 64 MB).
-    Whole or not at all."""
+    Whole or not at all.
+    """
     work = target.with_name(f".{target.name}.unpacking")
     shutil.rmtree(work, ignore_errors=True)
     try:

@@ -28,7 +28,8 @@ class ImageSet:
     labels: int64 (N,), or None where they are not known.
     identity: hex digest of what was enumerated (names and sizes, or the bytes of batch files), for caches.
     notes: what a reader of results should know, one sentence each (images that a list names and the folder
-    lacks)."""
+    lacks).
+    """
 
     def __init__(
         self, name: str, labels: np.ndarray | None, identity: str, notes: Sequence[str] = ()
