@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from dice import _core
+from dice.arrays import Array, Float32, UInt8
 from dice.errors import DeviceError, InputError
 
 __all__ = ["Backbone", "load_backbone"]
@@ -27,20 +28,20 @@ class Backbone:
         fingerprint: SHA-256 of the checkpoint file, or of the weights that were given, hex.
     """
 
-    def __init__(self, network: Any, *, device: str, fingerprint: str):
+    def __init__(self, network: _core.Network, *, device: str, fingerprint: str):
         self._network = network
         self.device = device
         self.fingerprint = fingerprint
         self.arch: str = network.arch
-        self.weight: np.ndarray = network.weight
-        self.bias: np.ndarray = network.bias
+        self.weight: Float32 = network.weight
+        self.bias: Float32 = network.bias
         self.image_size: int = network.image_size
         self.mean: tuple[float, float, float] = network.mean
         self.std: tuple[float, float, float] = network.std
         self.precision: str = network.precision
         self.isa: str = network.isa
 
-    def forward(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def forward(self, images: UInt8 | Float32) -> tuple[Float32, Float32]:
         """Features and logits of N images.
 
         Args:
@@ -82,7 +83,7 @@ class Backbone:
 
 def load_backbone(
     arch: str | None,
-    file: str | os.PathLike[str] | Mapping[str, np.ndarray],
+    file: str | os.PathLike[str] | Mapping[str, Array],
     *,
     device: str = "cpu",
     precision: str = "float32",
@@ -130,7 +131,7 @@ def load_backbone(
     return Backbone(network, device=name, fingerprint=digest)
 
 
-def _digest(weights: Mapping[str, np.ndarray]) -> str:
+def _digest(weights: Mapping[str, Array]) -> str:
     """SHA-256 over names, types, shapes and values."""
     digest = hashlib.sha256()
     for name, value in weights.items():

@@ -2,13 +2,13 @@
 benchmark."""
 
 from argparse import Namespace
-from typing import Any
 
 from dice.cli import demo, inputs
 from dice.cli.eval import evaluate_each, evaluate_one
 from dice.console import debug, note
 from dice.errors import InputError
 from dice.eval.methods import Method
+from dice.eval.results import Result
 from dice.images import datasets, download
 
 
@@ -39,7 +39,7 @@ def run(args: Namespace) -> int:
     return demo.run(args)
 
 
-def four_tables(args: Namespace, in_dataset: str) -> list[dict[str, Any]]:
+def four_tables(args: Namespace, in_dataset: str) -> list[Result]:
     print(f"ID: {in_dataset}")
     if args.method:
         return evaluate_one(args, in_dataset, inputs.chosen_methods(args, in_dataset, []))

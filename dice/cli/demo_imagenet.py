@@ -3,15 +3,14 @@ scores."""
 
 from argparse import Namespace
 from pathlib import Path
-from typing import Any
 
 from dice import madeup
 from dice.cli import inputs
 from dice.cli.eval import evaluate_each, evaluate_one
 from dice.cli.report import write_report
 from dice.errors import InputError
-from dice.eval import results
 from dice.eval.methods import Method
+from dice.eval.results import Result, find_runs
 from dice.images import datasets, preprocess
 from dice.images.sources import ITEMS
 
@@ -44,25 +43,32 @@ def run(args: Namespace) -> int:
     else:
         raise InputError(_where_to_get_weights(args))
 
-    def one(in_dataset: str) -> list[dict[str, Any]]:
+    def one(in_dataset: str) -> list[Result]:
         methods = _METHODS[arch]
         if args.method or args.runs or args.p:
             methods = inputs.chosen_methods(args, in_dataset, ["energy"])
-        mean, remarks = None, {}
-        if args.random_weights:
-            remarks = {"weights": "random"}
-            if not args.mean:  # the root's belongs to the real weights
-                train = datasets.open_set(in_dataset, args.root, split="train")
-                transform = preprocess.transform_for(arch)
-                mean = inputs.stored_mean(args, args.name, net, train, transform, Path(args.base_dir))
+        mean = None
+        if args.random_weights and not args.mean:  # the mean of the data root belongs to the real weights
+            train = datasets.open_set(in_dataset, args.root, split="train")
+            transform = preprocess.transform_for(arch)
+            mean = inputs.stored_mean(args, args.name, net, train, transform, Path(args.base_dir))
         return evaluate_one(
-            args, in_dataset, methods, strict=args.strict, net=net, mean=mean, remarks=remarks
+            args,
+            in_dataset,
+            methods,
+            strict=args.strict,
+            net=net,
+            mean=mean,
+            random_weights=args.random_weights,
         )
 
     status = evaluate_each(args, ["imagenet"], one)
-    mine = {"checkpoint_sha256": net.fingerprint, "precision": net.precision}
-    runs = results.find_runs([Path(args.base_dir, "imagenet")])
-    write_report([run for run in runs if mine.items() <= run.about.items()], stem.with_suffix(".html"))
+    mine = [
+        run
+        for run in find_runs([Path(args.base_dir, "imagenet")])
+        if run.provenance.checkpoint_sha256 == net.fingerprint and run.result.precision == net.precision
+    ]
+    write_report(mine, stem.with_suffix(".html"))
     return status
 
 

@@ -3,18 +3,19 @@
 from argparse import Namespace
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-
+from dice.arrays import Float64
 from dice.backbone import Backbone
 from dice.cli import inputs
 from dice.console import error, note, warn
 from dice.errors import InputError
-from dice.eval import evaluate, results, tables
+from dice.eval import evaluate, tables
+from dice.eval.features import Clock
 from dice.eval.methods import Method
+from dice.eval.results import Result, save_results
 from dice.images import datasets, preprocess
 from dice.images.imagesets import ImageSet
+from dice.io.output import WriteError, check_target, check_writable
 
 
 def run(args: Namespace) -> int:
@@ -22,7 +23,7 @@ def run(args: Namespace) -> int:
     if args.in_data and len(names) > 1:
         raise InputError("--in-data: one folder or list has one name, --in-dataset gives several")
 
-    def one(in_dataset: str) -> list[dict[str, Any]]:
+    def one(in_dataset: str) -> list[Result]:
         if len(names) > 1:
             print(f"ID: {in_dataset}")
         methods = inputs.chosen_methods(args, in_dataset, ["energy"])
@@ -31,18 +32,17 @@ def run(args: Namespace) -> int:
     return evaluate_each(args, names, one)
 
 
-def evaluate_each(
-    args: Namespace, in_datasets: Sequence[str], one: Callable[[str], list[dict[str, Any]]]
-) -> int:
+def evaluate_each(args: Namespace, in_datasets: Sequence[str], one: Callable[[str], list[Result]]) -> int:
     """Evaluates every ID set by `one`, keeps what is finished in --json, and goes on after a broken set."""
-    results.check_writable(Path(args.base_dir))
+    check_writable(Path(args.base_dir))
     if args.json:
-        results.check_target(Path(args.json))
-    entries, broken = [], False
+        check_target(Path(args.json))
+    found: list[Result] = []
+    broken = False
     for in_dataset in in_datasets:
         try:
             outcome = one(in_dataset)
-        except results.WriteError:
+        except WriteError:
             raise
         except InputError as reason:
             if len(in_datasets) == 1:
@@ -50,13 +50,13 @@ def evaluate_each(
             error(str(reason))
             broken = True
             continue
-        entries += outcome
+        found += outcome
         broken = broken or any(
             reason.startswith(evaluate.BROKEN)
-            for reason in (*outcome[0]["skipped"].values(), *outcome[0].get("left_out", {}).values())
+            for reason in (*outcome[0].skipped.values(), *outcome[0].left_out.values())
         )
         if args.json:
-            results.write_json(Path(args.json), entries)
+            save_results(Path(args.json), found)
     return 2 if broken else 0
 
 
@@ -68,13 +68,11 @@ def evaluate_one(
     strict: bool = False,
     titles: bool = False,
     net: Backbone | None = None,
-    mean: np.ndarray | None = None,
-    remarks: dict[str, Any] | None = None,
-) -> list[dict[str, Any]]:
+    mean: Float64 | None = None,
+    random_weights: bool = False,
+) -> list[Result]:
     """Results of one ID set; `net` and `mean` where they are not those of the flags."""
-    clock = evaluate.Clock()
-    measure = evaluate.Measure(args.convention, tuple(args.near), args.bootstrap)
-    base = Path(args.base_dir)
+    clock, base = Clock(), Path(args.base_dir)
     with clock.measure("load"):
         id_set = inputs.own_or_known(args.in_data, in_dataset, args.root, "test")
         # before the OOD sets: a network that is refused is then the one line that is printed
@@ -91,37 +89,39 @@ def evaluate_one(
     if mean is None and masked and train is None:  # else the pass over `train` gives it
         try:
             mean = inputs.mean_feature(args, in_dataset, net, transform, base)
-        except results.WriteError:
+        except WriteError:
             raise
         except InputError as reason:
             if strict or len(masked) + len(left_out) == len(methods):
                 raise
             left_out |= dict.fromkeys(masked, inputs.why(reason))
-    entries = evaluate.evaluate(
-        net,
-        id_set,
-        sets,
-        methods,
-        in_dataset=in_dataset,
-        transform=transform,
-        mean=mean,
-        train=train,
-        skipped=skipped,
-        left_out=left_out,
-        checkpoint=f"random weights of {net.arch}"
-        if (remarks or {}).get("weights")
-        else str(inputs.checkpoint_path(args, in_dataset)),
+    checkpoint = inputs.checkpoint_path(args, in_dataset)
+    settings = evaluate.Settings(
+        in_dataset,
+        transform,
+        inputs.decoding(args),
+        evaluate.Measure(args.convention, tuple(args.near), args.bootstrap),
+        checkpoint=f"random weights of {net.arch}" if random_weights else str(checkpoint),
         name=args.name,
         base_dir=base,
         fresh=args.fresh,
         only=args.only,
-        clock=clock,
-        measure=measure,
-        remarks=remarks,
-        **inputs.decoding(args),
+        random_weights=random_weights,
     )
-    print_results(entries, [id_set, *sets], order, titles, whole=not clock.stored)
-    return entries
+    found = evaluate.evaluate(
+        net,
+        id_set,
+        sets,
+        methods,
+        settings,
+        mean=mean,
+        train=train,
+        skipped=skipped,
+        left_out=left_out,
+        clock=clock,
+    )
+    print_results(found, [id_set, *sets], order, titles, whole=not clock.stored)
+    return found
 
 
 def training_images(
@@ -156,56 +156,58 @@ def training_images(
 
 
 def print_results(
-    entries: list[dict[str, Any]],
+    found: Sequence[Result],
     sets: Sequence[ImageSet],
-    order: list[str],
+    order: Sequence[str],
     titles: bool = False,
     *,
     whole: bool,
 ) -> None:
-    """whole: every image went through the backbone; none of the features were stored."""
-    for entry in entries:
+    """Tables on stdout, and notes. order: the names of all OOD sets asked for. titles: the original's above each table.
+    whole: every image went through the backbone, as none of the features were stored."""
+    for result in found:
         if titles:
-            print("No Sparsity" if entry["p"] is None else f"With Sparsity p={entry['p']}")
-        print(tables.format_table(entry, order), flush=True)
-    if len(entries) > 2:
-        print(tables.format_summary(entries), flush=True)
-    for line in tables.remarks(entries):
+            p = result.method.p
+            print("No Sparsity" if p is None else f"With Sparsity p={p}")
+        print(tables.format_table(result, order), flush=True)
+    if len(found) > 2:
+        print(tables.format_summary(found), flush=True)
+    for line in tables.remarks(found):
         print(line, flush=True)
-    for entry in entries:
-        if entry.get("fit", {}).get("short_of"):
-            warn(f"{tables.title(entry)}: {entry['fit']['short_of']}")
-    for image_set in sets:
-        for words in (*image_set.notes, *image_set.bad):
+    for result in found:
+        if result.fit and result.fit.short_of:
+            warn(f"{result.method.title}: {result.fit.short_of}")
+    for images in sets:
+        for words in (*images.notes, *images.bad):
             note(words)
-    first = entries[0]
-    speed = first["images_per_s"]
-    passed = (
-        "all from stored features"
-        if speed is None
-        else f"{speed:.0f} images/s"
-        if speed >= 10
-        else f"{speed:.2g} images/s"
-    )
-    accuracy = "" if first["accuracy"] is None else f", accuracy {first['accuracy']:.2f} %"
-    note(
-        f"{first['in_dataset']}: {first['n_id']} ID images{accuracy}, {first['precision']} on "
-        f"{first['device']} "
-        f"({first['isa']}), {first['convention']} convention, {first['seconds']['total']:.1f} s, {passed}"
-    )
-    seconds = first["seconds"]
-    methods = f"fits, scores and metrics of {len(entries)} methods {seconds['head']:.2f} s"
-    share = (
-        f", {100 * seconds['head'] / seconds['backbone']:.1f} % of it"
-        if whole and seconds["backbone"]
-        else ""
-    )
-    note(methods if speed is None else f"backbone {seconds['backbone']:.2f} s; {methods}{share}")
-    for reason in dict.fromkeys(first.get("left_out", {}).values()):
-        labels = [label for label, its in first["left_out"].items() if its == reason]
+    note_speed(found, whole=whole)
+    first = found[0]
+    for reason in dict.fromkeys(first.left_out.values()):
+        labels = [label for label, its in first.left_out.items() if its == reason]
         note(f"{', '.join(labels)}: left out, {reason}")
-    if first["skipped"]:
+    if first.skipped:
         note(
-            f"{first['in_dataset']}: {len(first['skipped'])} of {len(order)} OOD sets left out: "
-            f"{', '.join(first['skipped'])}"
+            f"{first.in_dataset}: {len(first.skipped)} of {len(order)} OOD sets left out: "
+            f"{', '.join(first.skipped)}"
         )
+
+
+def note_speed(found: Sequence[Result], *, whole: bool) -> None:
+    """What ran, how fast, and where the time went."""
+    first = found[0]
+    speed, seconds = first.images_per_s, first.seconds
+    if speed is None:
+        passed = "all from stored features"
+    else:
+        passed = f"{speed:.0f} images/s" if speed >= 10 else f"{speed:.2g} images/s"
+    accuracy = "" if first.accuracy is None else f", accuracy {first.accuracy:.2f} %"
+    note(
+        f"{first.in_dataset}: {first.n_id} ID images{accuracy}, {first.precision} on {first.device} ({first.isa}), "
+        f"{first.convention} convention, {seconds.total:.1f} s, {passed}"
+    )
+    methods = f"fits, scores and metrics of {len(found)} methods {seconds.head:.2f} s"
+    if speed is None:
+        note(methods)
+        return
+    share = f", {100 * seconds.head / seconds.backbone:.1f} % of it" if whole and seconds.backbone else ""
+    note(f"backbone {seconds.backbone:.2f} s; {methods}{share}")

@@ -1,6 +1,7 @@
 """`dice fit`: a detector file, fitted on training images and with a threshold from held-out ones."""
 
 from argparse import Namespace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -8,15 +9,16 @@ from dice.cli import inputs
 from dice.console import note
 from dice.detectors import registry
 from dice.errors import InputError
-from dice.eval import gate, results
+from dice.eval import gate
 from dice.images import datasets, preprocess
+from dice.io.output import check_target
 from dice.stats import thresholds
 from dice.stats import training as statistics
 
 
 def run(args: Namespace) -> int:
     out = Path(args.out)
-    results.check_target(out)
+    check_target(out)
     if args.method not in registry.METHODS:
         raise InputError(f"--method {args.method}: unknown; choose from {', '.join(registry.METHODS)}")
     parameters = dict(args.param)
@@ -52,7 +54,7 @@ def run(args: Namespace) -> int:
         "fitted_on": None,
         "calibrated_on": None,
     }
-    decode = inputs.decoding(args)
+    decode = asdict(inputs.decoding(args))
     if train is not None:
         n = gate.learn(detector, net, train, transform, **decode)
         about["fitted_on"] = {"set": train.name, "identity": train.identity, "n": n}

@@ -1,21 +1,22 @@
 """What flags name: the network, the image sets, the methods and the mean feature."""
 
 from argparse import Namespace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from dice import _core
+from dice.arrays import Array, Float64
 from dice.backbone import Backbone, load_backbone
 from dice.cli.flags import NO_CLIP
 from dice.console import debug, error, note
 from dice.detectors.registry import METHODS
 from dice.errors import InputError
-from dice.eval import evaluate, results
+from dice.eval import evaluate
+from dice.eval.folders import statistics_stem
 from dice.eval.methods import Method, choose_methods, parse_run
 from dice.images import datasets
-from dice.images.imagesets import ImageSet, Part
+from dice.images.imagesets import Decoding, ImageSet, Part
 from dice.images.preprocess import Transform
 from dice.io import read_state_dict
 from dice.stats import training as statistics
@@ -61,7 +62,7 @@ def open_network(args: Namespace, in_dataset: str) -> Backbone:
 
 
 def load_network(
-    args: Namespace, arch: str | None, source: Path | dict[str, np.ndarray], precision: str
+    args: Namespace, arch: str | None, source: Path | dict[str, Array], precision: str
 ) -> Backbone:
     """The network of a checkpoint, or of weights by name, on the device that the flags ask for."""
     if args.threads:
@@ -92,10 +93,8 @@ def chosen_methods(args: Namespace, in_dataset: str, default: list[str]) -> list
 # -- the image sets
 
 
-def decoding(args: Namespace) -> dict[str, Any]:
-    return {"batch_size": args.batch_size, "skip_bad": args.skip_bad} | (
-        {"threads": args.threads} if args.threads else {}
-    )
+def decoding(args: Namespace) -> Decoding:
+    return Decoding(args.batch_size, args.threads, args.skip_bad)
 
 
 def own_or_known(in_data: str | None, name: str, root: str, split: str) -> ImageSet:
@@ -150,7 +149,7 @@ def why(reason: InputError, what: str = "") -> str:
 
 def mean_feature(
     args: Namespace, in_dataset: str, net: Backbone, transform: Transform, base: Path | None
-) -> np.ndarray:
+) -> Float64:
     """`known_mean`; where that is None, computed from the training images and kept under `base`."""
     known = known_mean(args, in_dataset, net)
     if known is not None:
@@ -171,7 +170,7 @@ def mean_feature(
     return stored_mean(args, args.name, net, train, transform, base)
 
 
-def known_mean(args: Namespace, in_dataset: str, net: Backbone) -> np.ndarray | None:
+def known_mean(args: Namespace, in_dataset: str, net: Backbone) -> Float64 | None:
     """The mean feature, float64 (D,), of the file of --mean or of the data root's cache; None where there is
     neither."""
     if args.mean:
@@ -185,7 +184,7 @@ def known_mean(args: Namespace, in_dataset: str, net: Backbone) -> np.ndarray | 
 
 def stored_mean(
     args: Namespace, name: str, net: Backbone, train: ImageSet, transform: Transform, base: Path
-) -> np.ndarray:
+) -> Float64:
     """The mean feature of `train`, float64 (D,): read from `base` if it is there, else computed and kept
     there."""
     part = statistics.select(train)
@@ -193,16 +192,16 @@ def stored_mean(
     if stored.is_file() and not args.fresh:
         debug(f"mean feature {stored}")
         return statistics.load_mean(stored, net)
-    found = statistics.compute(net, part, transform, state, full=False, fresh=args.fresh, **decoding(args))
+    found = statistics.compute(
+        net, part, transform, state, full=False, fresh=args.fresh, **asdict(decoding(args))
+    )
     statistics.save(stored, found, state)
     return found.mean()
 
 
 def statistics_files(base: Path, net: Backbone, name: str, part: Part) -> tuple[Path, Path]:
     """Under `base`: the file of the statistics of `part`, and that of an unfinished pass over it."""
-    stem = (
-        base / "statistics" / results.network_folder(net, name) / results.set_folder(part.name, part.identity)
-    )
+    stem = statistics_stem(base, net, name, part)
     return stem.with_name(stem.name + ".npz"), stem.with_name(stem.name + ".partial.npz")
 
 

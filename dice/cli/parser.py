@@ -4,9 +4,9 @@ Each command is a file of this folder with a function `run`, and has a function 
 file is imported when the command runs and not before, so that `dice --help` answers at once.
 """
 
-import argparse
+from argparse import ArgumentParser, Namespace, _SubParsersAction
 from collections.abc import Callable
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeAlias
 
 from dice import __version__
 from dice.cli import flags
@@ -14,16 +14,16 @@ from dice.errors import InputError
 
 __all__ = ["make_parser"]
 
-Namespace = argparse.Namespace
-_Commands = argparse._SubParsersAction  # the type that add_subparsers returns has no public name
 
-
-class _Parser(argparse.ArgumentParser):
+class _Parser(ArgumentParser):
     def error(self, message: str) -> NoReturn:
         raise InputError(f"{message} (see `{self.prog} --help`)")
 
 
-def make_parser() -> argparse.ArgumentParser:
+_Commands: TypeAlias = "_SubParsersAction[_Parser]"  # what add_subparsers returns; it has no public name
+
+
+def make_parser() -> ArgumentParser:
     """The parser of the command line. What it returns has `run`, the function of the command: run(args) ->
     status."""
     parser = _Parser(
@@ -58,11 +58,11 @@ def _command(
     name: str,
     words: str | None,
     run: Callable[[Namespace], int],
-    *groups: Callable[[argparse.ArgumentParser], None],
-) -> argparse.ArgumentParser:
+    *groups: Callable[[ArgumentParser], None],
+) -> ArgumentParser:
     """Adds a command with the flags of `groups`; one without `words` is not listed by --help."""
     listed: dict[str, Any] = {"help": words, "description": words} if words else {}
-    parser: argparse.ArgumentParser = commands.add_parser(name, allow_abbrev=False, **listed)
+    parser = commands.add_parser(name, allow_abbrev=False, **listed)
     parser.set_defaults(run=run)
     for add_group in groups:
         add_group(parser)

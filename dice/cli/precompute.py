@@ -1,13 +1,14 @@
 """`dice precompute`: statistics of the training features."""
 
 from argparse import Namespace
+from dataclasses import asdict
 from pathlib import Path
 
 from dice.backbone import Backbone
 from dice.cli import inputs
 from dice.console import note
-from dice.eval import results
 from dice.images import preprocess
+from dice.io.output import check_target
 from dice.stats import training as statistics
 
 
@@ -17,13 +18,13 @@ def run(args: Namespace) -> int:
     if args.shard and not args.out:
         out = out.with_suffix(f".{args.shard[0]}of{args.shard[1]}.npz")
     statistics.check_name(out, args.shard)
-    results.check_target(out)
+    check_target(out)
     train = inputs.own_or_known(args.in_data, args.in_dataset, args.root, "train")
     part = statistics.select(train, max_images=args.max_images, seed=args.seed, shard=args.shard)
     state = inputs.statistics_files(Path(args.base_dir), net, args.name, part)[1]
     transform = preprocess.transform_for(net.arch)
     full = not args.mean_only and out.suffix == ".npz"
-    decode = inputs.decoding(args)
+    decode = asdict(inputs.decoding(args))
     found = statistics.compute(net, part, transform, state, full=full, fresh=args.fresh, **decode)
     statistics.save(out, found, state)
     print_statistics(out, found, net)

@@ -4,6 +4,7 @@ from argparse import Namespace
 from pathlib import Path
 
 from dice.eval import report, results
+from dice.io.output import write_lines
 
 
 def run(args: Namespace) -> int:
@@ -17,5 +18,5 @@ def write_report(runs: list[results.Run], out: Path) -> None:
         (out.with_suffix(".md"), report.markdown(runs)),
         (out.with_suffix(".html"), report.page(runs)),
     ):
-        results.write_lines(path, text.splitlines())
+        write_lines(path, text.splitlines())
         print(f"wrote {path}")

@@ -6,18 +6,20 @@ images and a proxy OOD set that the table does not report, and it says so.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from dice import _core
-from dice.arrays import as_array, blocks
+from dice.arrays import Float64, as_array, blocks
 from dice.detectors import DICE
 from dice.detectors.base import last_layer
 from dice.errors import InputError
 from dice.eval import metrics
+from dice.eval.results import Metrics, average
 
-__all__ = ["Grid", "choose", "measure", "sweep"]
+__all__ = ["Choice", "Grid", "Point", "Sweep", "choose", "measure", "sweep"]
 
 
 class Grid:
@@ -55,7 +57,7 @@ class Grid:
             for t in np.percentile(np.abs(ranked) if absolute else ranked, ps)
         ]
 
-    def scores(self, h: Any) -> np.ndarray:
+    def scores(self, h: Any) -> Float64:
         """float64 (len(points), N) of features `h` (N, D)."""
         parts = [
             np.stack(
@@ -66,18 +68,74 @@ class Grid:
         return np.concatenate(parts, axis=1)
 
 
+@dataclass(frozen=True)
+class Point:
+    """DICE at one p and clip: the metrics against each OOD set, and their average, as fractions."""
+
+    p: float
+    clip: float | None
+    convention: str
+    sets: dict[str, Metrics]
+    average: Metrics
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "p": self.p,
+            "clip": self.clip,
+            "convention": self.convention,
+            "sets": {name: row.to_json() for name, row in self.sets.items()},
+            "average": self.average.to_json(),
+        }
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The point chosen by proxies, and in words how."""
+
+    point: Point
+    how: str
+
+    def to_json(self) -> dict[str, Any]:
+        point = self.point
+        return {"p": point.p, "clip": point.clip, "auroc": point.average.auroc, "how": self.how}
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """All points of a network on one ID set; skipped: the reason for each OOD set that is left out."""
+
+    convention: str
+    precision: str
+    in_dataset: str
+    score: str
+    points: list[Point]
+    skipped: dict[str, str]
+    chosen: Choice | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "convention": self.convention,
+            "precision": self.precision,
+            "in_dataset": self.in_dataset,
+            "score": self.score,
+            "rows": [point.to_json() for point in self.points],
+            "skipped": self.skipped,
+            "chosen": None if self.chosen is None else self.chosen.to_json(),
+        }
+
+
 def measure(
-    grid: Grid, scores_id: np.ndarray, scores_ood: Mapping[str, np.ndarray], convention: str = "paper"
-) -> list[dict[str, Any]]:
-    """One row a point of the grid: p, clip, convention, "sets": {name: metrics as fractions}, "average" of
-    them."""
-    rows = []
+    grid: Grid, scores_id: Float64, scores_ood: Mapping[str, Float64], convention: str = "paper"
+) -> list[Point]:
+    """One for each point of the grid; scores (len(points), N) as `Grid.scores` gives them."""
+    points = []
     for i, (p, clip) in enumerate(grid.points):
-        sets = {name: metrics.evaluate(scores_id[i], ood[i], convention) for name, ood in scores_ood.items()}
-        rows.append(
-            {"p": p, "clip": clip, "convention": convention, "sets": sets, "average": metrics.average(sets)}
-        )
-    return rows
+        sets = {
+            name: Metrics(**metrics.evaluate(scores_id[i], ood[i], convention))
+            for name, ood in scores_ood.items()
+        }
+        points.append(Point(p, clip, convention, sets, average(sets)))
+    return points
 
 
 def sweep(
@@ -92,13 +150,13 @@ def sweep(
     score: str = "energy",
     contribution: str = "product",
     convention: str = "paper",
-) -> list[dict[str, Any]]:
+) -> list[Point]:
     """`measure` of ID features (N, D) against each OOD set's; parameters as for `Grid`."""
     grid = Grid(W, b, mean, ps, clips, score=score, contribution=contribution)
     return measure(grid, grid.scores(h_id), {name: grid.scores(h) for name, h in h_ood.items()}, convention)
 
 
-def choose(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """The row of the largest average AUROC, of equal ones the first. Its sets must be proxies, never the test
+def choose(points: Sequence[Point]) -> Point:
+    """The point of the largest average AUROC, of equal ones the first. Its sets must be proxies, never the test
     sets."""
-    return max(rows, key=lambda row: row["average"]["auroc"])
+    return max(points, key=lambda point: point.average.auroc)

@@ -13,13 +13,14 @@ import os
 import re
 import zlib
 from array import array
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import NoReturn
 
 import numpy as np
 
+from dice.arrays import Int64, UInt8
 from dice.errors import InputError
 from dice.images.imagesets import ArraySet, FileSet, ImageSet
 from dice.images.preprocess import check_size
@@ -136,7 +137,7 @@ def _raise_missing(name: str, path: Path) -> NoReturn:
 # -- sources
 
 
-_Reader = Callable[[Path], tuple[np.ndarray, np.ndarray]]
+_Reader = Callable[[Path], tuple[UInt8, Int64]]
 
 
 def _open_batches(name: str, paths: list[Path], reader: _Reader) -> ArraySet:
@@ -265,7 +266,7 @@ def _list_folders(name: str, path: Path, root: Path) -> list[Path]:
 _MAX_LIST = 1 << 28  # bytes of a list file: ImageNet's training set takes 60 MB
 
 
-def read_list(path: Path) -> tuple[list[str], np.ndarray | None]:
+def read_list(path: Path) -> tuple[list[str], Int64 | None]:
     """The paths of a list file, and its labels int64 (N,) if it has them: `path label` or `path` a line.
 
     Paths may hold blanks. Gzipped files are read as well.
@@ -289,7 +290,7 @@ def read_list(path: Path) -> tuple[list[str], np.ndarray | None]:
     return files, labels
 
 
-def _parse_list(data: bytes) -> tuple[list[str], np.ndarray]:
+def _parse_list(data: bytes) -> tuple[list[str], Int64]:
     """Paths, and labels int64 (N,), -1 for a line without one; line by line, since lists grow to millions."""
     files, labels = [], array("q")
     for raw in io.BytesIO(data):
@@ -345,7 +346,7 @@ _LISTS = ("val.txt", "imagenet2012_val_list.txt")  # `file label` a line
 _GROUND_TRUTH = "ILSVRC2012_validation_ground_truth.txt"  # of the development kit: a class number an image
 
 
-def _flat_labels(base: Path, images: FileSet) -> np.ndarray | None:
+def _flat_labels(base: Path, images: FileSet) -> Int64 | None:
     """Labels of a val folder without class folders, from the lists beside it; None (and a note) without
     one."""
     for path in (base / name for name in _LISTS):
@@ -372,7 +373,7 @@ def _flat_labels(base: Path, images: FileSet) -> np.ndarray | None:
     return None
 
 
-def _look_up(path: Path, files: list[str], known: dict[str, int | None]) -> np.ndarray:
+def _look_up(path: Path, files: Sequence[str], known: dict[str, int | None]) -> Int64:
     labels = [known.get(file) for file in files]
     if None in labels:
         raise InputError(f"{path}: has no label for {files[labels.index(None)]}")

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from os import PathLike
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
+from dice.arrays import UInt8
 from dice.errors import InputError
 
 __all__ = ["FORMATS", "MAX_ASPECT", "MAX_PIXELS", "Transform", "check_size", "decode", "transform_for"]
@@ -45,7 +46,7 @@ def decode(path: str | PathLike[str]) -> Image.Image:
         raise InputError(
             f"{path}: refused as a decompression bomb: more than {MAX_PIXELS:,} pixels"
         ) from None
-    except Image.UnidentifiedImageError:
+    except UnidentifiedImageError:
         raise InputError(f"{path}: not an image ({', '.join(FORMATS)}), or a damaged one") from None
     except Exception as error:  # Pillow's parsers raise nearly anything on damaged files
         raise InputError(f"{path}: cannot be decoded: {error or type(error).__name__}") from error
@@ -72,7 +73,7 @@ class Transform:
     resize: int | tuple[int, int]
     size: int
 
-    def __call__(self, image: Image.Image | np.ndarray) -> np.ndarray:
+    def __call__(self, image: Image.Image | UInt8) -> UInt8:
         """image: PIL RGB, or uint8 (H, W, 3). Returns uint8 (size, size, 3)."""
         if isinstance(image, np.ndarray):
             image = Image.fromarray(image)

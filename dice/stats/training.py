@@ -25,9 +25,9 @@ from dice import __version__, _core
 from dice.console import note, progress, warn
 from dice.detectors import DICE
 from dice.errors import InputError
-from dice.eval.results import write_npy, write_npz
 from dice.images.imagesets import ImageSet, Part
 from dice.io import fingerprint, read_npy, read_npz
+from dice.io.output import write_npy, write_npz
 from dice.stats.moments import Moments
 
 __all__ = ["Statistics", "check_name", "compute", "load_mean", "mask_drift", "merge", "save", "select"]
