@@ -5,7 +5,8 @@ batches -> backbone -> features (kept on disk, chunk by chunk) -> detectors -> s
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -176,7 +177,15 @@ def evaluate(
     fits: dict[str, FitNote] = {}
     if train is not None:
         try:
-            found = fitting.fit(detectors, train, through.features(train), net, through.clock)
+            found = fitting.fit(
+                detectors,
+                through.features(train),
+                fitting.last_logits(net.weight, net.bias),
+                labels=train.labels,
+                count=len(train),
+                name=train.name,
+                measure=partial(through.clock.measure, "head"),
+            )
         except WriteError:
             raise
         except InputError as reason:
@@ -184,11 +193,12 @@ def evaluate(
             wanting = [m.label for m in methods if m.learns or (m.p is not None and mean is None)]
             left_out |= dict.fromkeys(wanting, f"{BROKEN}: {reason}")
         else:
-            fits = {label: FitNote(**note) for label, note in found.by_name.items()}
+            for label, fit in found.by_name.items():
+                fits[label] = FitNote(**asdict(fit), identity=train.identity)
             left_out |= found.failed
             if mean is None:
                 mean = found.moments.mean()
-                note = FitNote(**fitting.about(train, "train", found.moments.count))
+                note = FitNote(train.name, fitting.ALL, found.moments.count, train.identity)
                 fits |= {m.label: note for m in methods if m.p is not None}
     scorers = [
         _Scorer(

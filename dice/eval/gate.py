@@ -9,7 +9,7 @@ import numpy as np
 
 from dice.backbone import Backbone
 from dice.console import progress
-from dice.detectors import Detector
+from dice.detectors import Detector, fitting
 from dice.errors import InputError
 from dice.images.imagesets import ImageSet
 from dice.images.preprocess import Transform
@@ -44,17 +44,21 @@ class Verdicts(NamedTuple):
     classes: np.ndarray  #: int64 (n,), predicted
 
 
-def learn(detector: Detector, net: Backbone, images: ImageSet, transform: Transform, **decode: Any) -> int:
-    """Fits on `images` in one streaming pass of the network; returns how many there were."""
-    seen = 0
-    for indices, x, _ in _passed(detector, net, images, transform, **decode):
-        if detector.needs_labels and images.labels is None:
-            raise InputError(
-                f"{images.name}: has no labels, which {type(detector).__name__} wants; use class folders"
-            )
-        detector.partial_fit(x, *((images.labels[indices],) if detector.needs_labels else ()))  # type: ignore[index]
-        seen += len(indices)
-    return seen
+def learn(
+    detector: Detector, net: Backbone, images: ImageSet, transform: Transform, **decode: Any
+) -> fitting.Fit:
+    """Fits on `images` in one streaming pass of the network, on the same images as `dice eval` does: see
+    `dice.detectors.fitting`."""
+    fits = fitting.fit(
+        {images.name: detector},
+        ((indices, h) for indices, h, _ in _passed(net, images, transform, **decode)),
+        fitting.last_logits(net.weight, net.bias),
+        labels=images.labels,
+        count=len(images),
+        name=images.name,
+        strict=True,
+    )
+    return fits.by_name[images.name]
 
 
 def calibrate(
@@ -69,8 +73,8 @@ def calibrate(
 ) -> int:
     """Sets the threshold, and what p-values need, from held-out ID `images`; returns how many there were."""
     rows = [
-        (detector.score_samples(x), classes)
-        for _, x, classes in _passed(detector, net, images, transform, **decode)
+        (detector.score_samples(z if detector.takes == "z" else h), z.argmax(axis=1))
+        for _, h, z in _passed(net, images, transform, **decode)
     ]
     scores, classes = (
         (np.concatenate(column) for column in zip(*rows, strict=True)) if rows else (np.empty(0), None)
@@ -83,8 +87,8 @@ def judge(
     detector: Detector, net: Backbone, images: ImageSet, transform: Transform, **decode: Any
 ) -> Iterator[Verdicts]:
     """Verdicts batch by batch; memory does not grow with the number of images."""
-    for indices, x, classes in _passed(detector, net, images, transform, **decode):
-        scores = detector.score_samples(x)
+    for indices, h, z in _passed(net, images, transform, **decode):
+        scores, classes = detector.score_samples(z if detector.takes == "z" else h), z.argmax(axis=1)
         known = detector.__dict__.get("calibration_")
         p_values = None if known is None else known.p_values(scores, classes)
         inside = detector.decide(scores, classes) >= 0 if hasattr(detector, "threshold_") else None
@@ -92,17 +96,11 @@ def judge(
 
 
 def _passed(
-    detector: Detector,
-    net: Backbone,
-    images: ImageSet,
-    transform: Transform,
-    *,
-    batch_size: int = 64,
-    **decode: Any,
+    net: Backbone, images: ImageSet, transform: Transform, *, batch_size: int = 64, **decode: Any
 ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """(indices, what the detector takes, predicted classes) of each batch."""
+    """(indices, features, logits) of each batch."""
     with progress(len(images), images.name) as bar:
         for indices, pixels in images.batches(transform, batch_size, **decode):
             h, z = net.forward(pixels)
             bar.update(len(indices))
-            yield indices, z if detector.takes == "z" else h, z.argmax(axis=1)
+            yield indices, h, z
