@@ -7,7 +7,7 @@ here=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)
 python=python3
 
 # The current directory may hold the sources: only an installed dice counts.
-run() { exec "$python" -c 'import sys; sys.path = [p for p in sys.path if p]; from dice.cli.parser import main; sys.exit(main())' "$@"; }
+run() { exec "$python" -c 'import sys; sys.path = [p for p in sys.path if p]; from dice.cli.main import main; sys.exit(main())' "$@"; }
 installed() { (run --version) >/dev/null 2>&1; }
 
 installed || python=$here/.venv/bin/python

@@ -4,6 +4,7 @@ Names are loaded on first use, so that ``import dice`` stays cheap.
 """
 
 import importlib
+from typing import Any
 
 __version__ = "0.1.0"
 
@@ -14,7 +15,7 @@ _NAMES = {
     "Backbone": "dice.backbone",
     "DICE": "dice.detectors.dice",
     "Detector": "dice.detectors.base",
-    "fit_and_score": "dice.detectors.run",
+    "fit_and_score": "dice.detectors.fitting",
 }
 _MODULES = {
     "metrics": "dice.eval.metrics",
@@ -27,7 +28,7 @@ _MODULES = {
 __all__ = [*_NAMES, *_MODULES, "__version__"]
 
 
-def __getattr__(name):
+def __getattr__(name: str) -> Any:
     if name in _NAMES:
         value = getattr(importlib.import_module(_NAMES[name]), name)
     elif name in _MODULES:
@@ -38,5 +39,5 @@ def __getattr__(name):
     return value
 
 
-def __dir__():
+def __dir__() -> list[str]:
     return sorted(__all__)

@@ -1,5 +1,5 @@
 """`python -m dice` is the console script `dice`."""
 
-from dice.cli.parser import main
+from dice.cli.main import main
 
 raise SystemExit(main())

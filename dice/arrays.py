@@ -1,13 +1,21 @@
-"""Arrays of any framework as numpy arrays."""
+"""Arrays of any framework as numpy arrays, and the names of the array types that the package passes around."""
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
 from dice.errors import InputError
 
-__all__ = ["as_array", "blocks", "on_gpu"]
+__all__ = ["Array", "Bool", "Float32", "Float64", "Int64", "UInt8", "as_array", "blocks", "on_gpu"]
+
+Array: TypeAlias = NDArray[Any]  #: of floats or integers of any width
+Float32: TypeAlias = NDArray[np.float32]
+Float64: TypeAlias = NDArray[np.float64]
+Int64: TypeAlias = NDArray[np.int64]
+UInt8: TypeAlias = NDArray[np.uint8]
+Bool: TypeAlias = NDArray[np.bool_]
 
 _DLPACK_GPUS = (2, 13)  # kDLCUDA, kDLCUDAManaged
 BLOCK_BYTES = 8 << 20  # of a converted copy; bounds what a pass over features adds to memory

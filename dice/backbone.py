@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from dice import _core
+from dice.arrays import Array, Float32, UInt8
 from dice.console import debug
 from dice.errors import DeviceError, InputError
 
@@ -30,20 +31,20 @@ class Backbone:
         fingerprint: SHA-256 of the checkpoint file, or of the weights that were given, hex.
     """
 
-    def __init__(self, network: Any, *, device: str, fingerprint: str):
+    def __init__(self, network: _core.Network, *, device: str, fingerprint: str):
         self._network = network
         self.device = device
         self.fingerprint = fingerprint
         self.arch: str = network.arch
-        self.weight: np.ndarray = network.weight
-        self.bias: np.ndarray = network.bias
+        self.weight: Float32 = network.weight
+        self.bias: Float32 = network.bias
         self.image_size: int = network.image_size
         self.mean: tuple[float, float, float] = network.mean
         self.std: tuple[float, float, float] = network.std
         self.precision: str = network.precision
         self.isa: str = network.isa
 
-    def features(self, images: np.ndarray) -> np.ndarray:
+    def features(self, images: UInt8 | Float32) -> Float32:
         """Features of N images, without their logits.
 
         Args:
@@ -58,7 +59,7 @@ class Backbone:
         """
         return self._network.features(images)
 
-    def logits(self, h: np.ndarray) -> np.ndarray:
+    def logits(self, h: Float32) -> Float32:
         """z = W h + b, float32 (N, C), of features h, float32 (N, D): the bits that `forward` gives for them.
 
         Raises:
@@ -67,7 +68,7 @@ class Backbone:
         (z,) = self._network.linear.forward(h, np.inf, "logits")
         return z
 
-    def forward(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def forward(self, images: UInt8 | Float32) -> tuple[Float32, Float32]:
         """h, float32 (N, D), and z, float32 (N, C), of N images; see `features` and `logits`."""
         return self._network.forward(images)
 
@@ -105,7 +106,7 @@ class Backbone:
 
 def load_backbone(
     arch: str | None,
-    file: str | os.PathLike[str] | Mapping[str, np.ndarray],
+    file: str | os.PathLike[str] | Mapping[str, Array],
     *,
     device: str = "cpu",
     precision: str = "float32",
@@ -156,7 +157,7 @@ def load_backbone(
     return Backbone(network, device=name, fingerprint=digest)
 
 
-def _digest(weights: Mapping[str, np.ndarray]) -> str:
+def _digest(weights: Mapping[str, Array]) -> str:
     """SHA-256 over names, types, shapes and values."""
     digest = hashlib.sha256()
     for name, value in weights.items():

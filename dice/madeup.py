@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
+from dice.arrays import Float32
 from dice.errors import InputError
 
 __all__ = ["made_up_weights", "weight_shapes"]
@@ -16,7 +17,7 @@ __all__ = ["made_up_weights", "weight_shapes"]
 _Shapes = Iterator[tuple[str, tuple[int, ...]]]
 
 
-def made_up_weights(arch: str) -> dict[str, np.ndarray]:
+def made_up_weights(arch: str) -> dict[str, Float32]:
     """Name -> float32 array, for `load_backbone`; always the same. InputError for an arch that is not known here."""
     return {name: _draw(name, shape) for name, shape in weight_shapes(arch).items()}
 
@@ -28,10 +29,11 @@ def weight_shapes(arch: str) -> dict[str, tuple[int, ...]]:
     return dict(_ARCHS[arch]())
 
 
-def _draw(name: str, shape: tuple[int, ...]) -> np.ndarray:
+def _draw(name: str, shape: tuple[int, ...]) -> Float32:
     if len(shape) > 1:
         rng = np.random.RandomState(zlib.crc32(name.encode()))
-        return (rng.standard_normal(shape) * np.sqrt(2 / np.prod(shape[1:]))).astype(np.float32)
+        drawn: Float32 = (rng.standard_normal(shape) * np.sqrt(2 / np.prod(shape[1:]))).astype(np.float32)
+        return drawn
     value = 1.0 if name.endswith(("weight", "running_var")) else 0.0
     return np.full(shape, 0.2 if name.endswith("bn3.weight") else value, np.float32)
 

@@ -15,11 +15,11 @@ import pytest
 from tiny import array_set, save_densenet, save_images
 
 import dice
-from dice.cli.parser import main
+from dice.cli.main import main
 from dice.stats.training import Statistics
 
 ROOT = Path(dice.__file__).resolve().parents[1]
-CHUNKED = "import sys; from dice.eval import evaluate; evaluate.CHUNK_IMAGES = 16; from dice.cli.parser import main; sys.exit(main(sys.argv[1:]))"
+CHUNKED = "import sys; from dice.eval import evaluate; evaluate.CHUNK_IMAGES = 16; from dice.cli.main import main; sys.exit(main(sys.argv[1:]))"
 METRICS = ("fpr95", "auroc", "auin", "auout", "dterr")
 
 

@@ -29,7 +29,7 @@ def collect(images, *args, **kwargs):
     return np.concatenate([b[0] for b in batches]), np.concatenate([b[1] for b in batches])
 
 
-# --- folders ------------------------------------------------------------------------------------------------------
+# -- folders
 
 
 def image_folder_order(root):
@@ -133,7 +133,7 @@ def test_identity_follows_names_and_sizes(tmp_path):
     assert len({before, resized, identity("one")}) == 3
 
 
-# --- lists --------------------------------------------------------------------------------------------------------
+# -- lists
 
 
 def test_list_with_blanks_labels_and_missing_images(tmp_path):
@@ -201,7 +201,7 @@ def test_curated_lists_are_the_published_ones(shared, name):
     assert len(files) == len(set(files)) == len(labels) == 10_000
 
 
-# --- arrays and known names ---------------------------------------------------------------------------------------
+# -- arrays and known names
 
 
 def test_npy_set(tmp_path):
@@ -313,7 +313,7 @@ def test_default_ood():
     assert default_ood("CIFAR-10") == ["SVHN", "LSUN", "LSUN_resize", "iSUN", "dtd", "places365"]
 
 
-# --- ImageNet -----------------------------------------------------------------------------------------------------
+# -- ImageNet
 
 
 def test_shipped_wnids_are_those_of_the_shared_list(shared):
@@ -354,7 +354,8 @@ def flat_val(tmp_path):
 def test_flat_val_with_the_official_ground_truth(tmp_path):
     base = flat_val(tmp_path)
     (base / "ILSVRC2012_validation_ground_truth.txt").write_text("449\n450\n1\n1000\n")
-    # class 449 of the development kit is the tench, n01440764, 0 in sorted order; 1000 is the dumbbell, n03255030
+    # class 449 of the development kit is the tench, n01440764, 0 in sorted order; 1000 is the dumbbell,
+    # n03255030
     assert open_set("imagenet", tmp_path).labels.tolist() == [0, 1, 543]
     (base / "ILSVRC2012_validation_ground_truth.txt").write_text("449\n450\n1\n")
     with pytest.raises(InputError, match="ILSVRC2012_val_00000004.JPEG"):
@@ -378,7 +379,7 @@ def test_flat_val_without_labels_says_so(tmp_path):
     assert images.labels is None and "no labels" in images.notes[0]
 
 
-# --- batches ------------------------------------------------------------------------------------------------------
+# -- batches
 
 
 @pytest.fixture(scope="module")
@@ -497,7 +498,7 @@ def test_image_that_vanishes_is_bad(tmp_path):
     assert "01.png" in images.bad[0]
 
 
-# --- SVHN ---------------------------------------------------------------------------------------------------------
+# -- SVHN
 
 
 def test_select_svhn_takes_the_first_of_each_digit_in_file_order(tmp_path, monkeypatch):

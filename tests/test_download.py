@@ -1,4 +1,5 @@
-"""Fetching from a server on this machine: resume, checksums, refusals, and archives that are up to no good."""
+"""Fetching from a server on this machine: resume, checksums, refusals, and archives that are up to no
+good."""
 
 import gzip
 import hashlib
@@ -6,7 +7,6 @@ import io
 import os
 import tarfile
 import threading
-from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
@@ -16,7 +16,8 @@ from PIL import Image
 
 from dice.errors import InputError
 from dice.images import datasets, download
-from dice.images.download import GROUPS, ITEMS, Item, fetch, unpack
+from dice.images.download import fetch, unpack
+from dice.images.sources import GROUPS, ITEMS, Item, Step
 
 CONTENT = np.random.default_rng(0).bytes(700_000)
 
@@ -79,7 +80,7 @@ def server():
     server.http.server_close()
 
 
-# --- one file -----------------------------------------------------------------------------------------------------
+# -- one file
 
 
 def test_fetch(server, tmp_path):
@@ -175,7 +176,7 @@ def test_silent_server_is_given_up(tmp_path):
             fetch(url, tmp_path / "f", None, timeout=0.1)
 
 
-# --- archives -----------------------------------------------------------------------------------------------------
+# -- archives
 
 
 def member(name: str, kind: bytes = tarfile.REGTYPE, link: str = "") -> tarfile.TarInfo:
@@ -285,7 +286,7 @@ def test_sample_is_the_same_whatever_the_order(tmp_path):
     assert all((tmp_path / "a" / file).read_bytes() == b"%d" % int(file[:4]) for file in chosen)
 
 
-# --- download -----------------------------------------------------------------------------------------------------
+# -- download
 
 
 def items(server, monkeypatch, **given):
@@ -297,13 +298,12 @@ def test_failed_item_is_named_and_the_others_go_on(server, monkeypatch, tmp_path
     png = io.BytesIO()
     Image.new("RGB", (32, 32)).save(png, "PNG")
     server.files["/LSUN.tar.gz"] = tarball((member("LSUN/test/0.png"), png.getvalue()))
-    archive = partial(download._unpack_and_remove, sample=None)
     target = "datasets/ood_datasets/LSUN"
     items(
         server,
         monkeypatch,
         gone=Item(f"{server.url}/gone", "checkpoints/gone.pth", None),
-        LSUN=Item(f"{server.url}/LSUN.tar.gz?dl=1", target, md5(server.files["/LSUN.tar.gz"]), make=archive),
+        LSUN=Item(f"{server.url}/LSUN.tar.gz?dl=1", target, md5(server.files["/LSUN.tar.gz"]), Step.UNPACK),
         plain=Item(f"{server.url}/file", "checkpoints/x.pth", None),
     )
     lines = []
@@ -325,8 +325,7 @@ def test_failed_item_is_named_and_the_others_go_on(server, monkeypatch, tmp_path
 
 def test_archive_fetched_by_hand_is_checked_and_used(server, monkeypatch, tmp_path):
     good = tarball((member("Top/1.png"), b"one"))
-    archive = partial(download._unpack_and_remove, sample=None)
-    items(server, monkeypatch, it=Item("http://127.0.0.1:1/it.tar.gz", "data/it", md5(good), make=archive))
+    items(server, monkeypatch, it=Item("http://127.0.0.1:1/it.tar.gz", "data/it", md5(good), Step.UNPACK))
     (tmp_path / "data").mkdir()
     (tmp_path / "data/it.tar.gz").write_bytes(good[:-1])
     assert "has md5" in download.download(["it"], tmp_path, say=str)[0].detail
@@ -344,7 +343,7 @@ def test_svhn_is_selected_after_the_download(server, monkeypatch, tmp_path):
     items(
         server,
         monkeypatch,
-        SVHN=Item(f"{server.url}/test_32x32.mat", real.path, md5(out.getvalue()), real.make),
+        SVHN=Item(f"{server.url}/test_32x32.mat", real.path, md5(out.getvalue()), real.step),
     )
     assert download.download(["SVHN"], tmp_path, say=str)[0].status == "fetched"
     assert len(datasets.open_set("SVHN", tmp_path)) == 10

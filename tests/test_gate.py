@@ -19,6 +19,9 @@ from dice.images.imagesets import FileSet
 from dice.images.preprocess import transform_for
 
 
+FITTED = {"dice": 60, "mds": 48}  # of 60 images: the mean of all, else all but every 5th
+
+
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     folder = tmp_path_factory.mktemp("gate")
@@ -33,7 +36,7 @@ def data(tmp_path_factory):
                         folder / f"{name}.dice", *(("--param", "p=50") if name == "dice" else ()), cwd=folder)  # fmt: skip
         assert done.returncode == 0, done.stderr
         assert done.stdout.strip() == (
-            f"{folder / name}.dice: {name}, fitted on 60 images of toy, calibrated on 60 images of held"
+            f"{folder / name}.dice: {name}, fitted on {FITTED[name]} images of toy, calibrated on 60 images of held"
         )
     return folder
 
@@ -72,7 +75,7 @@ def test_what_is_printed_is_what_the_detector_says(data, name, tmp_path):
     assert about["network"]["sha256"] == net.fingerprint and about["network"]["precision"] == "float32"
     assert (
         about["preprocessing"] == "cifar"
-        and about["fitted_on"]["n"] == 60
+        and about["fitted_on"]["n"] == FITTED[name]
         and about["dice"] == dice.__version__
     )
     assert about["calibrated_on"]["tpr"] == 0.8
@@ -221,7 +224,8 @@ def test_every_method_learns_in_one_pass(name):
     net, images = Net(), array_set("toy", 80, 1, labels=True)
     det = make(name, net.weight, net.bias)
     if METHODS[name].needs_fit:
-        assert gate.learn(det, net, images, transform_for("cifar"), batch_size=32) == 80
+        fit = gate.learn(det, net, images, transform_for("cifar"), batch_size=32)
+        assert fit.n == (80 if fit.split == "train" else 16 if det.wants_held_out else 64)
     assert gate.calibrate(det, net, images, transform_for("cifar"), tpr=0.9, batch_size=32) == 80
     parts = list(gate.judge(det, net, images, transform_for("cifar"), batch_size=7))
     h, z = net.forward(images.pixels)

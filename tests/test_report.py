@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from tiny import FakeNet, array_set
 
-from dice.cli.parser import main
+from dice.cli.main import main
 from dice.errors import InputError
 from dice.eval import evaluate, metrics, results
 from dice.eval import report as report_html

@@ -11,7 +11,8 @@ from tiny import array_set, save_densenet, save_images
 
 from dice import DICE, InputError
 from dice.eval import metrics
-from dice.eval.sweep import Grid, choose, range_of, sweep
+from dice.cli.flags import range_of
+from dice.eval.sweep import Grid, choose, sweep
 
 RNG = np.random.default_rng(0)
 W, B = RNG.standard_normal((10, 40)).astype(np.float32), RNG.standard_normal(10).astype(np.float32)

@@ -20,4 +20,4 @@ if ! installed; then
         fi
     fi
 fi
-exec "$python" -c "$path; from dice.cli.parser import main; sys.exit(main())" "$@"
+exec "$python" -c "$path; from dice.cli.main import main; sys.exit(main())" "$@"

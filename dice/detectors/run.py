@@ -1,87 +1,86 @@
-"""Many scores from one pass over the features of any network."""
+"""What a detector learns from, and scores, where a block of features is there with its logits.
 
-from collections.abc import Iterable, Mapping
+This is the only place that tells the kinds of detectors apart.
+"""
+
 from typing import Any
 
 import numpy as np
 
-from dice import _core
-from dice.arrays import as_array, blocks
-from dice.detectors.base import Detector, float_type, last_layer
-from dice.detectors.head import HeadScore
-from dice.detectors.registry import METHODS, make
+from dice.detectors.base import Detector
+from dice.detectors.dice import DICE
+from dice.detectors.gaussian import Mahalanobis
+from dice.detectors.head import FDBD, NCI, SHE, HeadScore
+from dice.detectors.last_layer import LastLayer
+from dice.detectors.subspace import Residual
 from dice.errors import InputError
+from dice.stats.moments import Moments
+from dice.stats.quantiles import ValueHistogram
+from dice.stats.training import Statistics
 
-__all__ = ["fit_and_score", "learn", "score"]
-
-
-def fit_and_score(
-    h_train: Any, sets: Mapping[str, Any], *, W: Any, b: Any, y: Any = None,
-    methods: str | Iterable[str] | Mapping[str, Detector] | None = None, dataset: str | None = None,
-) -> dict[str, dict[str, np.ndarray]]:  # fmt: skip
-    """Fits detectors on training features and scores sets of features: {method: {set: float64 (n,)}}.
-
-    h_train (N, D), and each of `sets` (n, D) by name, are read once, a block at a time, so that memory-mapped arrays of any
-    size do; the logits W h + b of a block are computed once for all. W (C, D), b (C,); y (N,) are the training images'
-    classes, 0 to C - 1.
-
-    methods: a name or names of `dice.detectors.registry` with the published parameters of `dataset`, or detectors by any name (they
-    are fitted further, as `partial_fit` does). None: every method that does not want labels or, with y, every method.
-
-    >>> rng = np.random.default_rng(0)
-    >>> W, b = rng.standard_normal((3, 8)), np.zeros(3)
-    >>> scores = fit_and_score(rng.random((200, 8)), {"new": rng.random((5, 8))}, W=W, b=b, methods=["msp", "knn"])
-    >>> {name: found["new"].shape for name, found in scores.items()}
-    {'msp': (5,), 'knn': (5,)}
-    """
-    weight, bias = last_layer(W, b)
-    if methods is None:
-        methods = [name for name, row in METHODS.items() if y is not None or not row.needs_labels]
-    if not isinstance(sets, Mapping):
-        raise InputError(f"sets: got {type(sets).__name__}, want features by name, as {{'test': features}}")
-    if not isinstance(methods, Mapping):
-        methods = [methods] if isinstance(methods, str) else methods
-        methods = {name: make(name, weight, bias, dataset=dataset) for name in methods}
-    arrays = {name: _features(value, f"sets[{name!r}]", weight) for name, value in sets.items()}
-    train = _features(h_train, "h_train", weight)
-    labels = None if y is None else np.asarray(y)
-    if labels is not None and labels.shape != (len(train),):
-        raise InputError(f"y: got shape {labels.shape} for {len(train)} images")
-    head = _core.Linear(weight, bias)
-    learners = [det for name, det in methods.items() if name not in METHODS or METHODS[name].needs_fit]
-    first = 0
-    for block in blocks(train, float_type(train)):
-        z = _logits(head, block)
-        part = None if labels is None else labels[first : first + len(block)]
-        first += len(block)
-        for det in learners:
-            learn(det, block, z, part)
-    return {
-        method: {name: np.concatenate(parts) for name, parts in found.items()}
-        for method, found in _scores(methods, arrays, head).items()
-    }
-
-
-def _scores(
-    methods: Mapping[str, Detector], arrays: Mapping[str, np.ndarray], head: Any
-) -> dict[str, dict[str, list[np.ndarray]]]:
-    found: dict[str, dict[str, list[np.ndarray]]] = {
-        method: {name: [] for name in arrays} for method in methods
-    }
-    for name, array in arrays.items():
-        for block in blocks(array, float_type(array)):
-            z = _logits(head, block)
-            for method, det in methods.items():
-                found[method][name].append(score(det, block, z))
-    return found
+__all__ = ["learn", "learn_mean", "learn_statistics", "learns_statistics", "ranks", "score"]
 
 
 def learn(detector: Detector, h: np.ndarray, z: np.ndarray, y: np.ndarray | None) -> None:
-    """`partial_fit` on a block of features `h` (n, D) whose logits `z` float32 (n, C) are known; `y` (n,) or None."""
+    """Adds a block of features `h` (n, D) with their logits `z` float32 (n, C) and labels `y` (n,) or None.
+
+    The mean feature of a detector that `ranks` is not learnt here but by `learn_mean`.
+    """
     if isinstance(detector, HeadScore):
         detector.learn(h, z, y)
+    elif isinstance(detector, DICE):
+        if isinstance(detector, LastLayer) and detector._quantiles():
+            histogram = detector.__dict__.get("_histogram") or ValueHistogram()
+            histogram.add(h)
+            _keep(detector, "_histogram", histogram)
     else:
         detector.partial_fit(z if detector.takes == "z" else h, y)
+
+
+def ranks(detector: Detector) -> bool:
+    """Whether it ranks weights by a mean feature, which is that of all training images, held out or not."""
+    return isinstance(detector, DICE)
+
+
+def learn_mean(detector: Detector, moments: Moments) -> None:
+    """Adds the mean feature of images that were seen elsewhere, for a detector that `ranks`."""
+    if isinstance(detector, LastLayer) and detector.mean is not None:
+        return
+    if isinstance(detector, DICE):
+        detector._refuse_fit()
+    _merge(detector, "_moments", moments)
+
+
+def learns_statistics(detector: Detector) -> bool:
+    """Whether all that it learns is in `Statistics`."""
+    if isinstance(detector, LastLayer):
+        return not detector._quantiles()
+    return isinstance(detector, DICE | FDBD | NCI | SHE | Mahalanobis | Residual)
+
+
+def learn_statistics(detector: Detector, found: Statistics) -> None:
+    """Adds what `found` has seen, to a detector that `learns_statistics`. InputError where a part is
+    missing."""
+    if isinstance(detector, DICE):
+        learn_mean(detector, found.moments)
+        return
+    if isinstance(detector, FDBD | NCI):
+        _merge(detector, "_moments", found.moments)
+        return
+    if found.classes is None:
+        raise InputError("has the mean feature alone, no class means and no scatter")
+    if isinstance(detector, Residual):
+        _merge(detector, "_moments", found.classes.pooled())
+        return
+    if found.right is None:
+        raise InputError("the training images had no labels, or some that are no class of the network")
+    if isinstance(detector, Mahalanobis):
+        detector._take(*found.classes.present())
+    elif isinstance(detector, SHE):
+        other = SHE(detector.W, detector.b)
+        other._right = found.right.count > 0
+        other._means = found.right.otherwise(found.classes)
+        detector.merge(other)
 
 
 def score(detector: Detector, h: np.ndarray, z: np.ndarray) -> np.ndarray:
@@ -91,12 +90,12 @@ def score(detector: Detector, h: np.ndarray, z: np.ndarray) -> np.ndarray:
     return detector.score_samples(z if detector.takes == "z" else h)
 
 
-def _features(value: Any, name: str, weight: np.ndarray) -> np.ndarray:
-    array = as_array(value, name, 2)
-    if array.shape[1] != weight.shape[1]:
-        raise InputError(f"{name}: got {array.shape[1]} features, W wants {weight.shape[1]}")
-    return array
+def _merge(detector: Detector, name: str, theirs: Any) -> None:
+    mine = detector.__dict__.get(name)
+    _keep(detector, name, (theirs.empty() if mine is None else mine).merge(theirs))
 
 
-def _logits(head: Any, block: np.ndarray) -> np.ndarray:
-    return head.forward(block.astype(np.float32, copy=False), np.inf, "logits")[0]
+def _keep(detector: Detector, name: str, value: Any) -> None:
+    setattr(detector, name, value)
+    detector.n_features_in_ = detector.features if isinstance(detector, DICE | HeadScore) else value.features
+    detector._changed()

@@ -1,39 +1,35 @@
 """One backbone pass over the ID set and every OOD set; any number of methods from the same features.
 
-batches -> net.features -> features (kept on disk, chunk by chunk) -> net.logits -> scores -> metrics
+batches -> backbone -> features (kept on disk, chunk by chunk) -> detectors -> scores -> metrics
 """
 
 import hashlib
-import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
 from dice import __version__
-from dice.console import debug, error, progress
+from dice.arrays import Array, Float32, Float64, Int64
+from dice.backbone import Backbone
+from dice.console import error
 from dice.detectors import DICE, Detector, fitting, run
 from dice.errors import InputError
 from dice.eval import metrics, results
-from dice.eval.methods import Method, choose_methods, parse_run
+from dice.eval.features import Clock, FeaturePass, gathered
+from dice.eval.folders import run_folder
+from dice.eval.methods import Method
+from dice.eval.results import FitNote, Metrics, Provenance, Result, SetResult
+from dice.images.imagesets import Decoding, ImageSet
+from dice.images.preprocess import Transform
+from dice.io.output import WriteError
 
-__all__ = [
-    "BROKEN",
-    "Clock",
-    "Measure",
-    "Method",
-    "choose_methods",
-    "evaluate",
-    "features",
-    "parse_run",
-]
+__all__ = ["BROKEN", "Measure", "Settings", "evaluate"]
 
 BROKEN = "broken"  # how the reason begins in `skipped` where a set is there and cannot be used
-CHUNK_IMAGES = 1024
-CHUNK_SECONDS = 15.0  # a slow network keeps what it has at least this often
 
 
 @dataclass(frozen=True)
@@ -48,351 +44,265 @@ class Measure:
     near: tuple[str, ...] = ()
     replicates: int = 0
 
-    def row(self, scores_id: np.ndarray, scores_ood: np.ndarray) -> dict[str, Any]:
-        measured = metrics.evaluate(scores_id, scores_ood, self.convention)
-        row: dict[str, Any] = {key: 100 * value for key, value in measured.items()}
+    def of_set(self, scores_id: Float64, scores_ood: Float64) -> SetResult:
+        """One OOD set's scores (n,) against those of the ID set (N,)."""
+        found = metrics.evaluate(scores_id, scores_ood, self.convention)
+        autc = None
         if np.isfinite(scores_id).all() and np.isfinite(scores_ood).all():
-            row["autc"] = 100 * metrics.autc(scores_id, scores_ood, self.convention)
-        if self.replicates:
-            ends = metrics.bootstrap(scores_id, scores_ood, self.convention, replicates=self.replicates)
-            row["interval95"] = {key: [100 * end for end in ends[key]] for key in metrics.METRICS}
-        return row
+            autc = 100 * metrics.autc(scores_id, scores_ood, self.convention)
+        measured = Metrics.from_columns((100 * found[key] for key in metrics.METRICS), autc)
+        if not self.replicates:
+            return SetResult(len(scores_ood), measured)
+        ends = metrics.bootstrap(scores_id, scores_ood, self.convention, replicates=self.replicates)
+        low, high = ([100 * ends[key][end] for key in metrics.METRICS] for end in (0, 1))
+        interval = Metrics.from_columns(low), Metrics.from_columns(high)
+        return SetResult(len(scores_ood), measured, interval)
 
-    def averages(self, sets: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-        """ "average" over all sets measured, None for none; with `near` also "groups": {"near": ..., "far": ...}."""
-        rows = {name: row for name, row in sets.items() if row["fpr95"] is not None}
-        averages: dict[str, Any] = {"average": metrics.average(rows) if rows else None}
-        if self.near:
-            far = [name for name in rows if name not in self.near]
-            groups = {"near": [name for name in rows if name in self.near], "far": far}
-            averages["groups"] = {key: metrics.average(rows, names) for key, names in groups.items() if names}
-        return averages
+    def averages(self, sets: Mapping[str, SetResult]) -> tuple[Metrics | None, dict[str, Metrics] | None]:
+        """The average over all sets measured, None for none; and with `near` those of "near" and "far", where there
+        are such sets."""
+        rows = {name: row.measured for name, row in sets.items() if row.measured is not None}
+        average = results.average(rows) if rows else None
+        if not self.near:
+            return average, None
+        groups = {
+            "near": [name for name in rows if name in self.near],
+            "far": [name for name in rows if name not in self.near],
+        }
+        return average, {key: results.average(rows, names) for key, names in groups.items() if names}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How an evaluation is done, and what its results say of it.
+
+    in_dataset: the ID set as users know it, for the published parameters. checkpoint: where the network came from.
+    name: what the user calls the network; it names folders. base_dir: where features, scores and results are kept.
+    fresh: stored features are not used. random_weights: the numbers mean nothing.
+    only: "in" or "out" computes features of that side alone; the other takes part where its features are stored.
+    """
+
+    in_dataset: str
+    transform: Transform
+    decoding: Decoding = Decoding()
+    measure: Measure = Measure()
+    checkpoint: str = ""
+    name: str = "densenet"
+    base_dir: Path = Path("output/ood_scores")
+    fresh: bool = False
+    only: Literal["in", "out"] | None = None
+    random_weights: bool = False
+
+
+class _Scores(NamedTuple):
+    """What one method says of n images; without classification `predicted` and `confidence` are empty."""
+
+    scores: Float64
+    predicted: Int64  #: classes
+    confidence: Array  #: their softmax probabilities
 
 
 @dataclass
-class Clock:
-    """Seconds by stage, the images that went through the backbone, and those whose features were stored."""
+class _Scorer:
+    """One method on its way through the sets: its detector, its folder and its results so far."""
 
-    load: float = 0.0
-    backbone: float = 0.0
-    head: float = 0.0
-    images: int = 0
-    stored: int = 0
-    started: float = field(default_factory=time.perf_counter)
+    method: Method
+    detector: Detector
+    folder: Path
+    measure: Measure
+    id_scores: Float64 | None = None
+    accuracy: float | None = None
+    sets: dict[str, SetResult] = field(default_factory=dict)
 
-    @contextmanager
-    def measure(self, stage: str) -> Iterator[None]:
-        start = time.perf_counter()
-        try:
-            yield
-        finally:
-            setattr(self, stage, getattr(self, stage) + time.perf_counter() - start)
-
-    def seconds(self) -> dict[str, float]:
-        total = time.perf_counter() - self.started
-        stages = {"load": self.load, "backbone": self.backbone, "head": self.head, "total": total}
-        return {stage: round(value, 3) for stage, value in stages.items()}
-
-
-def features(
-    net: Any,
-    image_set: Any,
-    transform: Any,
-    cache: results.FeatureCache,
-    clock: Clock,
-    *,
-    batch_size: int,
-    skip_bad: bool = False,
-    **decode: Any,
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """(indices int64 (n,), features float32 (n, D)) of the whole set in order: what `cache` has, then the rest, computed.
-
-    A chunk is on disk before it is handed out, and an interruption keeps what is finished.
-    """
-    done = 0
-    with progress(len(image_set), image_set.name) as bar:
-        for stop, indices, stored in cache.read(complete=not skip_bad):
-            bar.update(stop - done)
-            done = stop
-            clock.stored += len(indices)
-            yield indices, stored
-        if done:
-            debug(f"{image_set.name}: {done} of {len(image_set)} images from stored features")
-        if done == len(image_set):
-            return
-        batches = image_set.batches(transform, batch_size, start=done, skip_bad=skip_bad, **decode)
-        pending: list[tuple[np.ndarray, np.ndarray]] = []
-
-        def keep(stop: int) -> tuple[np.ndarray, np.ndarray]:
-            nonlocal done
-            indices, computed = _joined(pending)
-            cache.write(done, stop, indices, computed)
-            done = stop
-            pending.clear()
-            return indices, computed
-
-        try:
-            kept_at = time.perf_counter()
-            while True:
-                with clock.measure("load"):
-                    batch = next(batches, None)
-                if batch is None:
-                    break
-                indices, images = batch
-                with clock.measure("backbone"):
-                    h = net.features(images)
-                clock.images += len(images)
-                pending.append((indices, h))
-                bar.update(len(images))
-                if (
-                    sum(len(part) for part, _ in pending) >= CHUNK_IMAGES
-                    or time.perf_counter() - kept_at > CHUNK_SECONDS
-                ):
-                    yield keep(int(indices[-1]) + 1)
-                    kept_at = time.perf_counter()
-        except BaseException:
-            if pending:
-                keep(int(pending[-1][0][-1]) + 1)
-            raise
-        if pending:
-            yield keep(len(image_set))
-
-
-def _gathered(chunks: Iterable[tuple[np.ndarray, np.ndarray]]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """The same in blocks of at least CHUNK_IMAGES, but the last: a slow network's chunks are small, and some detectors
-    have work to do for each block."""
-    pending: list[tuple[np.ndarray, np.ndarray]] = []
-    for chunk in chunks:
-        pending.append(chunk)
-        if sum(len(indices) for indices, _ in pending) >= CHUNK_IMAGES:
-            yield _joined(pending)
-            pending = []
-    if pending:
-        yield _joined(pending)
-
-
-def _joined(chunks: list[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
-    indices, h = (np.concatenate(column) for column in zip(*chunks, strict=True))
-    return indices, h
-
-
-class _Head:
-    """One method on its way through the sets: a detector, its results so far and its folder."""
-
-    def __init__(self, method: Method, detector: Detector, folder: Path, measure: Measure):
-        self.method, self.detector, self.folder, self.measure = method, detector, folder, measure
-        self.id_scores: np.ndarray | None = None
-        self.accuracy: float | None = None
-        self.sets: dict[str, dict[str, Any]] = {}
-
-    def classify(self, h: np.ndarray, z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Predicted class and its softmax probability, (n,) each, under this head: the network's where it has none."""
+    def score(self, h: Float32, z: Float32, *, classify: bool) -> _Scores:
+        """Features `h` (n, D) and the network's logits `z` (n, C). DICE classifies by its own logits."""
+        scores = run.score(self.detector, h, z)
+        if not classify:
+            return _Scores(scores, np.empty(0, np.int64), np.empty(0, z.dtype))
         logits = self.detector.logits(h) if isinstance(self.detector, DICE) else z
         share = np.exp(logits - logits.max(axis=1, keepdims=True))
-        return logits.argmax(axis=1), share.max(axis=1) / share.sum(axis=1)
+        return _Scores(scores, logits.argmax(axis=1), share.max(axis=1) / share.sum(axis=1))
 
-    def take_id(
-        self, scores: np.ndarray, labels: np.ndarray, predicted: np.ndarray, confidence: np.ndarray
-    ) -> None:
+    def take_id(self, found: _Scores, labels: Int64) -> None:
+        """Keeps the ID scores; labels (N,), -1 where an image has none."""
         known = labels >= 0
-        self.accuracy = 100 * float(np.mean(predicted[known] == labels[known])) if known.any() else None
-        self.id_scores = scores
-        lines = [
-            f"{label} {guess} {share:.9g}"
-            for label, guess, share in zip(labels, predicted, confidence, strict=True)
-        ]
-        results.write_lines(self.folder / "in_labels.txt", lines)
-        results.write_lines(self.folder / "in_scores.txt", [repr(float(score)) for score in scores])
+        right = found.predicted[known] == labels[known]
+        self.accuracy = 100 * float(np.mean(right)) if known.any() else None
+        self.id_scores = found.scores
+        results.save_id_scores(self.folder, found.scores, labels, found.predicted, found.confidence)
 
-    def take_ood(self, image_set: Any, scores: np.ndarray) -> None:
-        folder = self.folder / results.set_folder(image_set.name, image_set.identity)
-        results.write_lines(folder / "out_scores.txt", [repr(float(score)) for score in scores])
-        row: dict[str, Any] = dict.fromkeys(metrics.METRICS)
+    def take_ood(self, images: ImageSet, found: _Scores) -> None:
+        results.save_ood_scores(self.folder, images.name, images.identity, found.scores)
+        row = SetResult(len(found.scores))
         if self.id_scores is not None:
-            row = self.measure.row(self.id_scores, scores)
-        self.sets[image_set.name] = {"n": len(scores), **row}
-
-
-@dataclass
-class _Pass:
-    """The way of each image set through the cache and the backbone."""
-
-    net: Any
-    transform: Any
-    clock: Clock
-    base_dir: Path
-    name: str
-    fresh: bool
-    decode: dict[str, Any]
-
-    def cache(self, image_set: Any, *, keep: bool = False) -> results.FeatureCache:
-        """Of the features of `image_set`; `keep` those there even if the pass is a fresh one."""
-        fresh = self.fresh and not keep
-        return results.FeatureCache(
-            self.base_dir, self.net, self.name, image_set, self.transform.name, fresh=fresh
-        )
-
-    def chunks(self, image_set: Any, cache: results.FeatureCache) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        return features(self.net, image_set, self.transform, cache, self.clock, **self.decode)
-
-    def score(
-        self, heads: Sequence[_Head], image_set: Any, *, stored_only: bool, classify: bool = False
-    ) -> Any:
-        """Indices (n,), and for each head its scores (n,) and, if asked, predictions and confidences.
-
-        None where `stored_only` and the features are not all there.
-        """
-        cache = self.cache(image_set, keep=stored_only)
-        if stored_only and cache.stored() < len(image_set):
-            return None
-        indices, rows = [], []
-        for part, h in _gathered(self.chunks(image_set, cache)):
-            with self.clock.measure("head"):
-                z = self.net.logits(h)
-                indices.append(part)
-                rows.append(
-                    [
-                        (run.score(head.detector, h, z), *(head.classify(h, z) if classify else ()))
-                        for head in heads
-                    ]
-                )
-        if not sum(map(len, indices)):
-            raise InputError(f"{image_set.name}: no image of it could be used")
-        by_head = zip(*rows, strict=True)
-        return np.concatenate(indices), [
-            [np.concatenate(column) for column in zip(*chunks, strict=True)] for chunks in by_head
-        ]
+            row = self.measure.of_set(self.id_scores, found.scores)
+        self.sets[images.name] = row
 
 
 def evaluate(
-    net: Any,
-    id_set: Any,
-    ood_sets: Sequence[Any],
+    net: Backbone,
+    id_set: ImageSet,
+    ood_sets: Sequence[ImageSet],
     methods: Sequence[Method],
+    settings: Settings,
     *,
-    in_dataset: str,
-    transform: Any,
-    mean: np.ndarray | None = None,
-    train: Any = None,
+    mean: Float64 | None = None,
+    train: ImageSet | None = None,
     skipped: Mapping[str, str] | None = None,
     left_out: Mapping[str, str] | None = None,
-    checkpoint: str = "",
-    name: str = "densenet",
-    base_dir: Path = Path("output/ood_scores"),
-    fresh: bool = False,
-    only: str | None = None,
     clock: Clock | None = None,
-    measure: Measure = Measure(),  # noqa: B008 (frozen)
-    remarks: Mapping[str, Any] | None = None,
-    **decode: Any,
-) -> list[dict[str, Any]]:
+) -> list[Result]:
     """Scores `id_set` and every set of `ood_sets` by every method, from one backbone pass a set.
 
-    `train`, training images with labels, is passed too where it is given: methods that learn are fitted on it, and where a
-    method has p and there is no `mean` float64 (D,), it gives that. Such methods need it.
-    `skipped` (set -> reason) and `left_out` (method -> reason) are passed through to the results.
-    `only` "in" or "out" computes features of that side alone; the other takes part where its features are stored.
-    `fresh` ignores stored features. `measure` says how scores become numbers; `remarks` are further fields of every result.
-    `decode` goes to `ImageSet.batches`: batch_size, threads, skip_bad.
+    train: training images with labels. They go through the backbone too; methods that learn are fitted on them, and they
+        give the mean feature where a method has p and there is no `mean` float64 (D,). Such methods need one or the other.
+    skipped: the reason by the name of each OOD set, and left_out: by the label of each method, that the caller has left
+        out already; they are in the results.
+
     A broken OOD set is named on stderr and in `skipped`, a method that cannot be fitted in `left_out`; the others are
     finished. Raises InputError for a broken ID set, where no method is left, and for a disk that cannot be written; what
-    is finished is kept in `base_dir`.
+    is finished is kept in `settings.base_dir`.
     """
-    clock = clock or Clock()
+    through = FeaturePass(
+        net,
+        settings.transform,
+        settings.base_dir,
+        settings.name,
+        settings.decoding,
+        settings.fresh,
+        clock or Clock(),
+    )
     skipped, left_out = dict(skipped or {}), dict(left_out or {})
-    through = _Pass(net, transform, clock, base_dir, name, fresh, decode)
-    detectors = {m.label: m.detector(net, mean, in_dataset) for m in methods if m.learns}
-    fits: dict[str, dict[str, Any]] = {}
+    detectors = {m.label: m.detector(net, mean, settings.in_dataset) for m in methods if m.learns}
+    fits: dict[str, FitNote] = {}
     if train is not None:
         try:
-            found = fitting.fit(detectors, train, through.chunks(train, through.cache(train)), net, clock)
-        except results.WriteError:
+            found = fitting.fit(
+                detectors,
+                through.features(train),
+                net.logits,
+                labels=train.labels,
+                count=len(train),
+                name=train.name,
+                measure=partial(through.clock.measure, "head"),
+            )
+        except WriteError:
             raise
         except InputError as reason:
             error(str(reason))
             wanting = [m.label for m in methods if m.learns or (m.p is not None and mean is None)]
             left_out |= dict.fromkeys(wanting, f"{BROKEN}: {reason}")
         else:
-            fits = found.by_name
+            for label, fit in found.by_name.items():
+                fits[label] = FitNote(**asdict(fit), identity=train.identity)
             left_out |= found.failed
             if mean is None:
                 mean = found.moments.mean()
-                taken = fitting.about(train, "train", found.moments.count)
-                fits |= {m.label: taken for m in methods if m.p is not None}
-    heads = [
-        _Head(
+                note = FitNote(train.name, fitting.ALL, found.moments.count, train.identity)
+                fits |= {m.label: note for m in methods if m.p is not None}
+    scorers = [
+        _Scorer(
             m,
-            detectors[m.label] if m.learns else m.detector(net, mean, in_dataset),
-            results.run_folder(base_dir, in_dataset, m.label, name, net, id_set.identity),
-            measure,
+            detectors[m.label] if m.learns else m.detector(net, mean, settings.in_dataset),
+            run_folder(settings.base_dir, settings.in_dataset, m.label, settings.name, net, id_set.identity),
+            settings.measure,
         )
         for m in methods
         if m.label not in left_out
     ]
-    if not heads:
+    if not scorers:
         raise InputError("; ".join(f"{label}: {reason}" for label, reason in left_out.items()))
 
     n_id = 0
-    found_id = through.score(heads, id_set, stored_only=only == "out", classify=True)
+    found_id = _score(scorers, id_set, through, stored_only=settings.only == "out", classify=True)
     if found_id:
-        indices, columns = found_id
+        indices, by_scorer = found_id
         n_id = len(indices)
         labels = id_set.labels[indices] if id_set.labels is not None else np.full(n_id, -1)
-        with clock.measure("head"):
-            for head, (scores, predicted, confidence) in zip(heads, columns, strict=True):
-                head.take_id(scores, labels, predicted, confidence)
-    for image_set in ood_sets:
+        with through.clock.measure("head"):
+            for scorer, scores in zip(scorers, by_scorer, strict=True):
+                scorer.take_id(scores, labels)
+    for images in ood_sets:
         try:
-            found_ood = through.score(heads, image_set, stored_only=only == "in")
-        except results.WriteError:
+            found_ood = _score(scorers, images, through, stored_only=settings.only == "in")
+        except WriteError:
             raise
         except InputError as reason:
             error(str(reason))
-            skipped[image_set.name] = f"{BROKEN}: {reason}"
+            skipped[images.name] = f"{BROKEN}: {reason}"
             continue
         if not found_ood:
-            skipped[image_set.name] = f"not computed: --{only}-dist-only, and its features are not stored yet"
+            skipped[images.name] = (
+                f"not computed: --{settings.only}-dist-only, and its features are not stored yet"
+            )
             continue
-        with clock.measure("head"):
-            for head, (scores,) in zip(heads, found_ood[1], strict=True):
-                head.take_ood(image_set, scores)
+        with through.clock.measure("head"):
+            for scorer, scores in zip(scorers, found_ood[1], strict=True):
+                scorer.take_ood(images, scores)
 
-    identities = {image_set.name: image_set.identity for image_set in (id_set, *ood_sets)}
-    about = {
-        "dice": __version__,
-        "checkpoint_sha256": net.fingerprint,
-        "identities": identities,
-        "mean_sha256": None if mean is None else hashlib.sha256(mean.tobytes()).hexdigest(),
-    }
-    seconds = clock.seconds()
-    entries = [
-        {
-            "method": head.method.name,
-            "p": head.method.p,
-            "clip": head.method.clip,
-            **({} if head.method.as_original else {"parameters": _parameters(head.detector)}),
-            **({"fit": fits[head.method.label]} if head.method.label in fits else {}),
-            "precision": net.precision,
-            "device": net.device,
-            "isa": net.isa,
-            "convention": measure.convention,
-            "in_dataset": in_dataset,
-            "checkpoint": checkpoint,
-            "n_id": n_id,
-            "accuracy": head.accuracy,
-            "sets": head.sets,
-            "skipped": skipped,
-            **({"left_out": left_out} if left_out else {}),
-            **measure.averages(head.sets),
-            "seconds": seconds,
-            "images_per_s": round(clock.images / clock.backbone, 3) if clock.images else None,
-            **(remarks or {}),
-        }
-        for head in heads
-    ]
-    for head, entry in zip(heads, entries, strict=True):
-        results.write_json(head.folder / "run.json", {**entry, **about})
-    return entries
+    provenance = Provenance(
+        dice=__version__,
+        checkpoint_sha256=net.fingerprint,
+        identities={images.name: images.identity for images in (id_set, *ood_sets)},
+        mean_sha256=None if mean is None else hashlib.sha256(mean.tobytes()).hexdigest(),
+    )
+    seconds, clock = through.clock.seconds(), through.clock
+    found_all = []
+    for scorer in scorers:
+        average, groups = settings.measure.averages(scorer.sets)
+        result = Result(
+            method=scorer.method,
+            precision=net.precision,
+            device=net.device,
+            isa=net.isa,
+            convention=settings.measure.convention,
+            in_dataset=settings.in_dataset,
+            checkpoint=settings.checkpoint,
+            n_id=n_id,
+            accuracy=scorer.accuracy,
+            sets=scorer.sets,
+            skipped=skipped,
+            average=average,
+            seconds=seconds,
+            images_per_s=round(clock.images / clock.backbone, 3) if clock.images else None,
+            parameters=None if scorer.method.as_original else _parameters(scorer.detector),
+            fit=fits.get(scorer.method.label),
+            left_out=left_out,
+            groups=groups,
+            random_weights=settings.random_weights,
+        )
+        results.save_run(scorer.folder, result, provenance)
+        found_all.append(result)
+    return found_all
+
+
+def _score(
+    scorers: Sequence[_Scorer],
+    images: ImageSet,
+    through: FeaturePass,
+    *,
+    stored_only: bool,
+    classify: bool = False,
+) -> tuple[Int64, list[_Scores]] | None:
+    """The indices (n,) of the images that could be used, and what each scorer says of them.
+
+    None where `stored_only` is asked for and the features are not all stored.
+    """
+    cache = through.cache(images, keep=stored_only)
+    if stored_only and cache.stored() < len(images):
+        return None
+    indices: list[Int64] = []
+    parts: list[list[_Scores]] = [[] for _ in scorers]
+    for part, h in gathered(through.features(images, cache)):
+        with through.clock.measure("head"):
+            z = through.net.logits(h)
+            indices.append(part)
+            for scorer, found in zip(scorers, parts, strict=True):
+                found.append(scorer.score(h, z, classify=classify))
+    if not sum(map(len, indices)):
+        raise InputError(f"{images.name}: no image of it could be used")
+    joined = [_Scores(*map(np.concatenate, zip(*found, strict=True))) for found in parts]
+    return np.concatenate(indices), joined
 
 
 def _parameters(detector: Detector) -> dict[str, Any]:

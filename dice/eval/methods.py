@@ -1,11 +1,10 @@
 """What `--method`, `--p`, `--clip_threshold` and `--run` ask for. The names are those of `dice.detectors.registry`."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-import numpy as np
-
+from dice.arrays import Float64
+from dice.backbone import Backbone
 from dice.console import debug
 from dice.detectors import DICE, Detector
 from dice.detectors.activations import Clip
@@ -36,7 +35,7 @@ class Method:
         """Whether it is fitted on training images; `dice.DICE` takes their mean feature instead."""
         return not self.as_original and METHODS[self.name].needs_fit
 
-    def detector(self, net: Any, mean: np.ndarray | None, dataset: str | None = None) -> Detector:
+    def detector(self, net: Backbone, mean: Float64 | None, dataset: str | None = None) -> Detector:
         """With the last layer of `net` and the published parameters of the ID set `dataset`; `mean` (D,) is what p needs."""
         if not self.as_original:
             detector = make(self.name, net.weight, net.bias, dataset=dataset)
@@ -54,10 +53,17 @@ class Method:
     @property
     def label(self) -> str:
         """The name of the method's folder, apart for every p and clip."""
-        given = (
-            f"{key}{value:g}" for key, value in (("p", self.p), ("clip", self.clip)) if value is not None
-        )
-        return "-".join([self.name, *given])
+        return "-".join([self.name, *(f"{key}{value:g}" for key, value in self._given())])
+
+    @property
+    def title(self) -> str:
+        """The method with its p and clip, as tables and reports print it."""
+        return " ".join([self.name, *(f"{key}={value:g}" for key, value in self._given())])
+
+    def _given(self) -> Iterator[tuple[str, float]]:
+        for key, value in (("p", self.p), ("clip", self.clip)):
+            if value is not None:
+                yield key, value
 
 
 def choose_methods(

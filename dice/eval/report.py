@@ -13,13 +13,12 @@ import numpy as np
 
 from dice.console import note
 from dice.detectors.registry import METHODS
-from dice.eval.evaluate import Method
-from dice.eval.results import Run
-from dice.eval.tables import RANDOM, remarks, title
+from dice.eval.results import Metrics, Run
+from dice.eval.tables import RANDOM, remarks
 
 __all__ = ["markdown", "page", "roc"]
 
-COLUMNS = {"FPR95": "fpr95", "AUROC": "auroc", "AUIN": "auin", "AUOUT": "auout"}
+COLUMNS = ("FPR95", "AUROC", "AUIN", "AUOUT")  # headings of the first of `Metrics.columns`
 BINS = 60
 POINTS = 400  # of a drawn curve
 AVERAGE = "average"
@@ -81,58 +80,60 @@ def page(runs: Sequence[Run]) -> str:
 
 def _groups(runs: Sequence[Run]) -> list[list[Run]]:
     """Runs of one network on one ID set together, methods in their order."""
-    groups: dict[Any, list[Run]] = {}
+    groups: dict[tuple[str | None, ...], list[Run]] = {}
     for run in runs:
-        about = run.about
-        key = [about[name] for name in ("in_dataset", "checkpoint_sha256", "precision", "convention")]
-        key.append(about["identities"].get(about["in_dataset"]))
-        groups.setdefault(str(key), []).append(run)
-
-    def place(run: Run) -> tuple[Any, ...]:
-        about = run.about
-        return (
-            list(METHODS).index(about["method"]) if about["method"] in METHODS else -1,
-            about["clip"] or 0,
-            about["p"] or 0,
+        result, provenance = run.result, run.provenance
+        key = (
+            result.in_dataset,
+            provenance.checkpoint_sha256,
+            result.precision,
+            result.convention,
+            provenance.identities.get(result.in_dataset),
         )
+        groups.setdefault(key, []).append(run)
+
+    def place(run: Run) -> tuple[int, float, float]:
+        method = run.result.method
+        row = list(METHODS).index(method.name) if method.name in METHODS else -1
+        return row, method.clip or 0, method.p or 0
 
     return [sorted(group, key=place) for group in groups.values()]
 
 
 def _heading(group: list[Run]) -> str:
-    about = group[0].about
-    return f"{about['in_dataset']}: {about['checkpoint'] or 'network ' + about['checkpoint_sha256'][:12]}"
+    result, sha256 = group[0].result, group[0].provenance.checkpoint_sha256
+    return f"{result.in_dataset}: {result.checkpoint or 'network ' + sha256[:12]}"
 
 
 def _about(group: list[Run]) -> str:
-    about = group[0].about
-    accuracy = "" if about["accuracy"] is None else f", accuracy {about['accuracy']:.2f} %"
+    result, provenance = group[0].result, group[0].provenance
+    accuracy = "" if result.accuracy is None else f", accuracy {result.accuracy:.2f} %"
     return (
-        f"{about['n_id']} ID images{accuracy}; {about['precision']} on {about['device']} ({about['isa']}); checkpoint SHA-256 "
-        f"{about['checkpoint_sha256']}; dice {about['dice']}. Percent, in the {about['convention']} convention; higher scores are "
-        "in-distribution."
+        f"{result.n_id} ID images{accuracy}; {result.precision} on {result.device} ({result.isa}); checkpoint SHA-256 "
+        f"{provenance.checkpoint_sha256}; dice {provenance.dice}. Percent, in the {result.convention} convention; "
+        "higher scores are in-distribution."
     )
 
 
 def _random(group: list[Run]) -> bool:
-    return any(run.about.get("weights") == "random" for run in group)
+    return any(run.result.random_weights for run in group)
 
 
 def _remarks(group: list[Run]) -> list[str]:
-    about = group[0].about
-    missing = [
-        f"left out: {name}: {reason}"
-        for name, reason in (about["skipped"] | about.get("left_out", {})).items()
-    ]
-    return remarks([run.about for run in group]) + missing
+    first = group[0].result
+    reasons = first.skipped | first.left_out
+    missing = [f"left out: {name}: {reason}" for name, reason in reasons.items()]
+    return remarks([run.result for run in group]) + missing
 
 
 def _rows(group: list[Run]) -> Iterator[list[str]]:
+    """Method, set and the values under COLUMNS, for each set, the average and the averages of groups."""
     for run in group:
-        sets = {**run.about["sets"], AVERAGE: run.about["average"], **run.about.get("groups", {})}
-        for name, row in sets.items():
-            if row is not None and row["fpr95"] is not None:
-                yield [title(run.about), name, *(f"{row[key]:.2f}" for key in COLUMNS.values())]
+        result = run.result
+        sets = {name: row.measured for name, row in result.sets.items()}
+        for name, row in {**sets, AVERAGE: result.average, **(result.groups or {})}.items():
+            if row is not None:
+                yield [result.method.title, name, *(f"{value:.2f}" for value in row.columns[: len(COLUMNS)])]
 
 
 def _table(group: list[Run]) -> str:
@@ -151,7 +152,7 @@ def _table(group: list[Run]) -> str:
 def _figures(group: list[Run], figure: Any) -> Iterator[tuple[str, Any]]:
     """(description, matplotlib figure) of each figure."""
     measured = [
-        (run, [name for name, row in run.about["sets"].items() if row["fpr95"] is not None]) for run in group
+        (run, [name for name, row in run.result.sets.items() if row.measured is not None]) for run in group
     ]
     names = list(dict.fromkeys(name for _, sets in measured for name in sets))
     if not names:
@@ -162,7 +163,7 @@ def _figures(group: list[Run], figure: Any) -> Iterator[tuple[str, Any]]:
         yield "FPR95 and AUROC over the sparsity level p", _draw_sweeps(sweeps, figure)
     for run, sets in measured:
         if sets:
-            yield f"scores of {title(run.about)}", _draw_histograms(run, sets, figure)
+            yield f"scores of {run.result.method.title}", _draw_histograms(run, sets, figure)
 
 
 def _panels(figure: Any, count: int, height: float) -> tuple[Any, list[Any]]:
@@ -190,7 +191,7 @@ def _draw_roc(measured: list[tuple[Run, list[str]]], names: list[str], figure: A
             if name in sets:
                 fpr, tpr = roc(run.id_scores(), run.ood_scores(name))
                 few = np.unique(np.linspace(0, len(fpr) - 1, POINTS).astype(int))
-                axes.plot(100 * fpr[few], 100 * tpr[few], linewidth=1.2, label=title(run.about))
+                axes.plot(100 * fpr[few], 100 * tpr[few], linewidth=1.2, label=run.result.method.title)
         axes.axhline(95, color="grey", linewidth=0.7, linestyle=":")
         axes.set(
             title=name,
@@ -210,40 +211,37 @@ def _draw_histograms(run: Run, sets: list[str], figure: Any) -> Any:
         outside = run.ood_scores(name)
         low, high = np.percentile(np.concatenate([inside, outside]), (0.2, 99.8))
         bins = np.linspace(low, high if high > low else low + 1, BINS + 1)
-        for scores, label in ((inside, run.about["in_dataset"]), (outside, name)):
+        for scores, label in ((inside, run.result.in_dataset), (outside, name)):
             weights = np.full(len(scores), 100 / len(scores))
             axes.hist(np.clip(scores, bins[0], bins[-1]), bins, weights=weights, alpha=0.55, label=label)
         axes.set(xlabel="score", ylabel="% of images")
         axes.legend(fontsize=7)
-    drawn.suptitle(title(run.about), fontsize=11)
+    drawn.suptitle(run.result.method.title, fontsize=11)
     return drawn
 
 
-def _sweeps(group: list[Run]) -> dict[str, list[dict[str, Any]]]:
-    """Results that differ in p alone, where there are two or more, ordered by p; the plain head is p = 0."""
-    found: dict[str, dict[float, dict[str, Any]]] = {}
+def _sweeps(group: list[Run]) -> dict[str, list[tuple[float, Metrics]]]:
+    """(p, average) of the results that differ in p alone, where p is set in two or more of them, ordered by p; for the
+    plain head p is 0."""
+    found: dict[str, dict[float, Metrics]] = {}
     for run in group:
-        about = run.about
-        if about["average"] is not None and Method(about["method"], about["p"], about["clip"]).as_original:
-            score = about["method"] if about["method"] in ("msp", "maxlogit") else "energy"
-            clip = "" if about["clip"] is None else f", clip {about['clip']:g}"
-            found.setdefault(score + clip, {})[about["p"] or 0.0] = about["average"]
-    return {
-        label: [{"p": p, **by_p[p]} for p in sorted(by_p)]
-        for label, by_p in found.items()
-        if sum(p > 0 for p in by_p) > 1
-    }
+        method, average = run.result.method, run.result.average
+        if average is not None and method.as_original:
+            score = method.name if method.name in ("msp", "maxlogit") else "energy"
+            clip = "" if method.clip is None else f", clip {method.clip:g}"
+            found.setdefault(score + clip, {})[method.p or 0.0] = average
+    return {label: sorted(by_p.items()) for label, by_p in found.items() if sum(p > 0 for p in by_p) > 1}
 
 
-def _draw_sweeps(sweeps: dict[str, list[dict[str, Any]]], figure: Any) -> Any:
-    drawn, panels = _panels(figure, 2, 3.2)
-    for axes, key, words in zip(panels, ("fpr95", "auroc"), ("FPR95, %", "AUROC, %"), strict=True):
-        for label, points in sweeps.items():
-            axes.plot(
-                [at["p"] for at in points], [at[key] for at in points], marker="o", markersize=4, label=label
-            )
+def _draw_sweeps(sweeps: dict[str, list[tuple[float, Metrics]]], figure: Any) -> Any:
+    drawn, (left, right) = _panels(figure, 2, 3.2)
+    for label, points in sweeps.items():
+        ps = [p for p, _ in points]
+        left.plot(ps, [row.fpr95 for _, row in points], marker="o", markersize=4, label=label)
+        right.plot(ps, [row.auroc for _, row in points], marker="o", markersize=4, label=label)
+    for axes, words in ((left, "FPR95, %"), (right, "AUROC, %")):
         axes.set(xlabel="sparsity level p, %", ylabel=words, title="average over the OOD sets")
-    panels[0].legend(fontsize=7)
+    left.legend(fontsize=7)
     return drawn
 
 

@@ -1,172 +1,337 @@
-"""What is saved under --base-dir: features, scores and run.json, each written whole or not at all.
+"""Results of evaluations and the files that keep them: here alone they become JSON, and are read from it.
 
-features/<network>/<set>-<identity>/manifest.json, 00000000-00001024.npz ...   (shared by every method)
-<ID set>/<method>/<name>/<checkpoint>-<precision>-<ID identity>/
-    run.json, in_scores.txt, in_labels.txt, <OOD set>-<identity>/out_scores.txt
+All metrics are in percent, as in the printed table; `dice.eval.metrics` gives fractions.
 """
 
 import json
-import re
-import zipfile
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from dice import __version__, _core
-from dice.console import note
+from dice.arrays import Array, Float64, Int64
 from dice.errors import InputError
-from dice.io import fingerprint, write_atomic
+from dice.eval import metrics
+from dice.eval.folders import set_folder
+from dice.eval.methods import Method
+from dice.io.output import write_json, write_lines
 
 __all__ = [
-    "FeatureCache",
+    "FitNote",
+    "Metrics",
+    "Provenance",
+    "Result",
     "Run",
-    "WriteError",
-    "check_target",
-    "check_writable",
+    "Seconds",
+    "SetResult",
+    "average",
     "find_runs",
-    "run_folder",
-    "safe_name",
-    "write_json",
-    "write_lines",
-    "write_npy",
-    "write_npz",
+    "save_id_scores",
+    "save_ood_scores",
+    "save_results",
+    "save_run",
 ]
 
-_KEYS = (  # of run.json
-    *(
-        "method",
-        "p",
-        "clip",
-        "precision",
-        "device",
-        "isa",
-        "convention",
-        "in_dataset",
-        "checkpoint",
-        "n_id",
-        "accuracy",
-    ),
-    *("sets", "skipped", "average", "dice", "checkpoint_sha256", "identities"),
-)
-_SHORT = 12  # hex digits of a hash in a folder's name; the whole hash is in manifest.json and run.json
-_FORMAT = 1
+_RUN, _ID_SCORES, _ID_LABELS, _OOD_SCORES = "run.json", "in_scores.txt", "in_labels.txt", "out_scores.txt"
 
 
-class WriteError(InputError):
-    """The disk is full or cannot be written."""
+# -- what is measured
 
 
-def safe_name(text: str) -> str:
-    """`text` as one path component."""
-    return re.sub(r"[^\w.+-]+", "_", text).lstrip(".") or "_"
+@dataclass(frozen=True)
+class Metrics:
+    """How well scores tell ID from OOD images. autc is None where it is not known, as for infinite scores."""
+
+    fpr95: float
+    auroc: float
+    auin: float
+    auout: float
+    dterr: float
+    autc: float | None = None
+
+    @property
+    def columns(self) -> tuple[float, float, float, float, float]:
+        """All but autc, in the order of `dice.eval.metrics.METRICS`."""
+        return self.fpr95, self.auroc, self.auin, self.auout, self.dterr
+
+    @classmethod
+    def from_columns(cls, values: Iterable[float], autc: float | None = None) -> "Metrics":
+        fpr95, auroc, auin, auout, dterr = values
+        return cls(fpr95, auroc, auin, auout, dterr, autc)
+
+    def to_json(self) -> dict[str, float]:
+        return {key: value for key, value in asdict(self).items() if value is not None}
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> "Metrics":
+        autc = value.get("autc")
+        columns = (_number(value[key]) for key in metrics.METRICS)
+        return cls.from_columns(columns, None if autc is None else _number(autc))
 
 
-def check_writable(folder: Path) -> None:
-    """Makes `folder`; InputError where it cannot be written, before any work is done."""
-    probe = folder / f".probe-{np.random.default_rng().integers(2**62):x}"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe.touch(exist_ok=False)
-        probe.unlink()
-    except OSError as reason:
-        raise InputError(f"{folder}: cannot write there ({reason.strerror}); choose another folder") from None
+def average(rows: Mapping[str, Metrics], names: Iterable[str] | None = None) -> Metrics:
+    """Plain means over the sets `names`, by default all; see `dice.eval.metrics.average`."""
+    return Metrics(**metrics.average({name: row.to_json() for name, row in rows.items()}, names))
 
 
-def check_target(path: Path) -> None:
-    """InputError where the file `path` cannot be written, or is something that renaming would destroy."""
-    if path.exists() and not path.is_file():
-        raise InputError(f"{path}: is not a regular file; name one to be written")
-    check_writable(path.absolute().parent)
+@dataclass(frozen=True)
+class SetResult:
+    """One method on one OOD set.
+
+    n: images. measured: None where there are no ID scores to compare with.
+    interval95: the lower and the upper ends of the 95 % intervals, None where they were not asked for.
+    """
+
+    n: int
+    measured: Metrics | None = None
+    interval95: tuple[Metrics, Metrics] | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        row: dict[str, Any] = {"n": self.n, **dict.fromkeys(metrics.METRICS)}
+        if self.measured:
+            row |= self.measured.to_json()
+        if self.interval95:
+            low, high = (end.columns for end in self.interval95)
+            row["interval95"] = {key: [low[i], high[i]] for i, key in enumerate(metrics.METRICS)}
+        return row
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> "SetResult":
+        measured = None if value["fpr95"] is None else Metrics.from_json(value)
+        interval = value.get("interval95")
+        if interval is None:
+            return cls(int(value["n"]), measured)
+        ends = [[_number(end) for end in interval[key]] for key in metrics.METRICS]
+        low, high = map(Metrics.from_columns, zip(*ends, strict=True))
+        return cls(int(value["n"]), measured, (low, high))
 
 
-def write_json(path: Path, value: Any) -> None:
-    write_lines(path, [json.dumps(value, indent=2, allow_nan=False)])
+# -- one method on one ID set
 
 
-def write_lines(path: Path, lines: list[str]) -> None:
-    text = "".join(line + "\n" for line in lines).encode()
-    _write(path, lambda file: file.write(text))
+@dataclass(frozen=True)
+class FitNote:
+    """Which training images a method was fitted on.
+
+    set, identity: the training set; split: which of its images; n: how many.
+    learnt: the single numbers that were found. short_of: what the fit was short of, "" where it had enough. Both are
+    None for DICE, which takes the images' mean feature.
+    """
+
+    set: str
+    split: str
+    n: int
+    identity: str
+    learnt: dict[str, float] | None = None
+    short_of: str | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        return {key: value for key, value in asdict(self).items() if value is not None}
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> "FitNote":
+        set_, split, n, identity = (value[key] for key in ("set", "split", "n", "identity"))
+        learnt = value.get("learnt")
+        found = None if learnt is None else {key: _number(number) for key, number in learnt.items()}
+        return cls(set_, split, n, identity, found, value.get("short_of"))
 
 
-def write_npy(path: Path, array: np.ndarray) -> None:
-    _write(path, lambda file: np.save(file, array))
+@dataclass(frozen=True)
+class Seconds:
+    """Where the time of an evaluation went: loading and decoding; the backbone; fits, scores and metrics; all of it."""
+
+    load: float
+    backbone: float
+    head: float
+    total: float
 
 
-def write_npz(path: Path, **arrays: Any) -> None:
-    _write(path, lambda file: np.savez(file, **arrays))
+@dataclass(frozen=True)
+class Result:
+    """One method on one ID set, against all OOD sets.
+
+    parameters: those of the detector; None for the scores of the original, which `method` tells whole.
+    fit: None where the method does not learn.
+    accuracy: percent of the ID images that the network puts into their class; None without labels.
+    sets: by name, in the order of the evaluation; skipped: the reason for each OOD set that is not among them.
+    left_out: the reason for each method, by its label, that was asked for and has no result.
+    average: over all sets measured, None for none; groups: "near" and "far", where near-OOD sets were named.
+    images_per_s: of the backbone; None where all features were stored. random_weights: the numbers mean nothing.
+    """
+
+    method: Method
+    precision: str
+    device: str
+    isa: str
+    convention: str
+    in_dataset: str
+    checkpoint: str
+    n_id: int
+    accuracy: float | None
+    sets: dict[str, SetResult]
+    skipped: dict[str, str]
+    average: Metrics | None
+    seconds: Seconds
+    images_per_s: float | None
+    parameters: dict[str, Any] | None = None
+    fit: FitNote | None = None
+    left_out: dict[str, str] = field(default_factory=dict)
+    groups: dict[str, Metrics] | None = None
+    random_weights: bool = False
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "method": self.method.name,
+            "p": self.method.p,
+            "clip": self.method.clip,
+            **({} if self.parameters is None else {"parameters": self.parameters}),
+            **({} if self.fit is None else {"fit": self.fit.to_json()}),
+            "precision": self.precision,
+            "device": self.device,
+            "isa": self.isa,
+            "convention": self.convention,
+            "in_dataset": self.in_dataset,
+            "checkpoint": self.checkpoint,
+            "n_id": self.n_id,
+            "accuracy": self.accuracy,
+            "sets": {name: row.to_json() for name, row in self.sets.items()},
+            "skipped": self.skipped,
+            **({"left_out": self.left_out} if self.left_out else {}),
+            "average": None if self.average is None else self.average.to_json(),
+            **(
+                {}
+                if self.groups is None
+                else {"groups": {k: row.to_json() for k, row in self.groups.items()}}
+            ),
+            "seconds": asdict(self.seconds),
+            "images_per_s": self.images_per_s,
+            **({"weights": "random"} if self.random_weights else {}),
+        }
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> "Result":
+        """KeyError, TypeError, ValueError or AttributeError where `value` is not what `to_json` gives."""
+        p, clip, accuracy, average, fit, groups, speed = (
+            value.get(key) for key in ("p", "clip", "accuracy", "average", "fit", "groups", "images_per_s")
+        )
+        return cls(
+            method=Method(str(value["method"]), p, clip),
+            precision=value["precision"],
+            device=value["device"],
+            isa=value["isa"],
+            convention=value["convention"],
+            in_dataset=value["in_dataset"],
+            checkpoint=value["checkpoint"],
+            n_id=int(value["n_id"]),
+            accuracy=None if accuracy is None else _number(accuracy),
+            sets={name: SetResult.from_json(row) for name, row in value["sets"].items()},
+            skipped=dict(value["skipped"]),
+            average=None if average is None else Metrics.from_json(average),
+            seconds=Seconds(**value["seconds"]),
+            images_per_s=speed,
+            parameters=value.get("parameters"),
+            fit=None if fit is None else FitNote.from_json(fit),
+            left_out=dict(value.get("left_out", {})),
+            groups=None if groups is None else {key: Metrics.from_json(row) for key, row in groups.items()},
+            random_weights=value.get("weights") == "random",
+        )
 
 
-def _write(path: Path, writer: Any) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(path, writer)
-    except OSError as reason:
-        raise WriteError(f"{path.parent}: cannot be made ({reason.strerror or reason})") from None
-    except InputError as reason:
-        raise WriteError(f"{reason}; what is finished is kept, run again to go on") from None
+def _number(value: Any) -> float:
+    if not isinstance(value, int | float):
+        raise TypeError(f"{value!r} is not a number")
+    return value
 
 
-def network_folder(net: Any, name: str) -> str:
-    return safe_name(f"{name}-{net.fingerprint[:_SHORT]}-{net.precision}-{net.device}-{net.isa}")
+# -- files
 
 
-def set_folder(name: str, identity: str) -> str:
-    return safe_name(f"{name}-{identity[:_SHORT]}")
+@dataclass(frozen=True)
+class Provenance:
+    """What a result came from: the version of dice, the SHA-256 of the checkpoint file and of the mean feature (None
+    without one), and the identities of the ID set and of all OOD sets by name."""
 
-
-def run_folder(base: Path, in_dataset: str, method: str, name: str, net: Any, id_identity: str) -> Path:
-    """Where one method's scores go: apart for method, p, clip, checkpoint, precision and ID set."""
-    run = f"{net.fingerprint[:_SHORT]}-{net.precision}-{id_identity[:_SHORT]}"
-    return base / safe_name(in_dataset) / safe_name(method) / safe_name(name) / run
+    dice: str
+    checkpoint_sha256: str
+    identities: dict[str, str]
+    mean_sha256: str | None = None
 
 
 @dataclass(frozen=True)
 class Run:
-    """One method's saved results: the folder and its run.json."""
+    """One method's saved result, and the folder that it is in with the scores."""
 
     folder: Path
-    about: dict[str, Any]
+    result: Result
+    provenance: Provenance
 
-    def id_scores(self) -> np.ndarray:
+    def id_scores(self) -> Float64:
         """float64 (N,)"""
-        return _read_scores(self.folder / "in_scores.txt")
+        return _read_scores(self.folder / _ID_SCORES)
 
-    def ood_scores(self, name: str) -> np.ndarray:
+    def ood_scores(self, name: str) -> Float64:
         """float64 (N,) of the OOD set `name`."""
-        identity = self.about["identities"][name]
-        return _read_scores(self.folder / set_folder(name, identity) / "out_scores.txt")
+        identity = self.provenance.identities[name]
+        return _read_scores(self.folder / set_folder(name, identity) / _OOD_SCORES)
+
+
+def save_results(path: Path, results: Sequence[Result]) -> None:
+    """The file of --json."""
+    write_json(path, [result.to_json() for result in results])
+
+
+def save_run(folder: Path, result: Result, provenance: Provenance) -> None:
+    write_json(folder / _RUN, {**result.to_json(), **asdict(provenance)})
+
+
+def save_id_scores(folder: Path, scores: Float64, labels: Int64, predicted: Int64, confidence: Array) -> None:
+    """Of the ID images, (N,) each: in_scores.txt, and label, predicted class and its probability in in_labels.txt."""
+    rows = zip(labels, predicted, confidence, strict=True)
+    write_lines(folder / _ID_LABELS, [f"{label} {guess} {share:.9g}" for label, guess, share in rows])
+    write_lines(folder / _ID_SCORES, [repr(float(score)) for score in scores])
+
+
+def save_ood_scores(folder: Path, name: str, identity: str, scores: Float64) -> None:
+    """The scores (N,) of the OOD set `name`."""
+    lines = [repr(float(score)) for score in scores]
+    write_lines(folder / set_folder(name, identity) / _OOD_SCORES, lines)
 
 
 def find_runs(paths: Iterable[Path]) -> list[Run]:
     """The saved runs that `paths` are or hold, each once. InputError where a path has none, or one is damaged."""
     found: dict[Path, Run] = {}
     for path in paths:
-        files = sorted(path.rglob("run.json")) if path.is_dir() else [path]
+        files = sorted(path.rglob(_RUN)) if path.is_dir() else [path]
         if not files:
             raise InputError(
                 f"{path}: no run.json in it; give folders that `dice eval` wrote under --base-dir"
             )
         for file in files:
-            try:
-                about = json.loads(file.read_text("utf-8"))
-                for key in _KEYS:
-                    about[key]
-                for name in about["sets"]:
-                    about["identities"][name]
-            except OSError as reason:
-                raise InputError(f"{file}: cannot be read: {reason.strerror or reason}") from None
-            except (ValueError, KeyError, TypeError) as reason:
-                raise InputError(
-                    f"{file}: no run.json of dice, or a damaged one ({reason}); run `dice eval` again"
-                ) from None
-            found.setdefault(file.resolve(), Run(file.parent, about))
+            found.setdefault(file.resolve(), _read_run(file))
     return list(found.values())
 
 
-def _read_scores(path: Path) -> np.ndarray:
+def _read_run(file: Path) -> Run:
+    try:
+        value = json.loads(file.read_text("utf-8"))
+        result = Result.from_json(value)
+        provenance = Provenance(
+            value["dice"], value["checkpoint_sha256"], value["identities"], value.get("mean_sha256")
+        )
+        for name in result.sets:
+            provenance.identities[name]
+    except OSError as reason:
+        raise InputError(f"{file}: cannot be read: {reason.strerror or reason}") from None
+    except (ValueError, KeyError, TypeError, AttributeError) as reason:
+        raise InputError(
+            f"{file}: no run.json of dice, or a damaged one ({reason}); run `dice eval` again"
+        ) from None
+    return Run(file.parent, result, provenance)
+
+
+def _read_scores(path: Path) -> Float64:
     try:
         scores = np.array(path.read_text("ascii").split(), np.float64)
     except (OSError, ValueError) as reason:
@@ -174,122 +339,3 @@ def _read_scores(path: Path) -> np.ndarray:
     if not scores.size or not np.isfinite(scores).all():
         raise InputError(f"{path}: no scores, or NaN or infinity among them; run `dice eval` again")
     return scores
-
-
-class FeatureCache:
-    """Pooled features of one image set under one network, in chunks that a killed run leaves behind whole.
-
-    A chunk `start-stop.npz` holds `indices` int64 (n,) within start..stop and `features` float32 (n, D);
-    n < stop - start where bad images were left out.
-    """
-
-    def __init__(
-        self, base: Path, net: Any, name: str, image_set: Any, transform: str, *, fresh: bool = False
-    ):
-        self.folder = (
-            base / "features" / network_folder(net, name) / set_folder(image_set.name, image_set.identity)
-        )
-        self.width = int(net.weight.shape[1])
-        self.size = len(image_set)
-        self._manifest = {
-            "format": _FORMAT,
-            "dice": __version__,
-            "build": fingerprint(_core.__file__),  # another build may round otherwise
-            "arch": net.arch,
-            "checkpoint": net.fingerprint,
-            "precision": net.precision,
-            "device": net.device,
-            "isa": net.isa,
-            "transform": transform,
-            "set": image_set.name,
-            "identity": image_set.identity,
-            "n": self.size,
-            "width": self.width,
-        }
-        if fresh or not self._manifest_fits():
-            self._clear()
-
-    def read(self, *, complete: bool) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
-        """(stop, indices, features) of the chunks that follow each other from image 0 and are sound.
-
-        `complete`: chunks with images left out do not count.
-        """
-        done = 0
-        for start, stop, path in self._chunks():
-            if start != done:
-                break
-            chunk = self._load(path, start, stop, complete)
-            if chunk is None:
-                break
-            done = stop
-            yield (stop, *chunk)
-
-    def stored(self) -> int:
-        """Number of leading images whose chunks are there, not yet looked into."""
-        done = 0
-        for start, stop, _ in self._chunks():
-            if start != done:
-                break
-            done = stop
-        return done
-
-    def write(self, start: int, stop: int, indices: np.ndarray, features: np.ndarray) -> None:
-        if start == 0:
-            write_json(self.folder / "manifest.json", self._manifest)
-        for other, _, path in self._chunks():  # left behind a gap, a bad chunk or in this one's place
-            if other >= start:
-                path.unlink(missing_ok=True)
-        write_npz(self.folder / f"{start:08d}-{stop:08d}.npz", indices=indices, features=features)
-
-    def _chunks(self) -> list[tuple[int, int, Path]]:
-        found = []
-        for path in sorted(self.folder.glob("*.npz")):
-            match = re.fullmatch(r"(\d{8,})-(\d{8,})", path.stem)
-            if match:
-                found.append((int(match[1]), int(match[2]), path))
-        return sorted(found)
-
-    def _load(
-        self, path: Path, start: int, stop: int, complete: bool
-    ) -> tuple[np.ndarray, np.ndarray] | None:
-        try:
-            most = (stop - start) * (4 * self.width + 8) + 4096
-            if not start < stop <= self.size or path.stat().st_size > most:
-                raise ValueError("wrong size")
-            with np.load(path, allow_pickle=False) as stored:  # zip checks each member's CRC
-                indices, features = stored["indices"], stored["features"]
-            if (
-                indices.dtype != np.int64
-                or features.dtype != np.float32
-                or features.shape != (indices.size, self.width)
-            ):
-                raise ValueError("wrong shape or type")
-            if indices.size and (indices[0] < start or indices[-1] >= stop or (np.diff(indices) <= 0).any()):
-                raise ValueError("wrong indices")
-            if not np.isfinite(features).all():
-                raise ValueError("not finite")
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as reason:
-            note(f"{path}: stored features cannot be used ({reason}); computing them again")
-            return None
-        if complete and indices.size != stop - start:
-            return None
-        return indices, features
-
-    def _manifest_fits(self) -> bool:
-        path = self.folder / "manifest.json"
-        if not path.exists():
-            return False
-        try:
-            fits = json.loads(path.read_text()) == self._manifest
-        except (OSError, ValueError):
-            fits = False
-        if not fits:
-            note(f"{path}: comes from another version or build; computing these features again")
-        return fits
-
-    def _clear(self) -> None:
-        try:
-            for _, _, path in self._chunks():
-                path.unlink()
-        except OSError as reason:
-            raise WriteError(f"{self.folder}: old features cannot be removed ({reason.strerror})") from None

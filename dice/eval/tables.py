@@ -1,4 +1,4 @@
-"""What is printed: the table in the original's form (percent; AUOUT and DTERR stand behind its three columns),
+"""What is printed: the table in the original's form (percent; AUOUT and DTERR come after its three columns),
 and rows of values as text, CSV or JSON lines."""
 
 import csv
@@ -8,92 +8,81 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from dice.console import red
+from dice.eval.results import Metrics, Result
 
-__all__ = ["METRICS", "RANDOM", "format_summary", "format_table", "remarks", "row_writer", "title"]
+__all__ = ["RANDOM", "format_summary", "format_table", "remarks", "row_writer"]
 
-METRICS = {"FPR": "fpr95", "AUROC": "auroc", "AUIN": "auin", "AUOUT": "auout", "DTERR": "dterr"}
-
-
+COLUMNS = ("FPR", "AUROC", "AUIN", "AUOUT", "DTERR")  # headings of `Metrics.columns`
 RANDOM = "RANDOM WEIGHTS: these numbers mean nothing"
 
 
-def title(result: dict[str, Any]) -> str:
-    """The method with its parameters."""
-    given = (f"{key}={result[key]:g}" for key in ("p", "clip") if result[key] is not None)
-    return " ".join([result["method"], *given])
-
-
-def format_table(result: dict[str, Any], order: Iterable[str]) -> str:
-    """The table of one result of `dice.eval.evaluate.evaluate`; `order` names every OOD set asked for, also the skipped."""
+def format_table(result: Result, order: Iterable[str]) -> str:
+    """The table of one result; `order` names every OOD set asked for, those skipped too."""
     lines = [
-        f" OOD detection method: {title(result)} ({result['convention']} convention)",
-        " " * 13 + "".join(f" {name:6s}" for name in METRICS).rstrip(),
+        f" OOD detection method: {result.method.title} ({result.convention} convention)",
+        " " * 13 + "".join(f" {name:6s}" for name in COLUMNS).rstrip(),
     ]
-    if result.get("weights") == "random":
+    if result.random_weights:
         lines.insert(0, red(RANDOM))
     for name in order:
-        row = result["sets"].get(name)
-        state = result["skipped"].get(name, "scored, no ID scores to compare with").partition(":")[0]
-        lines.append(
-            f"{name:12s}{_cells(row)}" if row and row["fpr95"] is not None else f"{name:12s} {state}"
-        )
-        if row and "interval95" in row:
-            for end, words in enumerate(("  2.5 %", " 97.5 %")):
-                ends = {key: interval[end] for key, interval in row["interval95"].items()}
-                lines.append(f"{words:12s}{_cells(ends)}")
-    if result["average"]:
-        count = len(result["sets"])
-        of = f"  (of {count} set{'s' if count > 1 else ''})" if result["skipped"] else ""
-        lines.append(f"{'AVG':12s}{_cells(result['average'])}{of}")
-    for group, row in result.get("groups", {}).items():
-        lines.append(f"{group.upper():12s}{_cells(row)}")
+        row = result.sets.get(name)
+        if row is None or row.measured is None:
+            state = result.skipped.get(name, "scored, no ID scores to compare with").partition(":")[0]
+            lines.append(f"{name:12s} {state}")
+            continue
+        lines.append(f"{name:12s}{_cells(row.measured)}")
+        if row.interval95:
+            for end, words in zip(row.interval95, ("  2.5 %", " 97.5 %"), strict=True):
+                lines.append(f"{words:12s}{_cells(end)}")
+    if result.average:
+        count = len(result.sets)
+        of = f"  (of {count} set{'s' if count > 1 else ''})" if result.skipped else ""
+        lines.append(f"{'AVG':12s}{_cells(result.average)}{of}")
+    for group, average in (result.groups or {}).items():
+        lines.append(f"{group.upper():12s}{_cells(average)}")
     return "\n".join(lines)
 
 
-def format_summary(entries: Sequence[dict[str, Any]]) -> str:
+def format_summary(results: Sequence[Result]) -> str:
     """All results of one run in one table: FPR / AUROC on each set and on average."""
-    names = list(entries[0]["sets"])
-    width = max(len(title(entry)) for entry in entries)
+    names = list(results[0].sets)
+    width = max(len(result.method.title) for result in results)
     lines = [
-        f" all methods, FPR / AUROC ({entries[0]['convention']} convention)",
+        f" all methods, FPR / AUROC ({results[0].convention} convention)",
         " ".join(["method".ljust(width), *(f"{name[:15]:>15s}" for name in (*names, "AVG"))]),
     ]
-    for entry in entries:
-        rows = [*(entry["sets"][name] for name in names), entry["average"]]
-        cells = (
-            f"{row['fpr95']:6.2f} / {row['auroc']:6.2f}" if row and row["fpr95"] is not None else "-"
-            for row in rows
-        )
-        lines.append(" ".join([title(entry).ljust(width), *(f"{cell:>15s}" for cell in cells)]))
+    for result in results:
+        rows = [*(result.sets[name].measured for name in names), result.average]
+        cells = (f"{row.fpr95:6.2f} / {row.auroc:6.2f}" if row else "-" for row in rows)
+        lines.append(" ".join([result.method.title.ljust(width), *(f"{cell:>15s}" for cell in cells)]))
     return "\n".join(lines)
 
 
-def remarks(entries: Sequence[dict[str, Any]]) -> list[str]:
+def remarks(results: Sequence[Result]) -> list[str]:
     """Parameters, what was fitted on which images, what it was short of, and which methods end below MSP."""
-    msp = next((e["average"] for e in entries if title(e) == "msp"), None)
+    msp = next((result.average for result in results if result.method.title == "msp"), None)
     lines = []
-    for entry in entries:
-        given = ", ".join(
-            f"{key}={value}" for key, value in entry.get("parameters", {}).items() if value is not None
-        )
+    for result in results:
+        parameters = (result.parameters or {}).items()
+        given = ", ".join(f"{key}={value}" for key, value in parameters if value is not None)
         words = [given] if given else []
-        fit = entry.get("fit", {})
+        fit = result.fit
         if fit:
-            words.append(f"fitted on {fit['n']} images of {fit['set']} {fit['split']}")
-        words += [f"{key} {value:.4g}" for key, value in fit.get("learnt", {}).items()]
-        if fit.get("short_of"):
-            words.append(f"short of images: {fit['short_of']}")
-        mine = entry["average"]
-        if msp and mine and mine["auroc"] < msp["auroc"]:
-            apart = [mine[key] - msp[key] for key in ("auroc", "fpr95")]
-            words.append("BELOW MSP: AUROC {:+.2f}, FPR {:+.2f} points".format(*apart))
+            words.append(f"fitted on {fit.n} images of {fit.set} {fit.split}")
+            words += [f"{key} {value:.4g}" for key, value in (fit.learnt or {}).items()]
+            if fit.short_of:
+                words.append(f"short of images: {fit.short_of}")
+        mine = result.average
+        if msp and mine and mine.auroc < msp.auroc:
+            auroc, fpr = mine.auroc - msp.auroc, mine.fpr95 - msp.fpr95
+            words.append(f"BELOW MSP: AUROC {auroc:+.2f}, FPR {fpr:+.2f} points")
         if words:
-            lines.append(f"{title(entry)}: {'; '.join(words)}")
+            lines.append(f"{result.method.title}: {'; '.join(words)}")
     return lines
 
 
-def _cells(row: dict[str, float]) -> str:
-    return "".join(f" {row[key]:6.2f}" for key in METRICS.values())
+def _cells(row: Metrics) -> str:
+    return "".join(f" {value:6.2f}" for value in row.columns)
 
 
 def row_writer(form: str, columns: Sequence[str]) -> Callable[[Sequence[Any]], None]:

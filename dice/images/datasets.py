@@ -1,7 +1,8 @@
 """Data sets: from a name, a folder, a list file or an array file to images and labels.
 
-The layout under the data root is the original repository's: `data/` for CIFAR, `datasets/ood_datasets/<name>` for the
-OOD sets, `datasets/ILSVRC-2012/{train,val}` for ImageNet. Enumeration only: dice.images.imagesets reads the images.
+The layout under the data root is the original repository's: `data/` for CIFAR, `datasets/ood_datasets/<name>`
+for the OOD sets, `datasets/ILSVRC-2012/{train,val}` for ImageNet. Enumeration only: dice.images.imagesets
+reads the images.
 """
 
 import difflib
@@ -12,16 +13,18 @@ import os
 import re
 import zlib
 from array import array
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import NoReturn
 
 import numpy as np
 
+from dice.arrays import Int64, UInt8
 from dice.errors import InputError
 from dice.images.imagesets import ArraySet, FileSet, ImageSet
 from dice.images.preprocess import check_size
+from dice.images.sources import ITEMS
 from dice.io import fingerprint, read_cifar, read_npy, read_svhn, write_atomic
 
 __all__ = [
@@ -40,7 +43,7 @@ class MissingSet(InputError):
     """A known data set whose files are not under the data root; the message says where they belong."""
 
 
-# --- names --------------------------------------------------------------------------------------------------------
+# -- names
 
 _OOD = "datasets/ood_datasets"
 _IMAGENET = "datasets/ILSVRC-2012"
@@ -84,13 +87,15 @@ def default_ood(in_dataset: str) -> list[str]:
 def open_set(spec: str, root: str | os.PathLike[str], *, split: str = "test") -> ImageSet:
     """The data set that `spec` names, under the data root `root`.
 
-    spec: a name of `known_sets()`; or the name of a folder in datasets/ood_datasets; or NAME=SOURCE, where SOURCE is a
-        folder of images, a `.npy` file (uint8 (N, H, W, 3)), or a list file (`path label` or `path` a line, may be
-        gzipped). The paths of a list are relative to FOLDER in NAME=LIST@FOLDER; without it, to the first of the known
-        set's own folder, its parent and the list's folder that has one of them.
+    spec: a name of `known_sets()`; or the name of a folder in datasets/ood_datasets; or NAME=SOURCE, where
+        SOURCE is a
+        folder of images, a `.npy` file (uint8 (N, H, W, 3)), or a list file (`path label` or `path` a line,
+        may be gzipped). The paths of a list are relative to FOLDER in NAME=LIST@FOLDER; without it, to the
+        first of the known set's own folder, its parent and the list's folder that has one of them.
     split: "test" or "train", for CIFAR-10, CIFAR-100, SVHN and imagenet; NAME=SOURCE takes what it is given.
 
-    Raises MissingSet for a known set that is not there, InputError for an unknown name or anything unreadable.
+    Raises MissingSet for a known set that is not there, InputError for an unknown name or anything
+    unreadable.
     """
     root = Path(root)
     name, given, source = spec.partition("=")
@@ -113,7 +118,8 @@ def open_set(spec: str, root: str | os.PathLike[str], *, split: str = "test") ->
         near = difflib.get_close_matches(name.lower(), by_lower, n=1)
         hint = f"did you mean {by_lower[near[0]]}? " if near else ""
         raise InputError(
-            f"unknown data set {name!r}: {hint}known are {', '.join(known_sets())}, the folders of {root / _OOD}, "
+            f"unknown data set {name!r}: {hint}known are {', '.join(known_sets())}, the folders of "
+            f"{root / _OOD}, "
             f"and any images as {name}=FOLDER"
         )
     if split != "test":
@@ -122,18 +128,16 @@ def open_set(spec: str, root: str | os.PathLike[str], *, split: str = "test") ->
 
 
 def _raise_missing(name: str, path: Path) -> NoReturn:
-    from dice.images.download import ITEMS
-
     hint = f" (`dice download {name}` fetches it)" if name in ITEMS else ""
     if name == "SVHN" and path.with_name("test_32x32.mat").is_file():
         hint = " (`dice select-svhn` makes it)"
     raise MissingSet(f"{name} is not there: it belongs in {path}{hint}")
 
 
-# --- sources ------------------------------------------------------------------------------------------------------
+# -- sources
 
 
-_Reader = Callable[[Path], tuple[np.ndarray, np.ndarray]]
+_Reader = Callable[[Path], tuple[UInt8, Int64]]
 
 
 def _open_batches(name: str, paths: list[Path], reader: _Reader) -> ArraySet:
@@ -188,7 +192,8 @@ def _open_folder(name: str, folder: Path) -> FileSet | None:
 
 
 def _class_folders(folder: Path) -> tuple[list[str], list[str]]:
-    """The sorted names of the folders and of the images directly in `folder`; hidden folders are no classes."""
+    """The sorted names of the folders and of the images directly in `folder`; hidden folders are no
+    classes."""
     try:
         entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
     except OSError as error:
@@ -209,7 +214,8 @@ def _is_image(name: str) -> bool:
 def image_files(paths: Iterable[str]) -> list[str]:
     """The files of `paths` as they are and, for each folder among them, the images in and under it, sorted.
 
-    InputError for a folder without an image or that cannot be read."""
+    InputError for a folder without an image or that cannot be read.
+    """
     files = []
     for path in paths:
         if not os.path.isdir(path):
@@ -260,7 +266,7 @@ def _list_folders(name: str, path: Path, root: Path) -> list[Path]:
 _MAX_LIST = 1 << 28  # bytes of a list file: ImageNet's training set takes 60 MB
 
 
-def read_list(path: Path) -> tuple[list[str], np.ndarray | None]:
+def read_list(path: Path) -> tuple[list[str], Int64 | None]:
     """The paths of a list file, and its labels int64 (N,) if it has them: `path label` or `path` a line.
 
     Paths may hold blanks. Gzipped files are read as well.
@@ -284,7 +290,7 @@ def read_list(path: Path) -> tuple[list[str], np.ndarray | None]:
     return files, labels
 
 
-def _parse_list(data: bytes) -> tuple[list[str], np.ndarray]:
+def _parse_list(data: bytes) -> tuple[list[str], Int64]:
     """Paths, and labels int64 (N,), -1 for a line without one; line by line, since lists grow to millions."""
     files, labels = [], array("q")
     for raw in io.BytesIO(data):
@@ -295,14 +301,14 @@ def _parse_list(data: bytes) -> tuple[list[str], np.ndarray]:
     return files, np.array(labels, np.int64)
 
 
-# --- ImageNet -----------------------------------------------------------------------------------------------------
+# -- ImageNet
 
 
 def _open_imagenet(base: Path, split: str) -> FileSet:
     """ILSVRC-2012: folders by wnid, or a flat val with a list of labels beside it.
 
-    A label is the place of the wnid in `wnids.txt` beside the folders, else among the sorted wnids of ILSVRC-2012,
-    so that a part of the classes gets the same labels as all.
+    A label is the place of the wnid in `wnids.txt` beside the folders, else among the sorted wnids of
+    ILSVRC-2012, so that a part of the classes gets the same labels as all.
     """
     folder = base / ("val" if split == "test" else "train")
     images = _open_folder("imagenet", folder) or _raise_missing("imagenet", folder)
@@ -340,8 +346,9 @@ _LISTS = ("val.txt", "imagenet2012_val_list.txt")  # `file label` a line
 _GROUND_TRUTH = "ILSVRC2012_validation_ground_truth.txt"  # of the development kit: a class number an image
 
 
-def _flat_labels(base: Path, images: FileSet) -> np.ndarray | None:
-    """Labels of a val folder without class folders, from the lists beside it; None (and a note) without one."""
+def _flat_labels(base: Path, images: FileSet) -> Int64 | None:
+    """Labels of a val folder without class folders, from the lists beside it; None (and a note) without
+    one."""
     for path in (base / name for name in _LISTS):
         if path.is_file():
             files, labels = read_list(path)
@@ -366,23 +373,25 @@ def _flat_labels(base: Path, images: FileSet) -> np.ndarray | None:
     return None
 
 
-def _look_up(path: Path, files: list[str], known: dict[str, int | None]) -> np.ndarray:
+def _look_up(path: Path, files: Sequence[str], known: dict[str, int | None]) -> Int64:
     labels = [known.get(file) for file in files]
     if None in labels:
         raise InputError(f"{path}: has no label for {files[labels.index(None)]}")
     return np.array(labels, np.int64)
 
 
-# --- SVHN ---------------------------------------------------------------------------------------------------------
+# -- SVHN
 
 _SVHN_PER_DIGIT = 1000
 
 
 def select_svhn(root: str | os.PathLike[str]) -> Path:
-    """Write the test subset that the original evaluates on: the first 1,000 images of each digit, in file order.
+    """Write the test subset that the original evaluates on: the first 1,000 images of each digit, in file
+    order.
 
-    Reads datasets/ood_datasets/svhn/test_32x32.mat under `root` and writes selected_test_32x32.mat beside it, with `X`
-    uint8 (32, 32, 3, N) and `y` uint8 (N, 1) in SVHN's own labels (10 is the digit 0). Returns the path written.
+    Reads datasets/ood_datasets/svhn/test_32x32.mat under `root` and writes selected_test_32x32.mat beside it,
+    with `X` uint8 (32, 32, 3, N) and `y` uint8 (N, 1) in SVHN's own labels (10 is the digit 0). Returns the
+    path written.
     """
     from scipy.io import savemat
 

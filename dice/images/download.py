@@ -1,9 +1,7 @@
 """Fetching data sets, weights and statistics into the data root: checksum, resume, temporary names.
 
-Addresses are those of the original repository's readme and of the sets' own sites. Checksums are those that torchvision
-(CIFAR, SVHN, DTD, Places365, the eight digits in ResNet's file name) and the library `detectors` by E. Dadalto (LSUN,
-iSUN, the ImageNet OOD sets) publish; the SHA-256 of the original's own files were taken from its repository. Where
-nobody publishes one, the SHA-256 of the first download is kept beside the file and later ones are held against it.
+Where nobody publishes a file's checksum, the SHA-256 of the first download is kept beside the file and later
+ones are held against it.
 """
 
 import contextlib
@@ -18,145 +16,18 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 from tqdm import tqdm
 
 from dice.errors import InputError
 from dice.images.datasets import select_svhn
+from dice.images.sources import GROUPS, ITEMS, Item, Step
 from dice.io import write_atomic
 
-__all__ = ["GROUPS", "ITEMS", "Item", "Outcome", "download", "fetch", "unpack"]
+__all__ = ["Outcome", "download", "fetch", "unpack"]
 
-
-@dataclass(frozen=True)
-class Item:
-    """One file of the net.
-
-    path: what there is in the end, a file or a folder under the data root.
-    digest: "md5:HEX" or "sha256:HEX" (its first digits suffice), None where nobody publishes one.
-    make: turns the fetched file into `path`: called with (fetched file, path). None: the file is it.
-    """
-
-    url: str
-    path: str
-    digest: str | None
-    make: Callable[[Path, Path], object] | None = None
-
-
-_OOD = "datasets/ood_datasets"
-_AUTHORS = "https://raw.githubusercontent.com/deeplearning-wisc/dice"
-_WEIGHTS, _STATISTICS = "ca6c275c5e1948858a911ea40924d6d5c412aac2", "43896f8142f63159226228f4166afbbfcde7eb89"
-_KRIZ = "https://www.cs.toronto.edu/~kriz"
-_DROPBOX = "https://www.dropbox.com/s"
-_CURATED = "http://pages.cs.wisc.edu/~huangrui/imagenet_ood_dataset"
-
-
-def _checkpoint(name: str, sha256: str) -> Item:
-    path = f"checkpoints/{name}/densenet/checkpoint_100.pth.tar"
-    return Item(f"{_AUTHORS}/{_WEIGHTS}/{path}", path, f"sha256:{sha256}")
-
-
-def _statistics(name: str, sha256: str) -> Item:
-    path = f"cache/{name}_feat_stat.npy"
-    return Item(f"{_AUTHORS}/{_STATISTICS}/{path}", path, f"sha256:{sha256}")
-
-
-def _archive(path: str, url: str, md5: str, sample: int | None = None) -> Item:
-    return Item(url, path, f"md5:{md5}", make=partial(_unpack_and_remove, sample=sample))
-
-
-def _unpack_and_remove(archive: Path, target: Path, sample: int | None) -> None:
-    unpack(archive, target, sample=sample)
-    archive.unlink()
-
-
-def _select_svhn(fetched: Path, target: Path) -> None:
-    select_svhn(
-        target.parents[3]
-    )  # the data root: target is datasets/ood_datasets/svhn/selected_test_32x32.mat
-
-
-ITEMS = {
-    "checkpoint-CIFAR-10": _checkpoint(
-        "CIFAR-10", "deaefd082911a1c6c92aacdcfecf03c71b932acc5c08b779c85c44eccdc0c817"
-    ),
-    "checkpoint-CIFAR-100": _checkpoint(
-        "CIFAR-100", "56cbe261c2612976e11aedcbd60ba00766e8c01c78f96c3f18ff561ead804d47"
-    ),
-    "mean-CIFAR-10": _statistics(
-        "CIFAR-10_densenet", "e9aa39f06dabfb58ae09d9d8f3141b5f88ffa0c954b369bf3af79b061d2ce7ef"
-    ),
-    "mean-CIFAR-100": _statistics(
-        "CIFAR-100_densenet", "6183e3887c89cd0b241a1a2cf2dff4d108c2630f1d0805f2c85b9e3a35fed7f6"
-    ),
-    "mean-imagenet": _statistics(
-        "imagenet_resnet50", "46d20b0aa4f996acfb11a58b97b7ed8497d67b918b1db335fcb0183e099b5f3f"
-    ),
-    "CIFAR-10": _archive(
-        "data/cifar-10-batches-py", f"{_KRIZ}/cifar-10-python.tar.gz", "c58f30108f718f92721af3b95e74349a"
-    ),
-    "CIFAR-100": _archive(
-        "data/cifar-100-python", f"{_KRIZ}/cifar-100-python.tar.gz", "eb9058c3a382ffc7106e4002c42a8d85"
-    ),
-    "SVHN": Item(
-        "http://ufldl.stanford.edu/housenumbers/test_32x32.mat",
-        f"{_OOD}/svhn/selected_test_32x32.mat",
-        "md5:eb5a983be6a315427106f1b164d9cef3",
-        make=_select_svhn,
-    ),
-    "LSUN": _archive(
-        f"{_OOD}/LSUN", f"{_DROPBOX}/fhtsw1m3qxlwj6h/LSUN.tar.gz?dl=1", "458a0a0ab8e5f1cb4516d7400568e460"
-    ),
-    "LSUN_resize": _archive(
-        f"{_OOD}/LSUN_resize",
-        f"{_DROPBOX}/moqh2wh8696c3yl/LSUN_resize.tar.gz?dl=1",
-        "278b7b31c8cb7e804a1465a8ce03a2dc",
-    ),
-    "iSUN": _archive(
-        f"{_OOD}/iSUN", f"{_DROPBOX}/ssz7qxfqae0cca5/iSUN.tar.gz?dl=1", "be77b0f2c26fda898afac5f99645ee70"
-    ),
-    "dtd": _archive(
-        f"{_OOD}/dtd",
-        "https://www.robots.ox.ac.uk/~vgg/data/dtd/download/dtd-r1.0.1.tar.gz",
-        "fff73e5086ae6bdbea199a49dfb8a4c1",
-    ),
-    "places365": _archive(  # 4.4 GB for 10,000 images: the original samples them from the test set
-        f"{_OOD}/places365/test_subset",
-        "http://data.csail.mit.edu/places/places365/test_256.tar",
-        "f532f6ad7b582262a2ec8009075e186b",
-        sample=10_000,
-    ),
-    "inat": _archive(
-        f"{_OOD}/iNaturalist", f"{_CURATED}/iNaturalist.tar.gz", "5be6ea8aa027d7b631916427b32cb335"
-    ),
-    "sun": _archive(f"{_OOD}/SUN", f"{_CURATED}/SUN.tar.gz", "8469c3ada62211477954ec1be53b12d0"),
-    "places": _archive(f"{_OOD}/Places", f"{_CURATED}/Places.tar.gz", "b5cb5eba2754ae2a28beea8718db699a"),
-    "resnet50": Item(
-        "https://download.pytorch.org/models/resnet50-19c8e357.pth",
-        "checkpoints/resnet50-19c8e357.pth",
-        "sha256:19c8e357",
-    ),
-    "BiT-S-R101x1": Item(
-        "https://storage.googleapis.com/bit_models/BiT-S-R101x1.npz", "checkpoints/BiT-S-R101x1.npz", None
-    ),
-}
-
-GROUPS = {
-    "cifar": [
-        *(
-            "checkpoint-CIFAR-10",
-            "checkpoint-CIFAR-100",
-            "mean-CIFAR-10",
-            "mean-CIFAR-100",
-            "CIFAR-10",
-            "CIFAR-100",
-        ),
-        *("SVHN", "LSUN", "LSUN_resize", "iSUN", "dtd", "places365"),
-    ],
-    "imagenet": ["mean-imagenet", "resnet50", "dtd", "sun", "inat", "places"],
-}
+SAMPLE = 10_000  # files that Step.SAMPLE keeps, as the original does of Places365
 
 
 @dataclass(frozen=True)
@@ -193,7 +64,7 @@ def _download_one(name: str, item: Item, root: Path, say: Callable[[str], object
     target = root / item.path
     if target.is_file() or target.is_dir() and any(target.iterdir()):
         return Outcome(name, "present", f"is there: {target}")
-    fetched = target.parent / item.url.rpartition("/")[2].partition("?")[0] if item.make else target
+    fetched = target.parent / item.url.rpartition("/")[2].partition("?")[0] if item.step else target
     absent = [folder for folder in target.parents if not folder.exists()]
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -202,12 +73,11 @@ def _download_one(name: str, item: Item, root: Path, say: Callable[[str], object
         else:
             say(f"{name}: fetching {item.url}")
             fetch(item.url, fetched, item.digest)
-        if item.make:
-            item.make(fetched, target)
+        _finish(item.step, fetched, target, root)
     except (InputError, OSError) as error:
         _remove_empty(absent)
         why = str(error).removeprefix(f"{item.url}: ")
-        again = " and run this again" if item.make else ""
+        again = " and run this again" if item.step else ""
         return Outcome(
             name, "failed", f"failed: {why}. By hand: fetch {item.url}, save it as {fetched}{again}"
         )
@@ -219,6 +89,15 @@ def _download_one(name: str, item: Item, root: Path, say: Callable[[str], object
     return Outcome(name, "fetched", f"is now in {target}{unverified}")
 
 
+def _finish(step: Step | None, fetched: Path, target: Path, root: Path) -> None:
+    """Makes `target` of the file `fetched`."""
+    if step is Step.SELECT_SVHN:
+        select_svhn(root)
+    elif step is not None:
+        unpack(fetched, target, sample=SAMPLE if step is Step.SAMPLE else None)
+        fetched.unlink()
+
+
 def _remove_empty(folders: Iterable[Path]) -> None:
     """Removes folders, the innermost first, as far as nothing is in them."""
     with contextlib.suppress(OSError):
@@ -226,7 +105,7 @@ def _remove_empty(folders: Iterable[Path]) -> None:
             folder.rmdir()
 
 
-# --- one file -----------------------------------------------------------------------------------------------------
+# -- one file
 
 _BLOCK = 1 << 18
 _FAILURES = 3  # tries in a row that bring next to nothing
@@ -335,17 +214,19 @@ def _transfer(url: str, part: Path, timeout: float) -> None:
             raise ConnectionError(f"broken off after {have:,} of {total:,} bytes")
 
 
-# --- archives -----------------------------------------------------------------------------------------------------
+# -- archives
 
 _MAX_MEMBERS = 2_000_000
 
 
 def unpack(archive: Path, target: Path, *, sample: int | None = None) -> None:
-    """Unpack a tar file (gzipped or not) so that its one top folder, or else all it holds, becomes the folder `target`.
+    """Unpack a tar file (gzipped or not) so that its one top folder, or else all it holds, becomes the folder
+    `target`.
 
     sample: keep only that many files, drawn by a fixed seed from their sorted names, without their folders.
-    Only plain files and folders inside the target come out of it: links, devices and names that lead elsewhere are
-    refused, and so is an archive that grows to more than four times its size (plus 64 MB). Whole or not at all.
+    Only plain files and folders inside the target come out of it: links, devices and names that lead
+    elsewhere are refused, and so is an archive that grows to more than four times its size (plus 64 MB).
+    Whole or not at all.
     """
     work = target.with_name(f".{target.name}.unpacking")
     shutil.rmtree(work, ignore_errors=True)

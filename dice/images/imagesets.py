@@ -6,19 +6,21 @@ import stat
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 from dice import _core
+from dice.arrays import Int64, UInt8
 from dice.errors import InputError
 from dice.images.preprocess import Transform, decode
 
-__all__ = ["ArraySet", "FileSet", "ImageSet", "Part"]
+__all__ = ["ArraySet", "Decoding", "FileSet", "ImageSet", "Part"]
 
 _CHUNK = 8  # images a thread decodes at a time: long enough to pay for the hand-over
-_Batch = tuple[int, np.ndarray, list[Future[dict[int, str]]]]  # first index, images, jobs that fill them
+_Batch = tuple[int, UInt8, list[Future[dict[int, str]]]]  # first index, images, jobs that fill them
 
 
 class ImageSet:
@@ -27,12 +29,11 @@ class ImageSet:
     name: what the set is called in tables.
     labels: int64 (N,), or None where they are not known.
     identity: hex digest of what was enumerated (names and sizes, or the bytes of batch files), for caches.
-    notes: what a reader of results should know, one sentence each (images that a list names and the folder lacks).
+    notes: what a reader of results should know, one sentence each (images that a list names and the folder
+    lacks).
     """
 
-    def __init__(
-        self, name: str, labels: np.ndarray | None, identity: str, notes: Sequence[str] = ()
-    ) -> None:
+    def __init__(self, name: str, labels: Int64 | None, identity: str, notes: Sequence[str] = ()) -> None:
         self.name = name
         self.labels = labels
         self.identity = identity
@@ -42,7 +43,7 @@ class ImageSet:
     def __len__(self) -> int:
         raise NotImplementedError
 
-    def read(self, i: int) -> Image.Image | np.ndarray:
+    def read(self, i: int) -> Image.Image | UInt8:
         """Image i: PIL RGB from a file, uint8 (H, W, 3) from an array."""
         raise NotImplementedError
 
@@ -63,12 +64,13 @@ class ImageSet:
         start: int = 0,
         threads: int | None = None,
         skip_bad: bool = False,
-    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Yield (indices int64 (n,), images uint8 (n, H, W, 3)) in order, from image `start`; n <= batch_size.
+    ) -> Iterator[tuple[Int64, UInt8]]:
+        """Yield (indices int64 (n,), images uint8 (n, H, W, 3)) in order, from image `start`; n <=
+        batch_size.
 
-        Decoding runs in `threads` threads (default: as many as the core uses, at most 8) while the caller works on
-        the batch before; a bounded number of batches is in memory. An image that cannot be read raises InputError
-        when its batch is due, or with skip_bad is left out and noted in `bad`.
+        Decoding runs in `threads` threads (default: as many as the core uses, at most 8) while the caller
+        works on the batch before; a bounded number of batches is in memory. An image that cannot be read
+        raises InputError when its batch is due, or with skip_bad is left out and noted in `bad`.
         """
         if batch_size < 1:
             raise InputError(f"batch size {batch_size}: must be at least 1")
@@ -94,8 +96,9 @@ class ImageSet:
         ]
         return first, images, jobs
 
-    def _decode(self, transform: Transform, first: int, out: np.ndarray) -> dict[int, str]:
-        """Fill `out` with the images from `first` on; returns {index: reason} of those that cannot be read."""
+    def _decode(self, transform: Transform, first: int, out: UInt8) -> dict[int, str]:
+        """Fill `out` with the images from `first` on; returns {index: reason} of those that cannot be
+        read."""
         bad = {}
         for i, pixels in enumerate(out, first):
             try:
@@ -104,7 +107,7 @@ class ImageSet:
                 bad[i] = str(error)
         return bad
 
-    def _finish(self, batch: _Batch, skip_bad: bool) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    def _finish(self, batch: _Batch, skip_bad: bool) -> Iterator[tuple[Int64, UInt8]]:
         first, images, jobs = batch
         bad: dict[int, str] = {}
         for job in jobs:
@@ -120,20 +123,37 @@ class ImageSet:
             yield indices, images
 
 
+@dataclass(frozen=True)
+class Decoding:
+    """How batches are made, see `ImageSet.batches`; no result depends on it but for the images left out."""
+
+    batch_size: int = 64
+    threads: int | None = None
+    skip_bad: bool = False
+
+    def batches(
+        self, images: ImageSet, transform: Transform, *, start: int = 0
+    ) -> Iterator[tuple[Int64, UInt8]]:
+        return images.batches(
+            transform, self.batch_size, start=start, threads=self.threads, skip_bad=self.skip_bad
+        )
+
+
 class ArraySet(ImageSet):
     """Images in memory: uint8 (N, H, W, 3)."""
 
-    def __init__(self, name: str, pixels: np.ndarray, labels: np.ndarray | None, identity: str) -> None:
+    def __init__(self, name: str, pixels: UInt8, labels: Int64 | None, identity: str) -> None:
         super().__init__(name, labels, identity)
         self.pixels = pixels
 
     def __len__(self) -> int:
         return len(self.pixels)
 
-    def read(self, i: int) -> np.ndarray:
-        return self.pixels[i]
+    def read(self, i: int) -> UInt8:
+        image: UInt8 = self.pixels[i]
+        return image
 
-    def _decode(self, transform: Transform, first: int, out: np.ndarray) -> dict[int, str]:
+    def _decode(self, transform: Transform, first: int, out: UInt8) -> dict[int, str]:
         if transform.keeps(self.pixels.shape[2], self.pixels.shape[1]):
             out[...] = self.pixels[first : first + len(out)]
             return {}
@@ -148,7 +168,7 @@ class FileSet(ImageSet):
         name: str,
         folder: Path,
         files: Sequence[str],
-        labels: np.ndarray | None,
+        labels: Int64 | None,
         notes: Sequence[str] = (),
     ) -> None:
         """Files that are not there (or are no plain files) are left out, and said so in `notes`."""
@@ -166,7 +186,7 @@ class FileSet(ImageSet):
             some = ", ".join(missing[:3]) + (", ..." if len(missing) > 3 else "")
             notes = [*notes, f"{name}: {len(missing)} of {len(files)} images are not in {folder}: {some}"]
             labels = labels[present] if labels is not None else None
-            files = [files[i] for i in np.flatnonzero(present)]
+            files = [file for file, there in zip(files, present, strict=True) if there]
         super().__init__(name, labels, digest.hexdigest(), notes)
         self.folder = folder
         self.files = files
@@ -185,7 +205,7 @@ class Part(ImageSet):
     """
 
     def __init__(
-        self, whole: ImageSet, indices: np.ndarray, *, sample: dict[str, int] | None, shard: list[int] | None
+        self, whole: ImageSet, indices: Int64, *, sample: dict[str, int] | None, shard: list[int] | None
     ) -> None:
         chosen = f"{whole.identity} {sample} {shard}" if sample or shard else None
         identity = hashlib.sha256(chosen.encode()).hexdigest() if chosen else whole.identity
@@ -198,10 +218,10 @@ class Part(ImageSet):
     def __len__(self) -> int:
         return len(self.indices)
 
-    def read(self, i: int) -> Image.Image | np.ndarray:
+    def read(self, i: int) -> Image.Image | UInt8:
         return self.whole.read(int(self.indices[i]))
 
-    def _decode(self, transform: Transform, first: int, out: np.ndarray) -> dict[int, str]:
+    def _decode(self, transform: Transform, first: int, out: UInt8) -> dict[int, str]:
         here = self.indices[first : first + len(out)]
         if here[-1] - here[0] >= len(here):
             return super()._decode(transform, first, out)

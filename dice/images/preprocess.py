@@ -1,8 +1,8 @@
 """From an image file to the uint8 pixels a network sees.
 
-Decoding and resizing are Pillow's, with the arithmetic of torchvision's transforms on PIL images (bilinear with
-antialiasing, 8-bit fixed point): other resizers give other scores. Nothing here changes pixels for speed: no JPEG
-draft mode, no reduced decoding. EXIF orientation is ignored, as in the original.
+Decoding and resizing are Pillow's, with the arithmetic of torchvision's transforms on PIL images (bilinear
+with antialiasing, 8-bit fixed point): other resizers give other scores. Nothing here changes pixels for
+speed: no JPEG draft mode, no reduced decoding. EXIF orientation is ignored, as in the original.
 """
 
 import re
@@ -10,27 +10,31 @@ from dataclasses import dataclass
 from os import PathLike
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
+from dice.arrays import UInt8
 from dice.errors import InputError
 
 __all__ = ["FORMATS", "MAX_ASPECT", "MAX_PIXELS", "Transform", "check_size", "decode", "transform_for"]
 
-# What may be decoded. Told apart by content; no format that starts another program (EPS) or that no data set uses.
+# What may be decoded. Told apart by content; no format that starts another program (EPS) or that no data set
+# uses.
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "PPM", "TIFF", "WEBP")  # MPO is read as JPEG
 Image.init()  # loads the decoders now: done on demand, it would race between threads
 
-# Bounds against images that grow out of all proportion: Pillow's own (a quarter of a gigabyte as RGB), and one on the
+# Bounds against images that grow out of all proportion: Pillow's own (a quarter of a gigabyte as RGB), and
+# one on the
 # sides, because Resize scales the shorter one up.
 MAX_PIXELS = 1024**3 // 4 // 3
 MAX_ASPECT = 1000
 
 
 def decode(path: str | PathLike[str]) -> Image.Image:
-    """The image in `path` as RGB, by content whatever its suffix (grey, palette, CMYK, 16-bit: `convert("RGB")`).
+    """The image in `path` as RGB, by content whatever its suffix (grey, palette, CMYK, 16-bit:
+    `convert("RGB")`).
 
-    Raises InputError, naming the file, when it cannot be opened, is no image of FORMATS, is cut short, or does not
-    pass `check_size`.
+    Raises InputError, naming the file, when it cannot be opened, is no image of FORMATS, is cut short, or
+    does not pass `check_size`.
     """
     try:
         with Image.open(path, formats=FORMATS) as image:
@@ -42,14 +46,15 @@ def decode(path: str | PathLike[str]) -> Image.Image:
         raise InputError(
             f"{path}: refused as a decompression bomb: more than {MAX_PIXELS:,} pixels"
         ) from None
-    except Image.UnidentifiedImageError:
+    except UnidentifiedImageError:
         raise InputError(f"{path}: not an image ({', '.join(FORMATS)}), or a damaged one") from None
     except Exception as error:  # Pillow's parsers raise nearly anything on damaged files
         raise InputError(f"{path}: cannot be decoded: {error or type(error).__name__}") from error
 
 
 def check_size(width: int, height: int, where: str | PathLike[str]) -> None:
-    """Refuse an image of more than MAX_PIXELS, or MAX_ASPECT times as long as wide, in the name of `where`."""
+    """Refuse an image of more than MAX_PIXELS, or MAX_ASPECT times as long as wide, in the name of
+    `where`."""
     if width * height > MAX_PIXELS:
         raise InputError(f"{where}: refused as a decompression bomb: more than {MAX_PIXELS:,} pixels")
     if max(width, height) > MAX_ASPECT * min(width, height):
@@ -68,7 +73,7 @@ class Transform:
     resize: int | tuple[int, int]
     size: int
 
-    def __call__(self, image: Image.Image | np.ndarray) -> np.ndarray:
+    def __call__(self, image: Image.Image | UInt8) -> UInt8:
         """image: PIL RGB, or uint8 (H, W, 3). Returns uint8 (size, size, 3)."""
         if isinstance(image, np.ndarray):
             image = Image.fromarray(image)

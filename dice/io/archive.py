@@ -35,7 +35,7 @@ def open_archive(file: BinaryIO, size: int, path: str) -> Iterator[zipfile.ZipFi
     Refused with an InputError: names that leave the folder or appear twice, parts that overlap, are encrypted, use
     another method than stored and deflate, or unpack to far more than they are (zip bombs).
     """
-    with zipfile.ZipFile(_ShortReads(file, size)) as archive:  # type: ignore[arg-type]
+    with zipfile.ZipFile(_ShortReads(file, size)) as archive:
         parts = sorted(archive.infolist(), key=lambda part: part.header_offset)
         end = 0
         for part in parts:

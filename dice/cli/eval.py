@@ -1,0 +1,213 @@
+"""`dice eval`; the demos run it with settings of their own."""
+
+from argparse import Namespace
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from dice.arrays import Float64
+from dice.backbone import Backbone
+from dice.cli import inputs
+from dice.console import error, note, warn
+from dice.errors import InputError
+from dice.eval import evaluate, tables
+from dice.eval.features import Clock
+from dice.eval.methods import Method
+from dice.eval.results import Result, save_results
+from dice.images import datasets, preprocess
+from dice.images.imagesets import ImageSet
+from dice.io.output import WriteError, check_target, check_writable
+
+
+def run(args: Namespace) -> int:
+    names = args.in_dataset or [Path(args.in_data).stem if args.in_data else "CIFAR-100"]
+    if args.in_data and len(names) > 1:
+        raise InputError("--in-data: one folder or list has one name, --in-dataset gives several")
+
+    def one(in_dataset: str) -> list[Result]:
+        if len(names) > 1:
+            print(f"ID: {in_dataset}")
+        methods = inputs.chosen_methods(args, in_dataset, ["energy"])
+        return evaluate_one(args, in_dataset, methods, strict=args.strict)
+
+    return evaluate_each(args, names, one)
+
+
+def evaluate_each(args: Namespace, in_datasets: Sequence[str], one: Callable[[str], list[Result]]) -> int:
+    """Evaluates every ID set by `one`, keeps what is finished in --json, and goes on after a broken set."""
+    check_writable(Path(args.base_dir))
+    if args.json:
+        check_target(Path(args.json))
+    found: list[Result] = []
+    broken = False
+    for in_dataset in in_datasets:
+        try:
+            outcome = one(in_dataset)
+        except WriteError:
+            raise
+        except InputError as reason:
+            if len(in_datasets) == 1:
+                raise
+            error(str(reason))
+            broken = True
+            continue
+        found += outcome
+        broken = broken or any(
+            reason.startswith(evaluate.BROKEN)
+            for reason in (*outcome[0].skipped.values(), *outcome[0].left_out.values())
+        )
+        if args.json:
+            save_results(Path(args.json), found)
+    return 2 if broken else 0
+
+
+def evaluate_one(
+    args: Namespace,
+    in_dataset: str,
+    methods: list[Method],
+    *,
+    strict: bool = False,
+    titles: bool = False,
+    net: Backbone | None = None,
+    mean: Float64 | None = None,
+    random_weights: bool = False,
+) -> list[Result]:
+    """Results of one ID set; `net` and `mean` where they are not those of the flags."""
+    clock, base = Clock(), Path(args.base_dir)
+    with clock.measure("load"):
+        id_set = inputs.own_or_known(args.in_data, in_dataset, args.root, "test")
+        # before the OOD sets: a network that is refused is then the one line that is printed
+        net = net or inputs.open_network(args, in_dataset)
+        order, sets, skipped = inputs.open_sets(inputs.ood_specs(args, in_dataset), args.root, strict)
+        for name in args.near:
+            if name not in order:
+                raise InputError(f"--near {name}: not among the OOD sets, {', '.join(order)}")
+        transform = preprocess.transform_for(net.arch)
+        train, left_out = training_images(args, in_dataset, id_set, methods, strict)
+    masked = [method.label for method in methods if method.p is not None]
+    if mean is None and masked:
+        mean = inputs.known_mean(args, in_dataset, net)
+    if mean is None and masked and train is None:  # else the pass over `train` gives it
+        try:
+            mean = inputs.mean_feature(args, in_dataset, net, transform, base)
+        except WriteError:
+            raise
+        except InputError as reason:
+            if strict or len(masked) + len(left_out) == len(methods):
+                raise
+            left_out |= dict.fromkeys(masked, inputs.why(reason))
+    checkpoint = inputs.checkpoint_path(args, in_dataset)
+    settings = evaluate.Settings(
+        in_dataset,
+        transform,
+        inputs.decoding(args),
+        evaluate.Measure(args.convention, tuple(args.near), args.bootstrap),
+        checkpoint=f"random weights of {net.arch}" if random_weights else str(checkpoint),
+        name=args.name,
+        base_dir=base,
+        fresh=args.fresh,
+        only=args.only,
+        random_weights=random_weights,
+    )
+    found = evaluate.evaluate(
+        net,
+        id_set,
+        sets,
+        methods,
+        settings,
+        mean=mean,
+        train=train,
+        skipped=skipped,
+        left_out=left_out,
+        clock=clock,
+    )
+    print_results(found, [id_set, *sets], order, titles, whole=not clock.stored)
+    return found
+
+
+def training_images(
+    args: Namespace, in_dataset: str, id_set: ImageSet, methods: list[Method], strict: bool
+) -> tuple[ImageSet | None, dict[str, str]]:
+    """The training images, None where no method learns or they are not there; and the methods that this
+    leaves out, with the reason for each."""
+    learners = [method.label for method in methods if method.learns]
+    if not learners:
+        return None, {}
+    try:
+        if args.train_data:
+            train = datasets.open_set(f"{in_dataset}={args.train_data}", args.root)
+        elif args.in_data:
+            raise datasets.MissingSet(
+                "--train-data FOLDER|LIST: not given; it names training images in class folders"
+            )
+        else:
+            train = datasets.open_set(in_dataset, args.root, split="train")
+        if train.identity == id_set.identity:
+            raise InputError(
+                f"--train-data: these are the {len(id_set)} ID images that are tested on; give others"
+            )
+    except InputError as reason:
+        if strict or args.train_data or len(learners) == len(methods):
+            instead = "; --clip_threshold C does without" if "react" in learners else ""
+            raise InputError(
+                f"--method {' '.join(learners)}: learnt from training images. {reason}{instead}"
+            ) from None
+        return None, dict.fromkeys(learners, inputs.why(reason, "training images: "))
+    return train, {}
+
+
+def print_results(
+    found: Sequence[Result],
+    sets: Sequence[ImageSet],
+    order: Sequence[str],
+    titles: bool = False,
+    *,
+    whole: bool,
+) -> None:
+    """Tables on stdout, and notes. order: the names of all OOD sets asked for. titles: the original's above each table.
+    whole: every image went through the backbone, as none of the features were stored."""
+    for result in found:
+        if titles:
+            p = result.method.p
+            print("No Sparsity" if p is None else f"With Sparsity p={p}")
+        print(tables.format_table(result, order), flush=True)
+    if len(found) > 2:
+        print(tables.format_summary(found), flush=True)
+    for line in tables.remarks(found):
+        print(line, flush=True)
+    for result in found:
+        if result.fit and result.fit.short_of:
+            warn(f"{result.method.title}: {result.fit.short_of}")
+    for images in sets:
+        for words in (*images.notes, *images.bad):
+            note(words)
+    note_speed(found, whole=whole)
+    first = found[0]
+    for reason in dict.fromkeys(first.left_out.values()):
+        labels = [label for label, its in first.left_out.items() if its == reason]
+        note(f"{', '.join(labels)}: left out, {reason}")
+    if first.skipped:
+        note(
+            f"{first.in_dataset}: {len(first.skipped)} of {len(order)} OOD sets left out: "
+            f"{', '.join(first.skipped)}"
+        )
+
+
+def note_speed(found: Sequence[Result], *, whole: bool) -> None:
+    """What ran, how fast, and where the time went."""
+    first = found[0]
+    speed, seconds = first.images_per_s, first.seconds
+    if speed is None:
+        passed = "all from stored features"
+    else:
+        passed = f"{speed:.0f} images/s" if speed >= 10 else f"{speed:.2g} images/s"
+    accuracy = "" if first.accuracy is None else f", accuracy {first.accuracy:.2f} %"
+    note(
+        f"{first.in_dataset}: {first.n_id} ID images{accuracy}, {first.precision} on {first.device} ({first.isa}), "
+        f"{first.convention} convention, {seconds.total:.1f} s, {passed}"
+    )
+    methods = f"fits, scores and metrics of {len(found)} methods {seconds.head:.2f} s"
+    if speed is None:
+        note(methods)
+        return
+    share = f", {100 * seconds.head / seconds.backbone:.1f} % of it" if whole and seconds.backbone else ""
+    note(f"backbone {seconds.backbone:.2f} s; {methods}{share}")

@@ -1,0 +1,100 @@
+"""`dice fit`: a detector file, fitted on training images and with a threshold from held-out ones."""
+
+from argparse import Namespace
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from dice.cli import inputs
+from dice.console import note, warn
+from dice.detectors import fitting, registry
+from dice.errors import InputError
+from dice.eval import gate
+from dice.images import datasets, preprocess
+from dice.io.output import check_target
+from dice.stats import thresholds
+from dice.stats.training import Statistics, load_mean
+
+
+def run(args: Namespace) -> int:
+    out = Path(args.out)
+    check_target(out)
+    if args.method not in registry.METHODS:
+        raise InputError(f"--method {args.method}: unknown; choose from {', '.join(registry.METHODS)}")
+    parameters = dict(args.param)
+    train = held_out = None
+    found = Statistics.load(Path(args.statistics)) if args.statistics else None
+    if args.statistics and (args.in_data or args.mean):
+        raise InputError("--statistics: is all that is fitted on; --in-data and --mean do not go with it")
+    if args.statistics and not registry.METHODS[args.method].needs_fit:
+        raise InputError(f"--statistics: {args.method} learns nothing from images; leave it out")
+    if registry.METHODS[args.method].needs_fit and not (args.mean or args.statistics):
+        train = inputs.own_or_known(args.in_data, args.in_dataset, args.root, "train")
+    known = train.identity if train is not None else found.about["identity"] if found is not None else None
+    if args.calibration:
+        held_out = datasets.open_set(args.calibration, args.root)
+        if not args.by_class:
+            thresholds.realised_tpr(len(held_out), args.tpr)  # refuses now, not after a pass over all images
+        if held_out.identity == known:
+            raise InputError(
+                f"--calibration {args.calibration}: these are the training images; give held-out ones"
+            )
+    net = inputs.open_network(args, args.in_dataset)
+    transform = preprocess.transform_for(net.arch)
+    if args.mean:
+        parameters["mean"] = load_mean(Path(args.mean), net)
+    detector = registry.make(args.method, net.weight, net.bias, dataset=args.in_dataset, **parameters)
+    about: dict[str, Any] = {
+        "method": args.method,
+        "network": {
+            "checkpoint": str(inputs.checkpoint_path(args, args.in_dataset).absolute()),
+            "sha256": net.fingerprint,
+            "arch": net.arch,
+            "precision": net.precision,
+            "device": net.device,
+            "isa": net.isa,
+        },
+        "preprocessing": transform.name,
+        "in_dataset": args.in_dataset,
+        "mean": args.mean,
+        "fitted_on": None,
+        "calibrated_on": None,
+    }
+    decode = asdict(inputs.decoding(args))
+    fitted = None
+    if train is not None:
+        fitted = gate.learn(detector, net, train, transform, **decode)
+        about["fitted_on"] = asdict(fitted) | {"identity": train.identity}
+    elif found is not None:
+        found.check(Path(args.statistics), net)
+        fitted = fitting.fit_on_statistics(detector, found, net.logits, args.statistics)
+        source = {"statistics": str(Path(args.statistics).absolute()), "sample": found.about["sample"]}
+        about["fitted_on"] = asdict(fitted) | {"identity": found.about["identity"]} | source
+    if fitted and fitted.short_of:
+        warn(f"{args.method}: {fitted.short_of}")
+    if held_out is not None:
+        n = gate.calibrate(detector, net, held_out, transform, tpr=args.tpr, by_class=args.by_class, **decode)
+        about["calibrated_on"] = {
+            "set": held_out.name,
+            "identity": held_out.identity,
+            "n": n,
+            "tpr": args.tpr,
+            "by_class": args.by_class,
+        }
+        if "=" not in args.calibration:
+            note(
+                f"--calibration {args.calibration}: the threshold comes from its test split; do not test on "
+                "that too"
+            )
+    else:
+        note("no --calibration: the file scores images, but has no threshold and no p-values")
+    detector.save(out, about=about)
+    for images in (train, held_out):
+        for words in (*images.notes, *images.bad) if images else ():
+            note(words)
+    said = [args.method]
+    for verb in ("fitted", "calibrated"):
+        if row := about[f"{verb}_on"]:
+            said.append(f"{verb} on {row['n']} images of {row['set']}")
+    print(f"{out}: {', '.join(said)}")
+    return 0

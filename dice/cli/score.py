@@ -1,0 +1,109 @@
+"""`dice score`: one line an image, by methods of the flags or by a detector file of `dice fit`."""
+
+from argparse import Namespace
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from dice.backbone import Backbone
+from dice.cli import inputs
+from dice.cli.flags import NO_CLIP
+from dice.console import error, note
+from dice.detectors import Detector
+from dice.detectors import run as running
+from dice.errors import InputError
+from dice.eval import gate, tables
+from dice.images import datasets, preprocess
+from dice.images.imagesets import FileSet
+
+COLUMNS = ("path", "score", "p_value", "verdict", "class")  # with a detector file
+
+
+def run(args: Namespace) -> int:
+    return score_by_detector(args) if args.detector else score_by_methods(args)
+
+
+def score_by_methods(args: Namespace) -> int:
+    if args.fail_on_ood:
+        raise InputError("--fail-on-ood: wants the threshold of a --detector FILE")
+    net = inputs.open_network(args, args.in_dataset)
+    transform = preprocess.transform_for(net.arch)
+    methods = inputs.chosen_methods(args, args.in_dataset, ["energy"])
+    masked = any(method.p is not None for method in methods)
+    mean = inputs.mean_feature(args, args.in_dataset, net, transform, None) if masked else None
+    learners = [method.name for method in methods if method.learns]
+    if learners:
+        raise InputError(
+            f"--method {' '.join(learners)}: learnt from training images; `dice fit` makes a file for "
+            "--detector"
+        )
+    detectors = [method.detector(net, mean, args.in_dataset) for method in methods]
+    write = tables.row_writer(args.format, ["file", "class", *(method.label for method in methods)])
+    files = datasets.image_files(args.files)
+    images = FileSet("files", Path(), files, None)
+    scored = 0
+    for indices, pixels in images.batches(transform, skip_bad=True, batch_size=args.batch_size):
+        h, z = net.forward(pixels)
+        scores = [running.score(detector, h, z).tolist() for detector in detectors]
+        for i, *row in zip(indices, z.argmax(axis=1).tolist(), *scores, strict=True):
+            write([images.files[i], *row])
+        scored += len(indices)
+    return _status(args, images, scored, len(files))
+
+
+def score_by_detector(args: Namespace) -> int:
+    if args.method or args.runs or args.p or args.mean or args.clip_threshold != NO_CLIP:
+        raise InputError(
+            "--detector: has its method and parameters in it; --method, --p, --clip_threshold, --mean do not "
+            "go "
+            "with it"
+        )
+    path = Path(args.detector)
+    detector = Detector.load(path)
+    net = open_network_of(detector, path, args)
+    transform = preprocess.transform_for(detector.about_["preprocessing"])
+    if args.fail_on_ood and not hasattr(detector, "threshold_"):
+        raise InputError(f"{path}: has no threshold for --fail-on-ood; fit it with --calibration")
+    files = datasets.image_files(args.files)
+    images = FileSet("files", Path(), files, None)
+    write = tables.row_writer(args.format, COLUMNS)
+    scored = outside = 0
+    decode = asdict(inputs.decoding(args)) | {"skip_bad": True}
+    for part in gate.judge(detector, net, images, transform, **decode):
+        words: Sequence[str | None] = [None] * len(part.indices)
+        if part.inside is not None:
+            words = ["ID" if inside else "OOD" for inside in part.inside]
+            outside += words.count("OOD")
+        p_values = [None] * len(words) if part.p_values is None else part.p_values.tolist()
+        for i, *row in zip(
+            part.indices, part.scores.tolist(), p_values, words, part.classes.tolist(), strict=True
+        ):
+            write([images.files[i], *row])
+        scored += len(words)
+    return _status(args, images, scored, len(files)) or int(args.fail_on_ood and outside > 0)
+
+
+def open_network_of(detector: Detector, path: Path, args: Namespace) -> Backbone:
+    """The network that the detector of the file `path` was fitted on, at its precision; --checkpoint says
+    where it is now."""
+    origin = gate.origin(detector, path)
+    source = Path(args.checkpoint or origin.checkpoint)
+    if not source.is_file():
+        raise InputError(f"{source}: the network of {path} is not there; name it by --checkpoint FILE")
+    net = inputs.load_network(args, origin.arch, source, origin.precision)
+    if net.fingerprint != origin.fingerprint:
+        raise InputError(
+            f"{source}: is another network than that of {path}; name the right one by --checkpoint FILE"
+        )
+    return net
+
+
+def _status(args: Namespace, images: FileSet, scored: int, named: int) -> int:
+    """Names the files that could not be scored; 2 where there are some, but with --skip-bad only if none was
+    scored."""
+    for words in (*images.notes, *images.bad):
+        error(words)
+    if scored == named:
+        return 0
+    note(f"{named - scored} of {named} files could not be scored")
+    return 0 if args.skip_bad and scored else 2

@@ -1,0 +1,10 @@
+"""`dice select-svhn`: the original's test subset of SVHN."""
+
+from argparse import Namespace
+
+from dice.images import datasets
+
+
+def run(args: Namespace) -> int:
+    print(f"wrote {datasets.select_svhn(args.root)}")
+    return 0

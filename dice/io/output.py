@@ -1,0 +1,70 @@
+"""Files that the package writes, each whole or not at all."""
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from dice.errors import InputError
+from dice.io.files import write_atomic
+
+__all__ = [
+    "WriteError",
+    "check_target",
+    "check_writable",
+    "write_json",
+    "write_lines",
+    "write_npy",
+    "write_npz",
+]
+
+
+class WriteError(InputError):
+    """The disk is full or cannot be written."""
+
+
+def check_writable(folder: Path) -> None:
+    """Makes `folder`. InputError where it cannot be written, so that nothing is computed in vain."""
+    probe = folder / f".probe-{np.random.default_rng().integers(2**62):x}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe.touch(exist_ok=False)
+        probe.unlink()
+    except OSError as reason:
+        raise InputError(f"{folder}: cannot write there ({reason.strerror}); choose another folder") from None
+
+
+def check_target(path: Path) -> None:
+    """InputError where the file `path` cannot be written, or is something that renaming would destroy."""
+    if path.exists() and not path.is_file():
+        raise InputError(f"{path}: is not a regular file; name one to be written")
+    check_writable(path.absolute().parent)
+
+
+def write_json(path: Path, value: Any) -> None:
+    write_lines(path, [json.dumps(value, indent=2, allow_nan=False)])
+
+
+def write_lines(path: Path, lines: Sequence[str]) -> None:
+    text = "".join(line + "\n" for line in lines).encode()
+    _write(path, lambda file: file.write(text))
+
+
+def write_npy(path: Path, array: np.ndarray) -> None:
+    _write(path, lambda file: np.save(file, array))
+
+
+def write_npz(path: Path, **arrays: np.ndarray) -> None:
+    _write(path, lambda file: np.savez(file, **arrays))  # type: ignore[arg-type]  # allow_pickle is no array
+
+
+def _write(path: Path, writer: Callable[[BinaryIO], object]) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(path, writer)
+    except OSError as reason:
+        raise WriteError(f"{path.parent}: cannot be made ({reason.strerror or reason})") from None
+    except InputError as reason:
+        raise WriteError(f"{reason}; what is finished is kept, run again to go on") from None
