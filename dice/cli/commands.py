@@ -12,7 +12,6 @@ import numpy as np
 
 from dice.backbone import Backbone, load_backbone
 from dice.console import debug, error, note, warn
-from dice.detectors import run
 from dice.detectors.registry import METHODS
 from dice.errors import InputError
 from dice.eval import evaluate, results, tables
@@ -478,7 +477,7 @@ def score(args: Namespace) -> int:
     scored = 0
     for indices, pixels in images.batches(transform, skip_bad=True, batch_size=args.batch_size):
         h, z = net.forward(pixels)
-        scores = [run.score(head, h, z).tolist() for head in heads]
+        scores = [head.score_with_logits(h, z).tolist() for head in heads]
         for i, *row in zip(indices, z.argmax(axis=1).tolist(), *scores, strict=True):
             write([images.files[i], *row])
         scored += len(indices)

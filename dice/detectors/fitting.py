@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from dice import _core
-from dice.detectors import Detector, run
+from dice.detectors import Detector
 from dice.errors import InputError
 from dice.stats.moments import Moments
 
@@ -85,14 +85,14 @@ def fit(
                 for name, detector in detectors.items():
                     if splits[name] == split and name not in fits.failed:
                         with _refusal(fits, name):
-                            run.learn(detector, h, z, y)
+                            detector.partial_fit_with_logits(h, z, y)
     if h is None or z is None:
         raise InputError(f"{train.name}: no training image could be used")
     with clock.measure("head"):
         for name, detector in detectors.items():
             if name not in fits.failed:
                 with _refusal(fits, name):
-                    run.score(detector, h, z)  # inverts and decomposes now, or refuses
+                    detector.score_with_logits(h, z)  # inverts and decomposes now, or refuses
                     found = {"learnt": detector.learnt(), "short_of": detector.shortfall()}
                     fits.by_name[name] = about(train, splits[name], counts[splits[name]]) | found
     return fits

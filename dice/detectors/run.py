@@ -7,12 +7,12 @@ import numpy as np
 
 from dice import _core
 from dice.arrays import as_array, blocks
-from dice.detectors.base import Detector, float_type, last_layer
-from dice.detectors.head import HeadScore
+from dice.detectors.base import Detector
+from dice.detectors.checks import float_type, last_layer
 from dice.detectors.registry import METHODS, make
 from dice.errors import InputError
 
-__all__ = ["fit_and_score", "learn", "score"]
+__all__ = ["fit_and_score"]
 
 
 def fit_and_score(
@@ -55,7 +55,7 @@ def fit_and_score(
         part = None if labels is None else labels[first : first + len(block)]
         first += len(block)
         for det in learners:
-            learn(det, block, z, part)
+            det.partial_fit_with_logits(block, z, part)
     return {
         method: {name: np.concatenate(parts) for name, parts in found.items()}
         for method, found in _scores(methods, arrays, head).items()
@@ -72,23 +72,8 @@ def _scores(
         for block in blocks(array, float_type(array)):
             z = _logits(head, block)
             for method, det in methods.items():
-                found[method][name].append(score(det, block, z))
+                found[method][name].append(det.score_with_logits(block, z))
     return found
-
-
-def learn(detector: Detector, h: np.ndarray, z: np.ndarray, y: np.ndarray | None) -> None:
-    """`partial_fit` on a block of features `h` (n, D) whose logits `z` float32 (n, C) are known; `y` (n,) or None."""
-    if isinstance(detector, HeadScore):
-        detector.learn(h, z, y)
-    else:
-        detector.partial_fit(z if detector.takes == "z" else h, y)
-
-
-def score(detector: Detector, h: np.ndarray, z: np.ndarray) -> np.ndarray:
-    """`score_samples`, float64 (n,), of such a block."""
-    if isinstance(detector, HeadScore):
-        return detector._score(h, z)
-    return detector.score_samples(z if detector.takes == "z" else h)
 
 
 def _features(value: Any, name: str, weight: np.ndarray) -> np.ndarray:

@@ -15,7 +15,7 @@ import numpy as np
 
 from dice import __version__, _core
 from dice.console import debug, error, progress
-from dice.detectors import DICE, Detector, fitting, run
+from dice.detectors import Detector, LastLayer, fitting
 from dice.errors import InputError
 from dice.eval import metrics, results
 from dice.eval.methods import Method, choose_methods, parse_run
@@ -187,7 +187,7 @@ class _Head:
 
     def classify(self, h: np.ndarray, z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Predicted class and its softmax probability, (n,) each, under this head: the network's where it has none."""
-        logits = self.detector.logits(h) if isinstance(self.detector, DICE) else z
+        logits = self.detector.logits(h) if isinstance(self.detector, LastLayer) else z
         share = np.exp(logits - logits.max(axis=1, keepdims=True))
         return logits.argmax(axis=1), share.max(axis=1) / share.sum(axis=1)
 
@@ -253,7 +253,7 @@ class _Pass:
                 indices.append(part)
                 rows.append(
                     [
-                        (run.score(head.detector, h, z), *(head.classify(h, z) if classify else ()))
+                        (head.detector.score_with_logits(h, z), *(head.classify(h, z) if classify else ()))
                         for head in heads
                     ]
                 )

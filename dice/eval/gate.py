@@ -65,7 +65,7 @@ def judge(
     """Verdicts batch by batch; memory does not grow with the number of images."""
     for indices, x, classes in _passed(detector, net, images, transform, **decode):
         scores = detector.score_samples(x)
-        known = detector.__dict__.get("calibration_")
+        known = detector.calibration_
         p_values = None if known is None else known.p_values(scores, classes)
         inside = detector.decide(scores, classes) >= 0 if hasattr(detector, "threshold_") else None
         yield Verdicts(indices, scores, p_values, inside, classes)

@@ -17,7 +17,7 @@ from dice.arrays import as_array, blocks
 from dice.cli import commands
 from dice.console import note
 from dice.detectors import DICE
-from dice.detectors.base import last_layer
+from dice.detectors.checks import last_layer
 from dice.errors import InputError
 from dice.eval import evaluate, metrics, results, tables
 from dice.images import datasets, preprocess
