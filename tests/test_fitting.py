@@ -12,10 +12,11 @@ from dice import DICE
 from dice.detectors import fitting
 from dice.detectors.activations import Clip
 from dice.detectors.registry import METHODS, make
-from dice.eval import evaluate, metrics, results, tables
+from dice.errors import InputError
+from dice.eval import evaluate, features, folders, metrics, results, tables
 from dice.eval import report as report_html
-from dice.eval.evaluate import Method, choose_methods
-from dice.images.imagesets import ArraySet
+from dice.eval.methods import Method, choose_methods
+from dice.images.imagesets import ArraySet, Decoding
 from dice.images.preprocess import transform_for
 
 LEARNERS = [name for name, row in METHODS.items() if row.needs_fit and name not in ("dice", "dice+react")]
@@ -24,7 +25,7 @@ ALL = choose_methods(["all"], [], None, default_p=90, default_clip=Clip())
 
 @pytest.fixture(autouse=True)
 def small_chunks(monkeypatch):
-    monkeypatch.setattr(evaluate, "CHUNK_IMAGES", 32)
+    monkeypatch.setattr(features, "CHUNK_IMAGES", 32)
 
 
 def sets():
@@ -32,15 +33,20 @@ def sets():
     return array_set("id", 203, 7, labels=True), array_set("id", 41, 1, labels=True), array_set("far", 30, 2)
 
 
-def run(tmp_path, net=None, methods=ALL, *, train, id_set, far, **options):
-    return evaluate.evaluate(
-        net or FakeNet(), id_set, [far], methods, in_dataset="toy", train=train, transform=transform_for("cifar"),
-        base_dir=tmp_path / "out", name="net", batch_size=16, **options,
-    )  # fmt: skip
+def evaluated(tmp_path, net=None, methods=ALL, *, train, id_set, far, mean=None):
+    settings = evaluate.Settings(
+        "toy", transform_for("cifar"), Decoding(batch_size=16), base_dir=tmp_path / "out", name="net"
+    )
+    return evaluate.evaluate(net or FakeNet(), id_set, [far], methods, settings, train=train, mean=mean)
+
+
+def run(*args, **options):
+    """`evaluated` as the objects of --json."""
+    return [result.to_json() for result in evaluated(*args, **options)]
 
 
 def saved(tmp_path, method, id_set, net=None):
-    folder = results.run_folder(
+    folder = folders.run_folder(
         tmp_path / "out", "toy", method.label, "net", net or FakeNet(), id_set.identity
     )
     return np.loadtxt(folder / "in_scores.txt"), np.loadtxt(next(folder.glob("far-*/out_scores.txt")))
@@ -118,6 +124,25 @@ def test_the_mean_that_is_given_is_taken_and_else_that_of_all_training_images(tm
         np.testing.assert_array_equal(scores, detector.score_samples(net.forward(id_set.pixels)[0]))
 
 
+def test_results_come_back_from_json_as_they_were(tmp_path):
+    train, id_set, far = sets()
+    measure = evaluate.Measure("openood", near=("far",), replicates=5)
+    settings = evaluate.Settings(
+        "toy", transform_for("cifar"), measure=measure, base_dir=tmp_path, random_weights=True
+    )
+    train.labels = None
+    found = evaluate.evaluate(
+        FakeNet(), id_set, [far], ALL, settings, train=train, skipped={"a": "missing: b"}
+    )
+    assert found[0].left_out and found[0].groups and found[0].sets["far"].interval95
+    assert any(result.fit and result.fit.learnt for result in found)
+    assert [results.Result.from_json(json.loads(json.dumps(result.to_json()))) for result in found] == found
+    by_method = {run.result.method: run for run in results.find_runs([tmp_path])}
+    assert [by_method[result.method].result for result in found] == found
+    for run in by_method.values():
+        assert run.provenance.identities == {"id": id_set.identity, "far": far.identity}
+
+
 def test_an_interrupted_training_pass_loses_nothing(tmp_path):
     class Interrupted(FakeNet):
         def forward(self, images):
@@ -147,7 +172,7 @@ def test_a_method_that_cannot_be_fitted_is_named_and_the_others_go_on(tmp_path, 
     class Broken(ArraySet):
         def batches(self, *args, **options):
             yield next(super().batches(*args, **options))
-            raise evaluate.InputError("bad.png: cannot be decoded")
+            raise InputError("bad.png: cannot be decoded")
 
     broken = Broken("id", train.pixels, None, "other")
     entries = run(tmp_path, train=broken, id_set=id_set, far=far)
@@ -157,7 +182,7 @@ def test_a_method_that_cannot_be_fitted_is_named_and_the_others_go_on(tmp_path, 
         and "bad.png" in capsys.readouterr().err
     )
     assert all(reason.startswith("broken: bad.png") for reason in left_out.values())
-    with pytest.raises(evaluate.InputError, match=r"knn: .*bad\.png"):
+    with pytest.raises(InputError, match=r"knn: .*bad\.png"):
         run(tmp_path, methods=[Method("knn")], train=broken, id_set=id_set, far=far)
 
 
@@ -190,23 +215,23 @@ def test_what_a_fit_is_short_of_is_said(tmp_path):
 
 def test_remarks_name_the_split_the_parameters_and_what_ends_below_msp(tmp_path):
     train, id_set, far = sets()
-    entries = run(tmp_path, train=train, id_set=id_set, far=far)
-    by_name = {line.split(":")[0]: line for line in tables.remarks(entries)}
+    found = evaluated(tmp_path, train=train, id_set=id_set, far=far)
+    by_name = {line.split(":")[0]: line for line in tables.remarks(found)}
     assert "k=50; fitted on 163 images of id train, all but every 5th image" in by_name["knn"]
     assert (
         "temperature" in by_name["tempscale"]
         and "40 images of id train, every 5th image" in by_name["tempscale"]
     )
-    areas = {e["method"]: e["average"]["auroc"] for e in entries}
+    areas = {result.method.name: result.average.auroc for result in found}
     below = {name for name, area in areas.items() if area < areas["msp"]}
     assert below == {
-        tables.title(e).split()[0] for e in entries if "BELOW MSP" in by_name.get(tables.title(e), "")
+        result.method.name for result in found if "BELOW MSP" in by_name.get(result.method.title, "")
     }
     assert 0 < len(below) < len(METHODS)
-    lines = tables.format_summary(entries).splitlines()
+    lines = tables.format_summary(found).splitlines()
     assert len(lines) == 2 + len(METHODS) and lines[1].split() == ["method", "far", "AVG"]
-    for line, entry in zip(lines[2:], entries, strict=True):
-        assert line.startswith(tables.title(entry)) and f"{entry['average']['auroc']:.2f}" in line
+    for line, result in zip(lines[2:], found, strict=True):
+        assert line.startswith(result.method.title) and f"{result.average.auroc:.2f}" in line
 
 
 def test_autc_is_in_every_row_where_scores_are_finite(tmp_path):
@@ -214,7 +239,8 @@ def test_autc_is_in_every_row_where_scores_are_finite(tmp_path):
     for method, entry in zip(ALL, run(tmp_path, train=train, id_set=id_set, far=far), strict=True):
         expected = 100 * metrics.autc(*saved(tmp_path, method, id_set))
         assert entry["sets"]["far"]["autc"] == pytest.approx(expected) == entry["average"]["autc"]
-    assert "autc" not in evaluate.Measure().row(np.array([1.0, np.inf]), np.array([0.0]))
+    infinite = evaluate.Measure().of_set(np.array([1.0, np.inf]), np.array([0.0]))
+    assert infinite.measured.autc is None and "autc" not in infinite.to_json()
 
 
 def test_the_report_keeps_other_methods_out_of_the_sweep_over_p(tmp_path):
@@ -222,7 +248,7 @@ def test_the_report_keeps_other_methods_out_of_the_sweep_over_p(tmp_path):
     methods = [Method("energy"), Method("dice", 50), Method("dice", 90), Method("knn"), Method("gen")]
     entries = run(tmp_path, methods=methods, train=train, id_set=id_set, far=far)
     (found,) = report_html._sweeps(results.find_runs([tmp_path])).values()
-    assert [(at["p"], at["auroc"]) for at in found] == [
+    assert [(p, average.auroc) for p, average in found] == [
         (e["p"] or 0, e["average"]["auroc"]) for e in entries[:3]
     ]
     page = report_html.markdown(results.find_runs([tmp_path]))
