@@ -19,7 +19,10 @@ from dice.cli.main import main
 from dice.stats.training import Statistics
 
 ROOT = Path(dice.__file__).resolve().parents[1]
-CHUNKED = "import sys; from dice.eval import evaluate; evaluate.CHUNK_IMAGES = 16; from dice.cli.main import main; sys.exit(main(sys.argv[1:]))"
+CHUNKED = (
+    "import sys; from dice.eval import features; features.CHUNK_IMAGES = 16; "
+    "from dice.cli.main import main; sys.exit(main(sys.argv[1:]))"
+)
 METRICS = ("fpr95", "auroc", "auin", "auout", "dterr")
 
 

@@ -8,13 +8,14 @@ import pytest
 from tiny import FakeNet, array_set
 
 from dice.errors import InputError
-from dice.eval import evaluate, metrics, results
-from dice.eval.evaluate import Method, choose_methods
-from dice.images.imagesets import ArraySet
+from dice.eval import evaluate, features, folders, metrics
+from dice.eval.methods import Method, choose_methods
+from dice.images.imagesets import ArraySet, Decoding
 from dice.images.preprocess import transform_for
+from dice.io import output
 
 MEAN = np.linspace(0.5, 2, 12)
-KEYS = {
+KEYS = [
     "method",
     "p",
     "clip",
@@ -31,7 +32,7 @@ KEYS = {
     "average",
     "seconds",
     "images_per_s",
-}
+]
 ALL = [
     Method("energy"),
     Method("msp"),
@@ -45,24 +46,29 @@ ALL = [
 
 @pytest.fixture(autouse=True)
 def small_chunks(monkeypatch):
-    monkeypatch.setattr(evaluate, "CHUNK_IMAGES", 8)
+    monkeypatch.setattr(features, "CHUNK_IMAGES", 8)
 
 
-def run(tmp_path, net=None, methods=ALL, ood=None, id_set=None, **options):
-    ood = [array_set("far", 30, 2), array_set("near", 21, 3)] if ood is None else ood
-    options = {"batch_size": 5, **options}
-    return evaluate.evaluate(
-        net or FakeNet(),
-        id_set or array_set("id", 41, 1, labels=True),
-        ood,
-        methods,
-        in_dataset="toy",
-        mean=MEAN,
-        transform=transform_for("cifar"),
+def run(tmp_path, net=None, methods=ALL, ood=None, id_set=None, skipped=None, **options):
+    """The objects of --json; `options` are further settings."""
+    settings = evaluate.Settings(
+        "toy",
+        transform_for("cifar"),
+        Decoding(batch_size=5),
         base_dir=tmp_path / "out",
         name="net",
         **options,
     )
+    found = evaluate.evaluate(
+        net or FakeNet(),
+        id_set or array_set("id", 41, 1, labels=True),
+        [array_set("far", 30, 2), array_set("near", 21, 3)] if ood is None else ood,
+        methods,
+        settings,
+        mean=MEAN,
+        skipped=skipped,
+    )
+    return [result.to_json() for result in found]
 
 
 def without_times(evaluation):
@@ -101,7 +107,7 @@ def test_scores_metrics_accuracy_and_the_originals_files(tmp_path):
     net, id_set, far = FakeNet(), array_set("id", 41, 1, labels=True), array_set("far", 30, 2)
     evaluation = run(tmp_path, net, ood=[far], id_set=id_set)
     for method, entry in zip(ALL, evaluation, strict=True):
-        folder = results.run_folder(tmp_path / "out", "toy", method.label, "net", net, id_set.identity)
+        folder = folders.run_folder(tmp_path / "out", "toy", method.label, "net", net, id_set.identity)
         id_scores, z = expected_scores(net, id_set.pixels, method)
         out_scores, _ = expected_scores(net, far.pixels, method)
         np.testing.assert_allclose(np.loadtxt(folder / "in_scores.txt"), id_scores, atol=5e-5)
@@ -129,7 +135,7 @@ def test_scores_metrics_accuracy_and_the_originals_files(tmp_path):
 def test_the_json_objects_have_the_agreed_form(tmp_path):
     evaluation = run(tmp_path, skipped={"LSUN": "missing: not there"}, checkpoint="x.pth")
     for method, entry in zip(ALL, evaluation, strict=True):
-        assert set(entry) == KEYS
+        assert list(entry) == KEYS
         assert (entry["method"], entry["p"], entry["clip"]) == (method.name, method.p, method.clip)
         assert entry["n_id"] == 41 and entry["checkpoint"] == "x.pth" and entry["convention"] == "paper"
         assert entry["skipped"] == {"LSUN": "missing: not there"}
@@ -190,7 +196,7 @@ def test_a_broken_set_is_named_and_the_others_are_finished(tmp_path, capsys):
 
 
 def test_a_full_disk_is_one_clear_error_and_keeps_what_is_there(tmp_path, monkeypatch):
-    written, real = [], results.write_atomic
+    written, real = [], output.write_atomic
 
     def until_full(path, writer):
         if len(written) >= 6:
@@ -198,11 +204,11 @@ def test_a_full_disk_is_one_clear_error_and_keeps_what_is_there(tmp_path, monkey
         written.append(path)
         real(path, writer)
 
-    monkeypatch.setattr(results, "write_atomic", until_full)
+    monkeypatch.setattr(output, "write_atomic", until_full)
     net = FakeNet()
-    with pytest.raises(results.WriteError, match="No space left"):
+    with pytest.raises(output.WriteError, match="No space left"):
         run(tmp_path, net)
-    monkeypatch.setattr(results, "write_atomic", real)
+    monkeypatch.setattr(output, "write_atomic", real)
     rest = FakeNet()
     run(tmp_path, rest)
     assert 0 < rest.images < 41 + 30 + 21

@@ -2,21 +2,21 @@
 
 import json
 import shutil
-import warnings
 
 import numpy as np
 import pytest
 from test_cli import dice_run, refused
 from tiny import FakeNet, array_set, save_densenet, save_images
 
-from dice import DICE, InputError, fit_and_score
-from dice.detectors import LastLayer, fitting
+from dice import DICE
+from dice.detectors import fitting
 from dice.detectors.activations import Clip
 from dice.detectors.registry import METHODS, make
-from dice.eval import evaluate, gate, metrics, results, tables
+from dice.errors import InputError
+from dice.eval import evaluate, features, folders, metrics, results, tables
 from dice.eval import report as report_html
-from dice.eval.evaluate import Method, choose_methods
-from dice.images.imagesets import ArraySet
+from dice.eval.methods import Method, choose_methods
+from dice.images.imagesets import ArraySet, Decoding
 from dice.images.preprocess import transform_for
 
 LEARNERS = [name for name, row in METHODS.items() if row.needs_fit and name not in ("dice", "dice+react")]
@@ -25,7 +25,7 @@ ALL = choose_methods(["all"], [], None, default_p=90, default_clip=Clip())
 
 @pytest.fixture(autouse=True)
 def small_chunks(monkeypatch):
-    monkeypatch.setattr(evaluate, "CHUNK_IMAGES", 32)
+    monkeypatch.setattr(features, "CHUNK_IMAGES", 32)
 
 
 def sets():
@@ -33,15 +33,20 @@ def sets():
     return array_set("id", 203, 7, labels=True), array_set("id", 41, 1, labels=True), array_set("far", 30, 2)
 
 
-def run(tmp_path, net=None, methods=ALL, *, train, id_set, far, **options):
-    return evaluate.evaluate(
-        net or FakeNet(), id_set, [far], methods, in_dataset="toy", train=train, transform=transform_for("cifar"),
-        base_dir=tmp_path / "out", name="net", batch_size=16, **options,
-    )  # fmt: skip
+def evaluated(tmp_path, net=None, methods=ALL, *, train, id_set, far, mean=None):
+    settings = evaluate.Settings(
+        "toy", transform_for("cifar"), Decoding(batch_size=16), base_dir=tmp_path / "out", name="net"
+    )
+    return evaluate.evaluate(net or FakeNet(), id_set, [far], methods, settings, train=train, mean=mean)
+
+
+def run(*args, **options):
+    """`evaluated` as the objects of --json."""
+    return [result.to_json() for result in evaluated(*args, **options)]
 
 
 def saved(tmp_path, method, id_set, net=None):
-    folder = results.run_folder(
+    folder = folders.run_folder(
         tmp_path / "out", "toy", method.label, "net", net or FakeNet(), id_set.identity
     )
     return np.loadtxt(folder / "in_scores.txt"), np.loadtxt(next(folder.glob("far-*/out_scores.txt")))
@@ -119,6 +124,25 @@ def test_the_mean_that_is_given_is_taken_and_else_that_of_all_training_images(tm
         np.testing.assert_array_equal(scores, detector.score_samples(net.forward(id_set.pixels)[0]))
 
 
+def test_results_come_back_from_json_as_they_were(tmp_path):
+    train, id_set, far = sets()
+    measure = evaluate.Measure("openood", near=("far",), replicates=5)
+    settings = evaluate.Settings(
+        "toy", transform_for("cifar"), measure=measure, base_dir=tmp_path, random_weights=True
+    )
+    train.labels = None
+    found = evaluate.evaluate(
+        FakeNet(), id_set, [far], ALL, settings, train=train, skipped={"a": "missing: b"}
+    )
+    assert found[0].left_out and found[0].groups and found[0].sets["far"].interval95
+    assert any(result.fit and result.fit.learnt for result in found)
+    assert [results.Result.from_json(json.loads(json.dumps(result.to_json()))) for result in found] == found
+    by_method = {run.result.method: run for run in results.find_runs([tmp_path])}
+    assert [by_method[result.method].result for result in found] == found
+    for run in by_method.values():
+        assert run.provenance.identities == {"id": id_set.identity, "far": far.identity}
+
+
 def test_an_interrupted_training_pass_loses_nothing(tmp_path):
     class Interrupted(FakeNet):
         def features(self, images):
@@ -148,7 +172,7 @@ def test_a_method_that_cannot_be_fitted_is_named_and_the_others_go_on(tmp_path, 
     class Broken(ArraySet):
         def batches(self, *args, **options):
             yield next(super().batches(*args, **options))
-            raise evaluate.InputError("bad.png: cannot be decoded")
+            raise InputError("bad.png: cannot be decoded")
 
     broken = Broken("id", train.pixels, None, "other")
     entries = run(tmp_path, train=broken, id_set=id_set, far=far)
@@ -158,7 +182,7 @@ def test_a_method_that_cannot_be_fitted_is_named_and_the_others_go_on(tmp_path, 
         and "bad.png" in capsys.readouterr().err
     )
     assert all(reason.startswith("broken: bad.png") for reason in left_out.values())
-    with pytest.raises(evaluate.InputError, match=r"knn: .*bad\.png"):
+    with pytest.raises(InputError, match=r"knn: .*bad\.png"):
         run(tmp_path, methods=[Method("knn")], train=broken, id_set=id_set, far=far)
 
 
@@ -168,137 +192,6 @@ def test_a_refusal_of_one_fit_does_not_stop_the_others(tmp_path):
     entries = run(tmp_path, train=train, id_set=id_set, far=far)
     assert "knn" in [e["method"] for e in entries]
     assert {"she", "openmax"} <= set(entries[0]["left_out"]) and "0 to 3" in entries[0]["left_out"]["she"]
-
-
-def test_what_keeps_the_features_shares_one_copy_of_them():
-    net, train = FakeNet(), array_set("id", 203, 7, labels=True)
-    detectors = {name: make(name, net.weight, net.bias) for name in ("knn", "relation", "klm")}
-    H = net.forward(train.pixels)[0]
-    chunks = ((np.arange(first, min(first + 32, 203)), H[first : first + 32]) for first in range(0, 203, 32))
-    logits = fitting.last_logits(net.weight, net.bias)
-    fitting.fit(detectors, chunks, logits, labels=train.labels, count=203, name="id")
-    rows = [detectors[name]._bank.columns()[0] for name in ("knn", "relation")]
-    assert np.shares_memory(*rows)
-    for bank in rows:
-        np.testing.assert_array_equal(bank, H[np.arange(203) % 5 != 4])
-
-
-HELD_OUT = ("tempscale", "klm", "react", "vra")
-
-
-def cut(array, size):
-    """Runs of `size` rows with their numbers."""
-    return ((np.arange(first, min(first + size, len(array))), array[first : first + size])
-            for first in range(0, len(array), size))  # fmt: skip
-
-
-def fitted(detectors, h, labels, size=32, **options):
-    logits = fitting.last_logits(FakeNet().weight, FakeNet().bias)
-    return fitting.fit(detectors, cut(h, size), logits, labels=labels, count=len(h), name="toy", **options)
-
-
-@pytest.mark.parametrize("name", [name for name, row in METHODS.items() if row.needs_fit])
-def test_eval_fit_and_arrays_learn_from_the_same_images(name):
-    """`dice eval`'s call of the fitter, `dice fit`'s, and `fit_and_score`, against a detector fitted by hand. Plain
-    arrays differ where nothing is calibrated: there the detector sees every row."""
-    net, train = FakeNet(), array_set("id", 203, 7, labels=True)
-    h, new = net.forward(train.pixels)[0], net.forward(array_set("far", 30, 2).pixels)[0]
-    z, z_new = (fitting.last_logits(net.weight, net.bias)(x) for x in (h, new))
-    held_out = np.arange(203) % 5 == 4
-
-    def scores(detector):
-        return detector.score_samples(z_new if detector.takes == "z" else new)
-
-    def by_hand(taken):
-        detector = make(name, net.weight, net.bias)
-        return scores(detector.fit((z if detector.takes == "z" else h)[taken], train.labels[taken]))
-
-    everything = np.ones(203, bool)
-    of_images = held_out if name in HELD_OUT else everything if name in ("dice", "dice+react") else ~held_out
-    of_arrays = held_out if name in HELD_OUT else everything
-    evaluated, one = (make(name, net.weight, net.bias) for _ in range(2))
-    found = fitted({name: evaluated, "other": make("knn"), "third": make("klm")}, h, train.labels)
-    fit = gate.learn(one, net, train, transform_for("cifar"), batch_size=7)
-    assert (fit.set, fit.n) == ("id", of_images.sum()) and found.by_name[name].n == fit.n
-    split = {163: "train, all but every 5th image", 40: "train, every 5th image", 203: "train"}[fit.n]
-    assert fit.split == found.by_name[name].split == split
-    for detector in (evaluated, one):
-        np.testing.assert_allclose(scores(detector), by_hand(of_images), rtol=1e-9, atol=1e-9)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        arrays = fit_and_score(h, {"x": new}, W=net.weight, b=net.bias, y=train.labels, methods=name)
-    np.testing.assert_allclose(arrays[name]["x"], by_hand(of_arrays), rtol=1e-9, atol=1e-9)
-
-
-@pytest.mark.parametrize("others", [fitting.FITTED, fitting.ALL])
-def test_a_mask_by_the_mean_of_all_images_goes_with_quantiles_of_those_held_out(others):
-    net = FakeNet()
-    h = net.forward(array_set("id", 203, 7).pixels)[0]
-    both = LastLayer(net.weight, net.bias, activation=Clip(), p=50)
-    fits = fitted({"both": both}, h, None, others=others)
-    assert (fits.by_name["both"].n, fits.by_name["both"].split) == (40, "train, every 5th image")
-    np.testing.assert_allclose(both.mean_, h.mean(0, dtype=np.float64), rtol=1e-12)
-    assert both.cuts_ == LastLayer(net.weight, net.bias, activation=Clip()).fit(h[4::5]).cuts_
-    given = LastLayer(net.weight, net.bias, activation=Clip(), p=50, mean=np.ones(12))
-    fitted({"given": given}, h, None)
-    np.testing.assert_array_equal(given.mean_, np.ones(12))
-    assert given.cuts_ == both.cuts_
-
-
-def test_a_fit_goes_on_from_what_was_learnt_before():
-    h = FakeNet().forward(array_set("id", 203, 7).pixels)[0]
-    twice = {
-        name: make(name, FakeNet().weight, FakeNet().bias) for name in ("dice", "react", "residual", "klm")
-    }
-    once = {name: make(name, FakeNet().weight, FakeNet().bias) for name in twice}
-    fitted(twice, h[:100], None)
-    fitted(twice, h[100:], None)
-    fitted(once, h, None)
-    z = fitting.last_logits(FakeNet().weight, FakeNet().bias)(h)
-    for name, detector in twice.items():
-        x = z if detector.takes == "z" else h
-        np.testing.assert_allclose(detector.score_samples(x), once[name].score_samples(x), rtol=1e-9)
-
-
-def test_a_refusal_is_raised_at_once_where_one_asks_for_that():
-    h, labels = FakeNet().forward(array_set("id", 203, 7).pixels)[0], np.zeros(203, np.int64)
-    labels[40] = 9  # of 4 classes
-    seen = []
-
-    def counted():
-        for chunk in cut(h, 32):
-            seen.append(len(chunk[0]))
-            yield chunk
-
-    she, logits = (
-        make("she", FakeNet().weight, FakeNet().bias),
-        fitting.last_logits(FakeNet().weight, FakeNet().bias),
-    )
-    with pytest.raises(InputError, match="0 to 3"):
-        fitting.fit({"she": she}, counted(), logits, labels=labels, count=203, name="toy", strict=True)
-    assert seen == [32, 32]
-    seen.clear()
-    with pytest.raises(InputError, match="toy: the training images have no labels"):
-        fitting.fit({"she": she}, counted(), logits, labels=None, count=203, name="toy", strict=True)
-    assert seen == []
-    with pytest.raises(InputError, match="h_train: the training images have no labels"):
-        fit_and_score(h, {"x": h}, W=FakeNet().weight, b=FakeNet().bias, methods="mds")
-    found = fitted({"she": she, "nci": make("nci", FakeNet().weight, FakeNet().bias)}, h, labels)
-    assert list(found.failed) == ["she"] and list(found.by_name) == ["nci"]
-
-
-def test_too_few_images_to_hold_one_out_are_refused():
-    h = FakeNet().forward(array_set("id", 4, 7).pixels)[0]
-    found = fitted({"klm": make("klm"), "knn": make("knn")}, h, None)
-    assert "toy: no image is of 'train, every 5th image'" in found.failed["klm"] and "knn" in found.by_name
-    with pytest.raises(InputError, match="toy: no training image could be used"):
-        fitted({"knn": make("knn")}, h[:0], None)
-
-
-def test_plain_arrays_are_told_what_a_fit_is_short_of():
-    h = FakeNet().forward(array_set("id", 30, 7).pixels)[0]
-    with pytest.warns(UserWarning, match="knn: k=50 of a bank of 30"):
-        fit_and_score(h, {"x": h}, W=FakeNet().weight, b=FakeNet().bias, methods=["knn", "energy"])
 
 
 def test_what_a_fit_is_short_of_is_said(tmp_path):
@@ -322,23 +215,23 @@ def test_what_a_fit_is_short_of_is_said(tmp_path):
 
 def test_remarks_name_the_split_the_parameters_and_what_ends_below_msp(tmp_path):
     train, id_set, far = sets()
-    entries = run(tmp_path, train=train, id_set=id_set, far=far)
-    by_name = {line.split(":")[0]: line for line in tables.remarks(entries)}
+    found = evaluated(tmp_path, train=train, id_set=id_set, far=far)
+    by_name = {line.split(":")[0]: line for line in tables.remarks(found)}
     assert "k=50; fitted on 163 images of id train, all but every 5th image" in by_name["knn"]
     assert (
         "temperature" in by_name["tempscale"]
         and "40 images of id train, every 5th image" in by_name["tempscale"]
     )
-    areas = {e["method"]: e["average"]["auroc"] for e in entries}
+    areas = {result.method.name: result.average.auroc for result in found}
     below = {name for name, area in areas.items() if area < areas["msp"]}
     assert below == {
-        tables.title(e).split()[0] for e in entries if "BELOW MSP" in by_name.get(tables.title(e), "")
+        result.method.name for result in found if "BELOW MSP" in by_name.get(result.method.title, "")
     }
     assert 0 < len(below) < len(METHODS)
-    lines = tables.format_summary(entries).splitlines()
+    lines = tables.format_summary(found).splitlines()
     assert len(lines) == 2 + len(METHODS) and lines[1].split() == ["method", "far", "AVG"]
-    for line, entry in zip(lines[2:], entries, strict=True):
-        assert line.startswith(tables.title(entry)) and f"{entry['average']['auroc']:.2f}" in line
+    for line, result in zip(lines[2:], found, strict=True):
+        assert line.startswith(result.method.title) and f"{result.average.auroc:.2f}" in line
 
 
 def test_autc_is_in_every_row_where_scores_are_finite(tmp_path):
@@ -346,7 +239,8 @@ def test_autc_is_in_every_row_where_scores_are_finite(tmp_path):
     for method, entry in zip(ALL, run(tmp_path, train=train, id_set=id_set, far=far), strict=True):
         expected = 100 * metrics.autc(*saved(tmp_path, method, id_set))
         assert entry["sets"]["far"]["autc"] == pytest.approx(expected) == entry["average"]["autc"]
-    assert "autc" not in evaluate.Measure().row(np.array([1.0, np.inf]), np.array([0.0]))
+    infinite = evaluate.Measure().of_set(np.array([1.0, np.inf]), np.array([0.0]))
+    assert infinite.measured.autc is None and "autc" not in infinite.to_json()
 
 
 def test_the_report_keeps_other_methods_out_of_the_sweep_over_p(tmp_path):
@@ -354,7 +248,7 @@ def test_the_report_keeps_other_methods_out_of_the_sweep_over_p(tmp_path):
     methods = [Method("energy"), Method("dice", 50), Method("dice", 90), Method("knn"), Method("gen")]
     entries = run(tmp_path, methods=methods, train=train, id_set=id_set, far=far)
     (found,) = report_html._sweeps(results.find_runs([tmp_path])).values()
-    assert [(at["p"], at["auroc"]) for at in found] == [
+    assert [(p, average.auroc) for p, average in found] == [
         (e["p"] or 0, e["average"]["auroc"]) for e in entries[:3]
     ]
     page = report_html.markdown(results.find_runs([tmp_path]))

@@ -15,7 +15,7 @@ from tiny import save_images
 import dice
 from dice.errors import InputError
 from dice.eval import results
-from dice.eval.evaluate import Method, parse_run
+from dice.eval.methods import Method, parse_run
 from dice.madeup import made_up_weights
 
 WNIDS = ("n01440764", "n02102040", "n02979186", "n03000684")

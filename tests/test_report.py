@@ -16,7 +16,8 @@ from dice.cli.main import main
 from dice.errors import InputError
 from dice.eval import evaluate, metrics, results
 from dice.eval import report as report_html
-from dice.eval.evaluate import Method
+from dice.eval.methods import Method
+from dice.images.imagesets import Decoding
 from dice.images.preprocess import transform_for
 
 NASTY = 'a<script>console.error("x")</script>|`*_&"b'
@@ -24,11 +25,18 @@ METHODS = [Method("energy"), Method("dice", 50), Method("dice", 90), Method("dic
 
 
 def save_runs(base, methods=METHODS, **options):
+    settings = evaluate.Settings(
+        "toy", transform_for("cifar"), Decoding(batch_size=16), base_dir=base, **options
+    )
     evaluate.evaluate(
-        FakeNet(), array_set("id", 60, 1, labels=True), [array_set("far", 50, 2), array_set(NASTY, 40, 3)], methods,
-        in_dataset="toy", mean=np.linspace(0.5, 2, 12), transform=transform_for("cifar"), base_dir=base, batch_size=16,
-        skipped={"LSUN": "missing: not <here>"}, **options,
-    )  # fmt: skip
+        FakeNet(),
+        array_set("id", 60, 1, labels=True),
+        [array_set("far", 50, 2), array_set(NASTY, 40, 3)],
+        methods,
+        settings,
+        mean=np.linspace(0.5, 2, 12),
+        skipped={"LSUN": "missing: not <here>"},
+    )
     return base
 
 
@@ -59,12 +67,13 @@ def test_tables_hold_the_saved_numbers_in_the_order_of_the_methods(base):
         "dice p=90",
         "dice+react p=90 clip=1.5",
     ]
-    by_title = {evaluate.Method(r.about["method"], r.about["p"], r.about["clip"]): r.about for r in runs}
+    by_method = {run.result.method: run.result for run in runs}
     for i, method in enumerate(METHODS):
-        expected = [*by_title[method]["sets"].values(), by_title[method]["average"]]
+        result = by_method[method]
+        expected = [*(row.measured for row in result.sets.values()), result.average]
         for row, values in zip(rows[3 * i : 3 * i + 3], expected, strict=True):
             cells = [cell.strip(" |") for cell in row[2:]]
-            assert cells == [f"{values[key]:.2f}" for key in ("fpr95", "auroc", "auin", "auout")]
+            assert cells == [f"{value:.2f}" for value in values.columns[:4]]
 
 
 def test_names_cannot_inject_anything(made):
@@ -83,7 +92,7 @@ def test_the_page_needs_nothing_from_elsewhere(made):
 
 
 def test_single_p_has_no_sweep_and_random_weights_are_marked(tmp_path):
-    base = save_runs(tmp_path / "base", METHODS[:2], remarks={"weights": "random"})
+    base = save_runs(tmp_path / "base", METHODS[:2], random_weights=True)
     page, table = report(base, tmp_path)
     assert "sparsity level p" not in page
     assert '<p class="random">RANDOM WEIGHTS' in page and "RANDOM WEIGHTS" in table
@@ -118,7 +127,15 @@ def test_what_is_no_run_is_refused(base, tmp_path):
         (runs[0].folder / "in_scores.txt").write_text(scores)
         with pytest.raises(InputError, match=r"in_scores\.txt"):
             runs[0].id_scores()
-    for text in ("{", "[]", json.dumps({**runs[0].about, "identities": {}})):
+    saved = json.loads((runs[0].folder / "run.json").read_text())
+    damaged = [
+        {**saved, "identities": {}},
+        {**saved, "sets": {"far": {**saved["sets"]["far"], "auroc": "much"}}},
+        {**saved, "sets": ["far"]},
+        {**saved, "p": "90"},
+        {key: value for key, value in saved.items() if key != "accuracy"},
+    ]
+    for text in ("{", "[]", *map(json.dumps, damaged)):
         (runs[0].folder / "run.json").write_text(text)
         with pytest.raises(InputError, match=r"run\.json"):
             results.find_runs([broken])

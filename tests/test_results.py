@@ -8,13 +8,15 @@ import pytest
 from tiny import FakeNet, array_set
 
 from dice.errors import InputError
-from dice.eval import results
+from dice.eval import features, folders
+from dice.eval.features import FeatureCache
+from dice.images.preprocess import transform_for
+from dice.io import output
 
 
 def cache_of(tmp_path, net=None, image_set=None, **options):
-    return results.FeatureCache(
-        tmp_path, net or FakeNet(), "net", image_set or array_set("a", 10, 1), "cifar", **options
-    )
+    images, transform = image_set or array_set("a", 10, 1), transform_for("cifar")
+    return FeatureCache(tmp_path, net or FakeNet(), "net", images, transform, **options)
 
 
 def fill(cache, *bounds):
@@ -87,7 +89,7 @@ def test_nothing_is_shared_between_networks_sets_and_precisions(tmp_path):
 
 def test_another_version_and_fresh_start_again(tmp_path, monkeypatch, capsys):
     fill(cache_of(tmp_path), 0, 10)
-    monkeypatch.setattr(results, "__version__", "0.0.0")
+    monkeypatch.setattr(features, "__version__", "0.0.0")
     assert cache_of(tmp_path).stored() == 0
     assert "manifest.json" in capsys.readouterr().err
     fill(cache_of(tmp_path), 0, 10)
@@ -103,42 +105,42 @@ def test_a_new_chunk_replaces_what_follows(tmp_path):
 
 
 def test_names_become_single_path_components():
-    assert results.safe_name("../../etc/x y") == "_.._etc_x_y"
-    assert results.safe_name("..") == "_"
-    assert results.safe_name("dice+react-p90-clip1.5") == "dice+react-p90-clip1.5"
+    assert folders.safe_name("../../etc/x y") == "_.._etc_x_y"
+    assert folders.safe_name("..") == "_"
+    assert folders.safe_name("dice+react-p90-clip1.5") == "dice+react-p90-clip1.5"
 
 
 def test_a_file_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
     path = tmp_path / "deep" / "x.json"
-    results.write_json(path, {"a": 1})
+    output.write_json(path, {"a": 1})
 
     def full(*_):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(results.WriteError, match=r"x\.json.*No space left"):
-        results.write_json(path, {"a": 2})
+    with pytest.raises(output.WriteError, match=r"x\.json.*No space left"):
+        output.write_json(path, {"a": 2})
     assert [child.name for child in path.parent.iterdir()] == ["x.json"]
     assert '"a": 1' in path.read_text()
 
 
 def test_nan_never_reaches_json(tmp_path):
     with pytest.raises(ValueError):
-        results.write_json(tmp_path / "x.json", float("nan"))
+        output.write_json(tmp_path / "x.json", float("nan"))
 
 
 def test_a_target_that_renaming_would_destroy_is_refused(tmp_path):
-    results.check_target(tmp_path / "new" / "r.json")
+    output.check_target(tmp_path / "new" / "r.json")
     for path in (tmp_path, tmp_path / "link"):
         (tmp_path / "link").unlink(missing_ok=True)
         (tmp_path / "link").symlink_to("/dev/null")
         with pytest.raises(InputError, match="not a regular file"):
-            results.check_target(path)
+            output.check_target(path)
 
 
 def test_an_unwritable_folder_is_refused_first(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="cannot write there"):
-        results.check_writable(tmp_path / "file" / "sub")
-    results.check_writable(tmp_path / "new" / "folder")
+        output.check_writable(tmp_path / "file" / "sub")
+    output.check_writable(tmp_path / "new" / "folder")
     assert not list((tmp_path / "new" / "folder").iterdir())

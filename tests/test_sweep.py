@@ -28,12 +28,18 @@ def test_every_point_is_what_dice_gives(score, contribution):
     ps, clips = [0, 12.5, 50, 90, 99, 100], [None, 1.0]
     rows = sweep(W, B, MEAN, ID, {"far": OOD}, ps=ps, clips=clips, score=score, contribution=contribution,
                  convention="sklearn")  # fmt: skip
-    assert [(row["p"], row["clip"]) for row in rows] == [(p, clip) for p in ps for clip in clips]
+    assert [(row.p, row.clip) for row in rows] == [(p, clip) for p in ps for clip in clips]
     for row in rows:
-        det = DICE(W, B, row["p"], clip=row["clip"], mean=MEAN, score=score, contribution=contribution)
+        det = DICE(W, B, row.p, clip=row.clip, mean=MEAN, score=score, contribution=contribution)
         want = metrics.evaluate(det.score_samples(ID), det.score_samples(OOD), "sklearn")
-        assert row["sets"] == {"far": want} and row["average"] == want and row["convention"] == "sklearn"
-    assert choose(rows)["average"]["auroc"] == max(row["average"]["auroc"] for row in rows)
+        assert row.to_json() == {
+            "p": row.p,
+            "clip": row.clip,
+            "convention": "sklearn",
+            "sets": {"far": want},
+            "average": want,
+        }
+    assert choose(rows).average.auroc == max(row.average.auroc for row in rows)
 
 
 def test_ranges():

@@ -10,7 +10,6 @@ from dice.cli import inputs
 from dice.cli.flags import NO_CLIP
 from dice.console import error, note
 from dice.detectors import Detector
-from dice.detectors import run as running
 from dice.errors import InputError
 from dice.eval import gate, tables
 from dice.images import datasets, preprocess
@@ -44,7 +43,7 @@ def score_by_methods(args: Namespace) -> int:
     scored = 0
     for indices, pixels in images.batches(transform, skip_bad=True, batch_size=args.batch_size):
         h, z = net.forward(pixels)
-        scores = [running.score(detector, h, z).tolist() for detector in detectors]
+        scores = [detector.score_with_logits(h, z).tolist() for detector in detectors]
         for i, *row in zip(indices, z.argmax(axis=1).tolist(), *scores, strict=True):
             write([images.files[i], *row])
         scored += len(indices)

@@ -17,8 +17,8 @@ import numpy as np
 
 from dice import _core
 from dice.arrays import as_array, blocks
-from dice.detectors import run
-from dice.detectors.base import Detector, float_type, last_layer
+from dice.detectors.base import Detector
+from dice.detectors.checks import float_type, last_layer
 from dice.detectors.registry import METHODS, make
 from dice.errors import InputError
 from dice.stats.moments import Moments
@@ -142,7 +142,7 @@ def fit(
                 for key, detector in detectors.items():
                     if len(h) and splits[key] == split and key not in fits.failed:
                         with refusal(key):
-                            run.learn(detector, kept if detector.keeps_features else h, z_taken, y)
+                            detector.learn_block(kept if detector.keeps_features else h, z_taken, y)
     if one is None:
         raise InputError(f"{name}: no training image could be used")
     with measure():
@@ -154,8 +154,8 @@ def fit(
                             f"{name}: no image is of {splits[key]!r}, which this method learns from"
                         )
                     split, n = splits[key], seen[splits[key]]
-                    if run.ranks(detector):
-                        run.learn_mean(detector, fits.moments)
+                    if detector.ranks:
+                        detector.learn_mean(fits.moments)
                         if not detector.wants_held_out:
                             split, n = ALL, fits.moments.count
                     fits.by_name[key] = _finished(detector, *one, Fit(name, split, n))
@@ -168,14 +168,14 @@ def fit_on_statistics(detector: Detector, found: Statistics, logits: Logits, nam
     The scores are to 1e-12 those of a fit on the same images. InputError where what `detector` learns is not
     in it.
     """
-    if not run.learns_statistics(detector):
+    if not detector.learns_statistics:
         able = [method for method in METHODS if METHODS[method].needs_fit and _learns_statistics(method)]
         raise InputError(
             f"{name}: what {type(detector).__name__} learns is not in it; what these methods learn is: "
             f"{', '.join(able)}"
         )
     try:
-        run.learn_statistics(detector, found)
+        detector.learn_statistics(found)
     except InputError as reason:
         raise InputError(f"{name}: {reason}") from None
     h = found.mean()[None]
@@ -184,12 +184,12 @@ def fit_on_statistics(detector: Detector, found: Statistics, logits: Logits, nam
 
 def _learns_statistics(method: str) -> bool:
     """Whether a detector of that name, with the published parameters, can be fitted on statistics."""
-    return run.learns_statistics(make(method, np.zeros((1, 1)), np.zeros(1)))
+    return make(method, np.zeros((1, 1)), np.zeros(1)).learns_statistics
 
 
 def _finished(detector: Detector, h: np.ndarray, z: np.ndarray, fit: Fit) -> Fit:
     """`fit` with what was found. Scores one image, which inverts and decomposes now, or refuses."""
-    run.score(detector, h, z)
+    detector.score_with_logits(h, z)
     return replace(fit, learnt=detector.learnt(), short_of=detector.shortfall())
 
 
@@ -260,7 +260,7 @@ def fit_and_score(
         for block in blocks(array, float_type(array)):
             z = logits(block)
             for method, detector in methods.items():
-                scores[method][name].append(run.score(detector, block, z))
+                scores[method][name].append(detector.score_with_logits(block, z))
     return {
         method: {name: np.concatenate(parts) for name, parts in found.items()}
         for method, found in scores.items()

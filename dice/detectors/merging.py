@@ -85,10 +85,10 @@ def _check_alike(part: Detector, path: PathLike, whole: Detector, first: PathLik
     """InputError where `part`, of the file `path`, does not belong to `whole`, of the file `first`."""
     for what, theirs in _identified(part).items():
         mine = _identified(whole).get(what)
-        if isinstance(theirs, np.ndarray) or isinstance(mine, np.ndarray):
+        if isinstance(theirs, np.ndarray) and isinstance(mine, np.ndarray):
             if not np.array_equal(theirs, mine):
                 raise InputError(f"{path}: {what} is not that of {first}; they do not belong together")
-        elif theirs != mine:
+        elif isinstance(theirs, np.ndarray) or isinstance(mine, np.ndarray) or theirs != mine:
             raise InputError(
                 f"{path}: {what} is {theirs}, that of {first} is {mine}; they do not belong together"
             )

@@ -89,7 +89,7 @@ def judge(
     """Verdicts batch by batch; memory does not grow with the number of images."""
     for indices, h, z in _passed(net, images, transform, **decode):
         scores, classes = detector.score_samples(z if detector.takes == "z" else h), z.argmax(axis=1)
-        known = detector.__dict__.get("calibration_")
+        known = detector.calibration_
         p_values = None if known is None else known.p_values(scores, classes)
         inside = detector.decide(scores, classes) >= 0 if hasattr(detector, "threshold_") else None
         yield Verdicts(indices, scores, p_values, inside, classes)

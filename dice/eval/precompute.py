@@ -172,7 +172,7 @@ def mask_drift(found: Statistics, W: Any, b: Any, p: float, *, draws: int = 10) 
     n, whole = found.count, found.about["images_in_set"]
     squares, free = found.moments.variance() * n, n - 1
     if found.classes is not None:
-        present = np.count_nonzero(found.classes.count)
+        present = int(np.count_nonzero(found.classes.count))
         if n >= 2 * present:
             squares, free = found.classes.scatter()[0].diagonal(), n - present
     spread = np.sqrt(squares / max(free, 1) / n * max(0.0, 1 - n / whole))

@@ -213,11 +213,14 @@ class Result:
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> "Result":
         """KeyError, TypeError, ValueError or AttributeError where `value` is not what `to_json` gives."""
-        p, clip, accuracy, average, fit, groups, speed = (
-            value.get(key) for key in ("p", "clip", "accuracy", "average", "fit", "groups", "images_per_s")
-        )
+        p, clip, accuracy, average = (value[key] for key in ("p", "clip", "accuracy", "average"))
+        fit, groups = value.get("fit"), value.get("groups")
         return cls(
-            method=Method(str(value["method"]), p, clip),
+            method=Method(
+                value["method"],
+                None if p is None else _number(p),
+                None if clip is None else _number(clip),
+            ),
             precision=value["precision"],
             device=value["device"],
             isa=value["isa"],
@@ -230,7 +233,7 @@ class Result:
             skipped=dict(value["skipped"]),
             average=None if average is None else Metrics.from_json(average),
             seconds=Seconds(**value["seconds"]),
-            images_per_s=speed,
+            images_per_s=value["images_per_s"],
             parameters=value.get("parameters"),
             fit=None if fit is None else FitNote.from_json(fit),
             left_out=dict(value.get("left_out", {})),

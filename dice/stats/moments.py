@@ -82,12 +82,14 @@ class Moments:
     def mean(self) -> np.ndarray:
         """float64 (D,). InputError before the first image."""
         self._need(1)
-        return (self._state[0] + self._state[1]) / self.count
+        mean: np.ndarray = (self._state[0] + self._state[1]) / self.count
+        return mean
 
     def variance(self, ddof: int = 0) -> np.ndarray:
         """float64 (D,): the sum of squares about the mean over count - `ddof`."""
         self._need(1 + ddof)
-        return (self._state[2] + self._state[3]) / (self.count - ddof)
+        variance: np.ndarray = (self._state[2] + self._state[3]) / (self.count - ddof)
+        return variance
 
     def _need(self, images: int) -> None:
         if self.count < images:

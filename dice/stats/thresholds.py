@@ -109,7 +109,8 @@ class Calibration:
     def thresholds(self, n: int, classes: Any = None) -> np.ndarray:
         """float64 (n,): the threshold of each of n images, by their predicted `classes` (n,) where that is
         asked for."""
-        return np.atleast_1d(self.threshold)[self._groups(n, classes)]
+        thresholds: np.ndarray = np.atleast_1d(self.threshold)[self._groups(n, classes)]
+        return thresholds
 
     def p_values(self, scores: Any, classes: Any = None) -> np.ndarray:
         """float64 (N,): conformal p-values of `scores` (N,), within their class where thresholds are by

@@ -87,6 +87,19 @@ class Statistics:
         """float64 (D,)"""
         return self.moments.mean()
 
+    def within_classes(self) -> ClassMoments:
+        """By label, of one class where labels are not known. InputError where only the mean was asked for."""
+        if self.classes is None:
+            raise InputError("has the mean feature alone, no class means and no scatter")
+        return self.classes
+
+    def by_label(self) -> tuple[ClassMoments, ClassMoments]:
+        """Of all images, and of those classified right. InputError where labels are not known."""
+        every = self.within_classes()
+        if self.right is None:
+            raise InputError("the training images had no labels, or some that are no class of the network")
+        return every, self.right
+
     def add(self, h: np.ndarray, labels: np.ndarray | None, predicted: np.ndarray) -> None:
         """Adds features `h` (n, D), their labels int64 (n,) where they are known, and predicted classes
         (n,)."""
