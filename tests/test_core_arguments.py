@@ -43,7 +43,15 @@ def class_state() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 def graph_arguments() -> dict[str, Any]:
     tensors = [{"channels": 3}, {"channels": 6}, {"channels": 4, "parent": 1, "offset": 2}, {"channels": 4}]
     tensors += [{"channels": 4}, {"channels": 4}]
-    conv = {"kind": "conv", "x": 0, "y": 2, "kernel": 3, "stride": 1, "pad": 1, "weight": floats(4, 3, 3, 3)}
+    conv = {
+        "kind": "conv",
+        "x": 0,
+        "y": 2,
+        "kernel": 3,
+        "stride": 1,
+        "pad": 1,
+        "weight": floats(4, 3, 3, 3) - 0.5,
+    }
     conv |= {"bias": floats(4), "pre_scale": floats(3), "pre_shift": floats(3), "relu": True, "name": "stem"}
     pool = {"kind": "maxpool", "x": 2, "y": 3, "kernel": 3, "stride": 2, "pad": 1, "zero_padded": True}
     norm = {

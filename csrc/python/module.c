@@ -1,4 +1,4 @@
-/* The extension module dice._core: every file of this folder adds its part. */
+/* The extension module dice._core: every file of this folder adds its types and functions. */
 #define DICE_IMPORTS_NUMPY
 #include "python/binding.h"
 
@@ -7,14 +7,14 @@ static int execute(PyObject *module)
     if (PyArray_ImportNumPyAPI() < 0) {
         return -1;
     }
-    int (*const parts[])(PyObject *) = {
+    int (*const add[])(PyObject *) = {
         dice_py_add_runtime, dice_py_add_build_info, dice_py_add_device,  dice_py_add_linalg,
         dice_py_add_graph,   dice_py_add_build,      dice_py_add_network, dice_py_add_linear,
         dice_py_add_fit,     dice_py_add_gaussian,   dice_py_add_scores,  dice_py_add_bank,
         dice_py_add_metrics,
     };
-    for (size_t i = 0; i < sizeof parts / sizeof *parts; i++) {
-        if (parts[i](module) < 0) {
+    for (size_t i = 0; i < sizeof add / sizeof *add; i++) {
+        if (add[i](module) < 0) {
             return -1;
         }
     }
