@@ -18,7 +18,7 @@ import numpy as np
 from dice import _core
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
-from op_cases import CASES, Case, make
+from op_cases import CASES, Case, make, run_ops
 
 LAYERS = [
     Case("conv", 256, 64, (56, 56), 1, relu=True, bias=True),
@@ -80,7 +80,7 @@ def seconds(case: Case, isa, precision, winograd, rounds) -> float:
         ops = problem.ops[:-1] + problem.ops[-1:] * ops
         x = np.concatenate([problem.input[:1]] * images)
         start = time.thread_time()
-        _core.run_ops(problem.tensors, ops, x, problem.output, isa, precision, winograd)
+        run_ops(problem.tensors, ops, x, problem.output, isa, precision, winograd)
         return time.thread_time() - start
 
     n = 1 + int(np.clip(2e9 / operations(case), 8, 200))

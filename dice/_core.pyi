@@ -1,18 +1,73 @@
-"""Types of the extension. A private module: use the names that the package dice offers."""
+"""Types of the extension. A private module: use the names that the package dice offers.
+
+What each function computes, with shapes and dtypes, is in its own docstring: help(dice._core). Errors: TypeError and
+OverflowError for an argument of another type or out of the range of its type, InputError (a ValueError) for any other
+one that cannot be used, DeviceError for a device that is not there or out of memory, MemoryError.
+
+`Any` stands for an array that may also lie on a GPU.
+"""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, TypeAlias, final
+from typing import Any, NotRequired, TypeAlias, TypedDict, final
 
 import numpy as np
 from numpy.typing import NDArray
 
 Float32: TypeAlias = NDArray[np.float32]
 Float64: TypeAlias = NDArray[np.float64]
-Graph: TypeAlias = object  #: a capsule
+Mask: TypeAlias = NDArray[np.uint8]  # 1 where a weight stays
+Triple: TypeAlias = Sequence[float]  # three numbers: red, green, blue
+ClassState: TypeAlias = tuple[Float64, Float64, Float64 | None]  # count (K,), mean (K, D), scatter (D, D)
+
+class Tensor(TypedDict):
+    """A tensor of a Graph: of its own, or a slice of the channels of tensor `parent` from `offset` on."""
+
+    channels: int
+    parent: NotRequired[int | None]
+    offset: NotRequired[int | None]
+
+class Op(TypedDict):
+    """An op of a Graph. Which kinds read which fields is said in csrc/nn/graph.h."""
+
+    kind: str  # conv, maxpool, avgpool, global_mean, groupnorm
+    x: int  # the tensor that it reads
+    y: int  # the tensor that it writes
+    residual: NotRequired[int | None]  # the tensor that is added
+    kernel: NotRequired[int]  # 1
+    stride: NotRequired[int]  # 1
+    pad: NotRequired[int]  # 0
+    groups: NotRequired[int]  # 1
+    eps: NotRequired[float]  # 1e-5
+    relu: NotRequired[bool]
+    zero_padded: NotRequired[bool]
+    weight: NotRequired[Float32 | None]  # conv: (C_y, C_x, K, K); groupnorm: (C,)
+    bias: NotRequired[Float32 | None]  # (C_y,)
+    pre_scale: NotRequired[Float32 | None]  # (C_x,)
+    pre_shift: NotRequired[Float32 | None]  # (C_x,)
+    name: NotRequired[str]  # for messages
+
+@final
+class Graph:
+    """A network as data, which Network makes ready to run."""
+
+    def __new__(
+        cls,
+        tensors: Sequence[Tensor],
+        ops: Sequence[Op],
+        input: int,
+        output: int,
+        *,
+        head: tuple[Float32, Float32] | None = None,
+        mean: Triple | None = None,
+        std: Triple | None = None,
+        image_size: int = 0,
+        winograd: bool = False,
+        arch: str = "graph",
+    ) -> Graph: ...
 
 @final
 class Network:
-    """A network made ready by one back end; made by make_network."""
+    """A Graph made ready to run on one back end."""
 
     arch: str
     isa: str
@@ -20,29 +75,29 @@ class Network:
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     image_size: int
-    weight: Float32  # (M, D)
+    weight: Float32  # (M, D); None where the graph has no head, as are bias and linear
     bias: Float32  # (M,)
     linear: Linear
-    @property
-    def kernels(self) -> str: ...
-    @property
-    def arena_bytes(self) -> int: ...
-    @property
-    def methods(self) -> list[tuple[str, str]]: ...
-    @property
-    def weight_bytes(self) -> int: ...
-    def features(self, images: Any) -> Float32: ...
-    def forward(self, images: Any) -> tuple[Float32, Float32]: ...
+    kernels: str
+    arena_bytes: int
+    weight_bytes: int
+    methods: list[tuple[str, str]]
+    def __new__(
+        cls, graph: Graph, precision: str = "float32", isa: str | None = None, device: str = "cpu"
+    ) -> Network: ...
+    def features(self, images: Any, /) -> Float32: ...
+    def forward(self, images: Any, /) -> tuple[Float32, Float32]: ...
+    def maps(self, images: Any, /) -> Float32: ...
 
 @final
 class Linear:
-    """W (M, D) and b (M,), or what the mask keep (M, D) leaves of them, made ready by one back end."""
+    """W h + b and the scores of it, with W packed for one back end; whole, or what a mask leaves of it."""
 
     def __new__(
         cls,
         W: Any,
         b: Any,
-        keep: NDArray[np.uint8] | None = None,
+        keep: Mask | None = None,
         device: str = "cpu",
         isa: str | None = None,
         plain_products: bool = False,
@@ -52,46 +107,42 @@ class Linear:
 
 @final
 class Gaussian:
-    """The covariance of class moments about the classes' means or, with total, about the mean of all."""
+    """Mahalanobis distances under one shared covariance."""
 
     rank: int
     def __new__(cls, state: ClassState, total: bool, device: str = "cpu") -> Gaussian: ...
     def distance(self, h: Any, /) -> Float64: ...
 
+# networks
 def build_graph(
-    arch: str | None,
-    weights: Mapping[str, NDArray[Any]],
-    mean: Sequence[float] | None,
-    std: Sequence[float] | None,
-    /,
+    arch: str | None, weights: Mapping[str, NDArray[Any]], mean: Triple | None, std: Triple | None, /
 ) -> Graph: ...
-def make_network(graph: Graph, precision: str, isa: str | None, device: str, /) -> Network: ...
-def run_ops(
-    tensors: list[tuple[int, int, int]],
-    ops: list[dict[str, Any]],
-    x: Float32,
-    output: int,
-    isa: str | None,
-    precision: str,
-    winograd: bool = False,
-    device: str = "cpu",
-    /,
-) -> Float32: ...
+
+# what the fits learn
 def moments_add(state: Float64, count: int, h: NDArray[Any], /) -> bool: ...
 def moments_merge(state: Float64, count: int, other: Float64, other_count: int, /) -> None: ...
-def contribution_percentile(mean: Float64, W: Float32, p: float, absolute: bool, /) -> float: ...
-def contribution_keep(
-    mean: Float64, W: Float32, threshold: float, absolute: bool, /
-) -> NDArray[np.uint8]: ...
-
-ClassState: TypeAlias = tuple[Float64, Float64, Float64 | None]  # count (K,), mean (K, D), scatter (D, D)
-
 def classes_add(state: ClassState, h: NDArray[Any], label: NDArray[np.int64], /) -> None: ...
 def classes_merge(state: ClassState, other: ClassState, /) -> None: ...
 def classes_scatter(state: ClassState, total: bool, /) -> tuple[Float64, Float64]: ...
+def contribution_percentile(mean: Float64, W: Float32, p: float, absolute: bool, /) -> float: ...
+def contribution_keep(mean: Float64, W: Float32, threshold: float, absolute: bool, /) -> Mask: ...
+def device_moments(h: Any, device: str, /) -> tuple[int, Float64, Float64, bool]: ...
+def device_rank(mean: Float64, W: Any, p: float, absolute: bool, device: str, /) -> tuple[float, Mask]: ...
 def eigen(a: Float64, /) -> tuple[Float64, Float64]: ...
-def least_norm(a: Float64, b: Float64, /) -> Float64: ...
+def least_norm(W: Float64, b: Float64, /) -> Float64: ...
+
+# scores
+def score(
+    rule: str,
+    z: Float32 | Float64 | None,
+    h: Float32 | Float64 | None,
+    arrays: tuple[NDArray[Any], ...],
+    numbers: tuple[float, ...],
+    /,
+) -> Float64: ...
 def score_klm(z: Float32 | Float64, log_typical: Float64, /) -> Float64: ...
+def count_bins(rows: Float32 | Float64, low: float, high: float, counts: Float64, /) -> None: ...
+def activate(rule: str, h: Float32, a: float, b: float, /) -> Float32: ...
 def bank_norms(h: NDArray[Any], /) -> Float64: ...
 def bank_knn(bank: Float32, scale: Float64, h: NDArray[Any], k: int, device: str = "cpu", /) -> Float64: ...
 def bank_guide(bank: Float32, scale: Float64, h: NDArray[Any], k: int, device: str = "cpu", /) -> Float64: ...
@@ -106,16 +157,8 @@ def bank_relation(
     device: str = "cpu",
     /,
 ) -> Float64: ...
-def activate(rule: str, h: Float32, a: float, b: float, /) -> Float32: ...
-def count_bins(rows: Float32 | Float64, low: float, high: float, counts: Float64, /) -> None: ...
-def score(
-    rule: str,
-    z: Float32 | Float64 | None,
-    h: Float32 | Float64 | None,
-    arrays: tuple[NDArray[Any], ...],
-    numbers: tuple[float, ...],
-    /,
-) -> Float64: ...
+
+# metrics
 def metric_measure(
     scores_id: NDArray[Any], scores_ood: NDArray[Any], convention: int, tpr: float, miss: float, /
 ) -> tuple[float, float, float, float, float, float]: ...
@@ -129,17 +172,17 @@ def metric_bootstrap(
     seed: int,
     /,
 ) -> Float64: ...
+
+# the machine and the build
+def build_info() -> dict[str, str]: ...
 def cuda_status() -> tuple[str | None, str]: ...
-def device_moments(h: Any, device: str, /) -> tuple[int, Float64, Float64, bool]: ...
-def device_rank(
-    mean: Float64, W: Any, p: float, absolute: bool, device: str, /
-) -> tuple[float, NDArray[np.uint8]]: ...
 def isa_native() -> str: ...
 def isa_select(name: str | None = None, /) -> str: ...
 def peak_gflops(isa: str | None = None, /) -> float: ...
 def threads_count() -> int: ...
 def threads_set(count: int, /) -> None: ...
-def build_info() -> dict[str, str]: ...
+
+# for tests and benchmarks
 def _blas_gemm(a: Float64, b: Float64, /) -> Float64: ...
 def _blas_syrk(x: Float64, /) -> Float64: ...
 def _blas_threads() -> int: ...

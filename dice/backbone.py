@@ -146,7 +146,7 @@ def load_backbone(
     devices = ["cuda", "cpu"] if device == "auto" else [device]
     for name in devices:
         try:
-            network = _core.make_network(graph, precision, None, name)
+            network = _core.Network(graph, precision, None, name)
         except DeviceError:
             if name == devices[-1]:
                 raise

@@ -10,6 +10,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from dice import _core
+
+# The fields of a case that are fields of its op.
+FIELDS = {
+    "conv": ("kernel", "stride", "pad", "relu"),
+    "maxpool": ("kernel", "stride", "pad", "zero_padded"),
+    "avgpool": ("kernel", "stride", "pad"),
+    "global_mean": (),
+    "groupnorm": ("groups", "relu"),
+}
 SIZES = [(1, 1), (2, 3), (4, 4), (7, 5), (8, 8), (16, 16), (33, 17)]
 CHANNELS = [1, 3, 13, 16, 17, 32, 48, 100]
 IMAGES = 3
@@ -63,7 +73,7 @@ class Case:
 class Problem:
     """A case with its arrays: what run_ops takes, and the op's operands apart."""
 
-    tensors: list[tuple[int, int, int]]
+    tensors: list[dict]
     ops: list[dict]
     input: np.ndarray  # float32 (IMAGES, channels of tensor 0, H, W)
     output: int
@@ -78,26 +88,17 @@ def make(case: Case) -> Problem:
     own = case.c_in + (case.c_out if case.residual else 0)
     values = rng.standard_normal((IMAGES, lead + own + tail, *case.size)) * case.scale + case.shift
     values = values.astype(np.float32)
-    tensors = [(lead + own + tail, -1, 0), (case.c_in, 0, lead)]
+    tensors = [tensor(lead + own + tail), tensor(case.c_in, 0, lead)]
     ops: list[dict] = []
     residual = None
     if case.residual:  # brought to the size of the output by a pool of one pixel
-        tensors += [(case.c_out, 0, lead + case.c_in), (case.c_out, -1, 0)]
+        tensors += [tensor(case.c_out, 0, lead + case.c_in), tensor(case.c_out)]
         ops.append({"kind": "maxpool", "x": 2, "y": 3, "stride": case.stride})
         residual = values[:, lead + case.c_in : lead + own, :: case.stride, :: case.stride]
-    tensors += [(lead + case.c_out + tail, -1, 0), (case.c_out, len(tensors), lead)]
+    tensors += [tensor(lead + case.c_out + tail), tensor(case.c_out, len(tensors), lead)]
     output = len(tensors) - 1
-    op = {
-        "kind": case.kind,
-        "x": 1,
-        "y": output,
-        "kernel": case.kernel,
-        "stride": case.stride,
-        "pad": case.pad,
-        "groups": case.groups,
-        "relu": int(case.relu),
-        "zero_padded": int(case.zero_padded),
-    }
+    op = {"kind": case.kind, "x": 1, "y": output}
+    op |= {name: getattr(case, name) for name in FIELDS[case.kind]}
     if case.kind == "conv":
         shape = (case.c_out, case.c_in, case.kernel, case.kernel)
         op["weight"] = (rng.standard_normal(shape) * np.sqrt(2 / np.prod(shape[1:]))).astype(np.float32)
@@ -112,6 +113,26 @@ def make(case: Case) -> Problem:
         op["residual"] = 3
     ops.append(op)
     return Problem(tensors, ops, values, output, values[:, lead : lead + case.c_in], residual)
+
+
+def tensor(channels: int, parent: int | None = None, offset: int | None = None) -> dict:
+    """A tensor as Graph takes it: of its own, or a slice of the channels of tensor `parent`."""
+    return {"channels": channels, "parent": parent, "offset": offset}
+
+
+def run_ops(
+    tensors: list[dict],
+    ops: list[dict],
+    x: np.ndarray,
+    output: int,
+    isa: str | None = None,
+    precision: str = "float32",
+    winograd: bool = False,
+    device: str = "cpu",
+) -> np.ndarray:
+    """What a list of ops makes of x, float32 (N, C, H, W), in tensor 0: tensor `output`, float32 (N, C', H', W')."""
+    graph = _core.Graph(tensors, ops, 0, output, winograd=winograd)
+    return _core.Network(graph, precision, isa, device).maps(x)
 
 
 def _convolutions() -> list[Case]:

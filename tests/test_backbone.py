@@ -18,7 +18,7 @@ DENSENET = "realdata/checkpoints/CIFAR-10/densenet/checkpoint_100.pth.tar"
 
 
 def build(weights, arch=None, isa="scalar", mean=None, std=None):
-    return _core.make_network(_core.build_graph(arch, weights, mean, std), "float32", isa, "cpu")
+    return _core.Network(_core.build_graph(arch, weights, mean, std), "float32", isa, "cpu")
 
 
 def relative(got, want):
@@ -162,7 +162,7 @@ def test_each_convolution_gets_the_method_that_suits_it(isa):
     graph = _core.build_graph(None, drawn(*NETWORKS["resnet50"]), None, None)
 
     def methods(precision: str) -> list[tuple[str, str]]:
-        return _core.make_network(graph, precision, isa, "cpu").methods
+        return _core.Network(graph, precision, isa, "cpu").methods
 
     if isa == "scalar":  # one way for each op
         assert methods("float32") == []
@@ -364,9 +364,9 @@ def test_refuses_images(images, words, isa, small):
 
 def test_refuses_settings(small):
     with pytest.raises(InputError, match="precision half: not one of"):
-        _core.make_network(_core.build_graph(None, small, None, None), "half", "scalar", "cpu")
+        _core.Network(_core.build_graph(None, small, None, None), "half", "scalar", "cpu")
     with pytest.raises(InputError, match="device tpu: not one of"):
-        _core.make_network(_core.build_graph(None, small, None, None), "float32", "scalar", "tpu")
+        _core.Network(_core.build_graph(None, small, None, None), "float32", "scalar", "tpu")
     with pytest.raises(InputError, match="std: got 2 values, want 3"):
         build(small, std=(1, 1))
     with pytest.raises(InputError, match="standard deviation positive"):

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from networks import NETWORKS, Drawn, densenet, resnet
-from op_cases import CASES, Case, make
+from op_cases import CASES, Case, make, run_ops, tensor
 from test_ops import expected
 
 import dice
@@ -24,7 +24,7 @@ GPU_SIGNS = [Path("/dev/nvidia0"), Path("/proc/driver/nvidia/version")]
 
 
 def build(weights, *, precision="float32", isa=None, device="cuda"):
-    return _core.make_network(_core.build_graph(None, weights, None, None), precision, isa, device)
+    return _core.Network(_core.build_graph(None, weights, None, None), precision, isa, device)
 
 
 def relative(got, want):
@@ -157,7 +157,7 @@ def test_a_plugin_without_code_for_the_device(emulated, monkeypatch):
 
 
 def run(case, problem, images, precision="float32"):
-    return _core.run_ops(problem.tensors, problem.ops, images, problem.output, None, precision, False, "cuda")
+    return run_ops(problem.tensors, problem.ops, images, problem.output, precision=precision, device="cuda")
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.id)
@@ -204,7 +204,7 @@ def test_largest_floats_stay_finite(cuda):
     x = np.array([3.4e38, 3.3999e38, -3.4028234e38, 1e38], np.float32).reshape(1, 4, 1, 1)
     op = {"kind": "conv", "x": 0, "y": 1, "weight": np.eye(4, dtype=np.float32).reshape(4, 4, 1, 1)}
     for precision, bound in PARTS_BOUND.items():
-        y = _core.run_ops([(4, -1, 0), (4, -1, 0)], [op], x, 1, None, precision, False, "cuda")
+        y = run_ops([tensor(4), tensor(4)], [op], x, 1, precision=precision, device="cuda")
         assert relative(y / 1e38, x.astype(np.float64) / 1e38) < bound
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from numpy.lib.stride_tricks import sliding_window_view
-from op_cases import CASES, LARGE, Case, Problem, make
+from op_cases import CASES, LARGE, Case, Problem, make, run_ops, tensor
 
 from dice import _core
 from dice.errors import InputError
@@ -114,7 +114,7 @@ def check(case, isa, winograd=False, precision="float32"):
     problem = make(case)
 
     def run(images, isa=isa):
-        return _core.run_ops(problem.tensors, problem.ops, images, problem.output, isa, precision, winograd)
+        return run_ops(problem.tensors, problem.ops, images, problem.output, isa, precision, winograd)
 
     _core.threads_set(2)
     together = run(problem.input)
@@ -152,14 +152,14 @@ def test_overlapping_lives_share_no_memory(isa):
     rng = np.random.RandomState(0)
     channels, layers = 16, 8
     x = rng.standard_normal((2, channels, 9, 7)).astype(np.float32)
-    tensors, ops, values = [(channels, -1, 0)], [], [x.astype(np.float64)]
+    tensors, ops, values = [tensor(channels)], [], [x.astype(np.float64)]
     for i in range(layers):
         weight = rng.standard_normal((channels, channels, 1, 1)).astype(np.float32) / 8
         residual = i // 2
-        tensors.append((channels, -1, 0))
+        tensors.append(tensor(channels))
         ops.append({"kind": "conv", "x": i, "y": i + 1, "weight": weight, "residual": residual})
         values.append(np.einsum("nchw,oc->nohw", values[-1], weight[:, :, 0, 0]) + values[residual])
-    got = _core.run_ops(tensors, ops, x, layers, isa, "float32")
+    got = run_ops(tensors, ops, x, layers, isa)
     assert np.linalg.norm(got - values[-1]) < 1e-6 * np.linalg.norm(values[-1])
 
 
@@ -170,23 +170,27 @@ W = np.ones((3, 2, 3, 3), np.float32)
 @pytest.mark.parametrize(
     ("tensors", "op", "words"),
     [
-        ([(2, -1, 0), (3, -1, 0)], {"kind": "sqrt"}, "kind"),
-        ([(2, -1, 0), (3, -1, 0)], {"kind": "conv", "x": 0, "y": 2, "weight": W}, "out of range"),
-        ([(2, -1, 0), (3, -1, 0)], {"kind": "conv", "kernel": 3, "stride": 0, "weight": W}, "stride 0"),
-        ([(2, -1, 0), (3, -1, 0)], {"kind": "conv", "kernel": 3}, "weight is missing"),
-        ([(2, -1, 0), (3, -1, 0)], {"kind": "conv", "kernel": 3, "weight": W[:2]}, "got 36 values, want 54"),
-        ([(2, -1, 0), (3, -1, 0)], {"kind": "conv", "kernel": 3, "weight": W * np.nan}, "NaN"),
-        ([(2, -1, 0), (3, -1, 0)], {"kind": "maxpool"}, "2 channels in, 3 out"),
-        ([(2, -1, 0), (2, -1, 0)], {"kind": "maxpool", "kernel": 3, "pad": 2}, "more than half"),
-        ([(2, -1, 0), (2, -1, 0)], {"kind": "avgpool", "kernel": 5}, "too small"),
-        ([(2, -1, 0), (2, -1, 0)], {"kind": "groupnorm", "weight": W[0, :, 0, 0]}, "weight is missing"),
-        ([(2, -1, 0), (2, 0, 1)], {"kind": "maxpool"}, "channels 1 to 3 of a parent that has 2"),
-        ([(2, -1, 0), (2, 0, 0)], {"kind": "maxpool"}, "over its own input"),
-        ([(2, -1, 0), (2, -1, 0), (2, -1, 0)], {"kind": "maxpool", "x": 2}, "nothing has written"),
-        ([(2, -1, 0), (0, -1, 0)], {"kind": "maxpool"}, "got 0 channels"),
-        ([(3, -1, 0), (3, -1, 0)], {"kind": "maxpool"}, "x: got 2 channels, want 3"),
+        ([tensor(2), tensor(3)], {"kind": "sqrt"}, "kind"),
+        ([tensor(2), tensor(3)], {"kind": "conv", "x": 0, "y": 2, "weight": W}, "op 0: y: got tensor 2 of 2"),
+        ([tensor(2), tensor(3)], {"kind": "conv", "kernel": 3, "stride": 0, "weight": W}, "stride 0"),
+        ([tensor(2), tensor(3)], {"kind": "conv", "kernel": 3}, "weight is missing"),
+        (
+            [tensor(2), tensor(3)],
+            {"kind": "conv", "kernel": 3, "weight": W[:2]},
+            "weight: got 2 along axis 0, want 3",
+        ),
+        ([tensor(2), tensor(3)], {"kind": "conv", "kernel": 3, "weight": W * np.nan}, "NaN"),
+        ([tensor(2), tensor(3)], {"kind": "maxpool"}, "2 channels in, 3 out"),
+        ([tensor(2), tensor(2)], {"kind": "maxpool", "kernel": 3, "pad": 2}, "more than half"),
+        ([tensor(2), tensor(2)], {"kind": "avgpool", "kernel": 5}, "too small"),
+        ([tensor(2), tensor(2)], {"kind": "groupnorm", "weight": W[0, :, 0, 0]}, "weight is missing"),
+        ([tensor(2), tensor(2, 0, 1)], {"kind": "maxpool"}, "channels 1 to 3 of a parent that has 2"),
+        ([tensor(2), tensor(2, 0, 0)], {"kind": "maxpool"}, "over its own input"),
+        ([tensor(2), tensor(2), tensor(2)], {"kind": "maxpool", "x": 2}, "nothing has written"),
+        ([tensor(2), tensor(0)], {"kind": "maxpool"}, "got 0 channels"),
+        ([tensor(3), tensor(3)], {"kind": "maxpool"}, r"images: got float32 \(1, 2, 4, 4\), want"),
     ],
 )
 def test_refuses(tensors, op, words):
     with pytest.raises(InputError, match=words):
-        _core.run_ops(tensors, [{"x": 0, "y": 1, **op}], X, 1, "scalar", "float32")
+        run_ops(tensors, [{"x": 0, "y": 1, **op}], X, 1, "scalar")

@@ -1,6 +1,7 @@
 """What the package is as a whole: its imports, its stubs, the files that are shipped."""
 
 import ast
+import inspect
 import re
 import statistics
 import subprocess
@@ -16,6 +17,8 @@ from dice import _core
 
 ROOT = Path(__file__).resolve().parents[1]
 HOME = Path(dice.__file__).parents[1]
+
+REQUIRED = inspect.Parameter.empty
 
 
 def python(*arguments: str, cwd: Path = HOME) -> str:
@@ -56,18 +59,51 @@ def test_every_public_name_resolves():
         assert getattr(dice, name) is not None
 
 
-def test_stubs_name_what_the_extension_has():
+def of_module(node: ast.ClassDef) -> bool:
+    """Is this a class of the extension, and not a type that only the stub has?"""
+    return any(isinstance(item, ast.Name) and item.id == "final" for item in node.decorator_list)
+
+
+def parameters_of_stub(node: ast.FunctionDef) -> list[tuple[str, str, object]]:
+    """(name, kind, default) of each parameter but self and cls, as `parameters_of` gives them."""
+    args = node.args
+    by_place = [(arg.arg, "positional-only") for arg in args.posonlyargs]
+    by_place += [(arg.arg, "positional or keyword") for arg in args.args]
+    defaults = [REQUIRED] * (len(by_place) - len(args.defaults)) + list(map(ast.literal_eval, args.defaults))
+    found = [(*pair, default) for pair, default in zip(by_place, defaults, strict=True)]
+    found += [(args.vararg.arg, "variadic positional", REQUIRED)] if args.vararg else []
+    for arg, default in zip(args.kwonlyargs, args.kw_defaults, strict=True):
+        found.append((arg.arg, "keyword-only", REQUIRED if default is None else ast.literal_eval(default)))
+    return [parameter for parameter in found if parameter[0] not in ("self", "cls")]
+
+
+def parameters_of(value: object) -> list[tuple[str, str, object]]:
+    return [
+        (name, parameter.kind.description, parameter.default)
+        for name, parameter in inspect.signature(value).parameters.items()
+        if name != "self"
+    ]
+
+
+def test_stubs_are_what_the_extension_has():
     stub = ast.parse((Path(dice.__file__).parent / "_core.pyi").read_text())
-    functions = {node.name for node in stub.body if isinstance(node, ast.FunctionDef)}
-    classes = {node.name: node for node in stub.body if isinstance(node, ast.ClassDef)}
+    functions = {node.name: node for node in stub.body if isinstance(node, ast.FunctionDef)}
+    classes = {node.name: node for node in stub.body if isinstance(node, ast.ClassDef) and of_module(node)}
     there = {name for name in vars(_core) if not name.startswith("__")}
-    assert functions | set(classes) == there
+    assert set(functions) | set(classes) == there
+    pairs = [(node, getattr(_core, name)) for name, node in functions.items()]
     for name, node in classes.items():
-        members = {item.name for item in node.body if isinstance(item, ast.FunctionDef)}
-        members |= {item.target.id for item in node.body if isinstance(item, ast.AnnAssign)}
-        assert {member for member in members if not member.startswith("__")} == {
-            member for member in vars(getattr(_core, name)) if not member.startswith("__")
-        }
+        made = getattr(_core, name)
+        methods = {item.name: item for item in node.body if isinstance(item, ast.FunctionDef)}
+        attributes = {item.target.id for item in node.body if isinstance(item, ast.AnnAssign)}
+        members = {member for member in (*methods, *attributes) if not member.startswith("__")}
+        assert members == {member for member in vars(made) if not member.startswith("__")}
+        pairs += [
+            (method, made if item == "__new__" else getattr(made, item)) for item, method in methods.items()
+        ]
+    for node, value in pairs:
+        assert parameters_of_stub(node) == parameters_of(value), node.name
+        assert value.__doc__, f"{node.name} has no docstring"
 
 
 def test_installed_package_has_every_file():

@@ -105,7 +105,68 @@ dice_status dice_graph_floats(dice_graph *graph, size_t count, float **out)
     return status;
 }
 
+dice_status dice_graph_outline(const dice_graph *graph, dice_graph **out)
+{
+    dice_status status = dice_graph_new(graph->arch, out);
+    for (int32_t t = 0; t < graph->n_tensors && status == DICE_OK; t++) {
+        int32_t id;
+        status = push_tensor(*out, graph->tensors[t], &id);
+    }
+    for (int32_t i = 0; i < graph->n_ops && status == DICE_OK; i++) {
+        dice_op op = graph->ops[i];
+        op.weight = op.bias = op.pre_scale = op.pre_shift = NULL;
+        status = dice_graph_push(*out, &op);
+    }
+    if (status != DICE_OK) {
+        dice_graph_free(*out);
+        *out = NULL;
+        return status;
+    }
+    (*out)->input = graph->input;
+    (*out)->output = graph->output;
+    return DICE_OK;
+}
+
 const char *const dice_op_names[DICE_OP_KINDS] = {"conv", "maxpool", "avgpool", "global_mean", "groupnorm"};
+
+#define KIND(name) (1u << DICE_OP_##name)
+enum {
+    EVERY = (1u << DICE_OP_KINDS) - 1,
+    WINDOWED = KIND(CONV) | KIND(MAXPOOL) | KIND(AVGPOOL),
+    WEIGHTED = KIND(CONV) | KIND(GROUPNORM),
+    HAS_PRE = KIND(CONV) | KIND(AVGPOOL) | KIND(GLOBAL_MEAN),
+};
+
+#define FIELD(name, type, kinds, required)                                                                   \
+    {#name, DICE_FIELD_##type, offsetof(dice_op, name), kinds, required}
+const dice_op_field dice_op_fields[] = {
+    FIELD(x, TENSOR, EVERY, 1),
+    FIELD(y, TENSOR, EVERY, 1),
+    FIELD(residual, TENSOR, KIND(CONV), 0),
+    FIELD(kernel, INT, WINDOWED, 0),
+    FIELD(stride, INT, WINDOWED, 0),
+    FIELD(pad, INT, WINDOWED, 0),
+    FIELD(groups, INT, KIND(GROUPNORM), 0),
+    FIELD(eps, REAL, KIND(GROUPNORM), 0),
+    FIELD(relu, FLAG, WEIGHTED, 0),
+    FIELD(zero_padded, FLAG, KIND(MAXPOOL), 0),
+    FIELD(weight, FLOATS, WEIGHTED, 0),
+    FIELD(bias, FLOATS, WEIGHTED, 0),
+    FIELD(pre_scale, FLOATS, HAS_PRE, 0),
+    FIELD(pre_shift, FLOATS, HAS_PRE, 0),
+    {NULL, DICE_FIELD_TENSOR, 0, 0, 0},
+};
+
+int dice_op_shape(const dice_graph *graph, const dice_op *op, const dice_op_field *field, int32_t shape[4])
+{
+    const int32_t cx = graph->tensors[op->x].channels, cy = graph->tensors[op->y].channels;
+    const int of_x = field->offset == offsetof(dice_op, pre_scale)
+                  || field->offset == offsetof(dice_op, pre_shift);
+    shape[0] = of_x ? cx : cy;
+    shape[1] = cx;
+    shape[2] = shape[3] = op->kernel;
+    return op->kind == DICE_OP_CONV && field->offset == offsetof(dice_op, weight) ? 4 : 1;
+}
 
 int dice_op_size(const dice_op *op, int32_t *height, int32_t *width)
 {
@@ -173,8 +234,9 @@ static dice_status check_tensors(const dice_graph *graph)
                              t->parent);
         }
         if (t->offset < 0 || t->offset > graph->tensors[t->parent].channels - t->channels) {
-            return dice_fail(DICE_E_INPUT, "tensor %d: channels %d to %d of a parent that has %d", i,
-                             t->offset, t->offset + t->channels, graph->tensors[t->parent].channels);
+            return dice_fail(DICE_E_INPUT, "tensor %d: channels %d to %lld of a parent that has %d", i,
+                             t->offset, (long long)t->offset + t->channels,
+                             graph->tensors[t->parent].channels);
         }
     }
     return DICE_OK;

@@ -56,6 +56,25 @@ typedef struct dice_op {
     char name[64]; /* of the layer in the checkpoint, for messages and profiles */
 } dice_op;
 
+/* The fields of dice_op beside kind and name, as data: for whoever makes ops from names and values. */
+typedef enum dice_field_type {
+    DICE_FIELD_TENSOR, /* int32_t: the id of a tensor, or DICE_NONE */
+    DICE_FIELD_INT,    /* int32_t */
+    DICE_FIELD_FLAG,   /* int: 0 or 1 */
+    DICE_FIELD_REAL,   /* float */
+    DICE_FIELD_FLOATS  /* const float *: an array of the shape that dice_op_shape gives, or NULL */
+} dice_field_type;
+
+typedef struct dice_op_field {
+    const char *name;
+    dice_field_type type;
+    size_t offset;  /* in dice_op */
+    unsigned kinds; /* bit k is set where ops of kind k read it */
+    int required;
+} dice_op_field;
+
+extern const dice_op_field dice_op_fields[]; /* the last one has no name */
+
 typedef struct dice_graph {
     char arch[32];
     dice_tensor *tensors;
@@ -97,8 +116,14 @@ static inline int32_t dice_tensor_root(const dice_graph *graph, int32_t id)
     return parent == DICE_NONE ? id : parent;
 }
 
+/* shape = that of the array `field` of *op, whose x and y are there; returns the number of dimensions. */
+int dice_op_shape(const dice_graph *graph, const dice_op *op, const dice_op_field *field, int32_t shape[4]);
+
 /* Floats at op->weight: C_y C_x K K of a CONV, C of a GROUPNORM, else 0. */
 size_t dice_op_weights(const dice_graph *graph, const dice_op *op);
+
+/* *out = a new graph of the same tensors and ops without any array of weights: enough for a plan. */
+dice_status dice_graph_outline(const dice_graph *graph, dice_graph **out);
 
 /* Turns the height and width of x into those of y; 0 where x is smaller than the window, which leaves them
  * alone. */

@@ -1,11 +1,11 @@
-/* From Python arrays to what the core takes. See binding.h. */
+/* From Python's arrays and numbers to what the core takes. See binding.h. */
 #include "python/binding.h"
 
 #include <stdint.h>
 #include <string.h>
 
-/* By the exponent's bits, which a compiler can test several at a time. */
-static int all_finite(PyArrayObject *array)
+/* Looks at the bits of the exponent, which a compiler can test several at a time. */
+static int is_finite(PyArrayObject *array)
 {
     const npy_intp n = PyArray_SIZE(array);
     int bad = 0;
@@ -27,16 +27,24 @@ static int all_finite(PyArrayObject *array)
     return !bad;
 }
 
+PyArrayObject *dice_py_as_array(PyObject *object, const char *argument)
+{
+    PyArrayObject *array = (PyArrayObject *)PyArray_FROM_O(object);
+    if (array == NULL && !PyErr_ExceptionMatches(PyExc_MemoryError)) {
+        PyErr_Clear();
+        dice_py_check(dice_fail(DICE_E_INPUT, "%s: cannot be read as an array", argument));
+    }
+    return array;
+}
+
 PyArrayObject *dice_py_array_any(PyObject *object, int typenum, int ndim, const char *argument)
 {
-    PyArrayObject *any = (PyArrayObject *)PyArray_FROM_O(object);
+    PyArrayObject *any = dice_py_as_array(object, argument);
     if (any == NULL) {
-        PyErr_Clear();
-        dice_py_raise(dice_fail(DICE_E_INPUT, "%s: cannot be read as an array", argument));
         return NULL;
     }
     if (PyArray_NDIM(any) != ndim) {
-        dice_py_raise(
+        dice_py_check(
             dice_fail(DICE_E_INPUT, "%s: got %d dimensions, want %d", argument, PyArray_NDIM(any), ndim));
         Py_DECREF(any);
         return NULL;
@@ -48,11 +56,10 @@ PyArrayObject *dice_py_array_any(PyObject *object, int typenum, int ndim, const 
                   || (PyTypeNum_ISINTEGER(typenum) && PyTypeNum_ISINTEGER(have)
                       && PyArray_CanCastSafely(have, typenum));
     if (!fits) {
-        PyArray_Descr *want = PyArray_DescrFromType(typenum);
-        PyErr_Clear();
-        dice_py_raise(dice_fail(DICE_E_INPUT, "%s: got dtype %s, want %s", argument,
+        PyArray_Descr *want = PyArray_DescrFromType(typenum); /* one of numpy's own, which are always there */
+        dice_py_check(dice_fail(DICE_E_INPUT, "%s: got dtype %s, want %s", argument,
                                 PyArray_DESCR(any)->typeobj->tp_name, want->typeobj->tp_name));
-        Py_XDECREF(want);
+        Py_DECREF(want);
         Py_DECREF(any);
         return NULL;
     }
@@ -65,10 +72,54 @@ PyArrayObject *dice_py_array_any(PyObject *object, int typenum, int ndim, const 
 PyArrayObject *dice_py_array(PyObject *object, int typenum, int ndim, const char *argument)
 {
     PyArrayObject *array = dice_py_array_any(object, typenum, ndim, argument);
-    if (array != NULL && !all_finite(array)) {
+    if (array != NULL && !is_finite(array)) {
         Py_DECREF(array);
-        dice_py_raise(dice_fail(DICE_E_INPUT, "%s: holds NaN or infinity", argument));
+        dice_py_check(dice_fail(DICE_E_INPUT, "%s: holds NaN or infinity", argument));
         return NULL;
     }
     return array;
+}
+
+int dice_py_in_place(PyObject *object, int ndim, npy_intp rows, npy_intp columns, const char *argument,
+                     double **data)
+{
+    PyArrayObject *array = (PyArrayObject *)object;
+    if (!PyArray_Check(object) || PyArray_TYPE(array) != NPY_FLOAT64 || PyArray_NDIM(array) != ndim
+        || !PyArray_ISCARRAY(array) || (rows >= 0 && PyArray_DIM(array, 0) != rows)
+        || (ndim == 2 && columns >= 0 && PyArray_DIM(array, 1) != columns)) {
+        return dice_py_check(dice_fail(
+            DICE_E_INPUT, "%s: want a writable contiguous float64 array of matching shape", argument));
+    }
+    *data = PyArray_DATA(array);
+    return 0;
+}
+
+int dice_py_rows(PyObject *object, const char *argument, PyArrayObject **array, dice_rows *out)
+{
+    const int is_double = PyArray_Check(object) && PyArray_TYPE((PyArrayObject *)object) == NPY_FLOAT64;
+    *array = dice_py_array(object, is_double ? NPY_FLOAT64 : NPY_FLOAT32, 2, argument);
+    if (*array == NULL) {
+        return -1;
+    }
+    if (PyArray_DIM(*array, 1) == 0) {
+        Py_CLEAR(*array);
+        return dice_py_check(dice_fail(DICE_E_INPUT, "%s: has no columns", argument));
+    }
+    *out = (dice_rows){.data = PyArray_DATA(*array),
+                       .is_double = is_double,
+                       .n = (size_t)PyArray_DIM(*array, 0),
+                       .width = (size_t)PyArray_DIM(*array, 1)};
+    return 0;
+}
+
+int dice_py_to_uint64(PyObject *object, void *out)
+{
+    PyObject *integer = PyNumber_Index(object);
+    if (integer == NULL) {
+        return 0;
+    }
+    const unsigned long long value = PyLong_AsUnsignedLongLong(integer);
+    Py_DECREF(integer);
+    *(uint64_t *)out = value;
+    return value != (unsigned long long)-1 || !PyErr_Occurred();
 }

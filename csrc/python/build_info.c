@@ -1,4 +1,4 @@
-/* How this extension was built; setup.py passes the facts to this file alone. */
+/* How the extension was built: the build passes the facts to this file alone. */
 #include "python/binding.h"
 
 #include "linalg/blas.h"
@@ -13,8 +13,9 @@ static PyObject *build_info(PyObject *Py_UNUSED(self), PyObject *Py_UNUSED(ignor
 
 static PyMethodDef methods[] = {
     {"build_info", build_info, METH_NOARGS,
-     "build_info() -> dict[str, str]: compiler, instruction sets built and left out, OpenBLAS, why CUDA is "
-     "off."},
+     "build_info($module, /)\n--\n\n"
+     "How the extension was built, as a dict of strings: compiler, instruction sets built and left out,\n"
+     "OpenBLAS, what CUDA was built with or why not, sanitizers."},
     {NULL, NULL, 0, NULL},
 };
 

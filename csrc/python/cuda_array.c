@@ -3,23 +3,25 @@
 
 #include <string.h>
 
-/* The beginning of DLPack's DLManagedTensor (dmlc/dlpack, ABI before 1.0, which every producer still speaks).
- */
+/* The beginning of DLPack's DLManagedTensor (dmlc/dlpack): the layout before version 1.0, which every
+ * producer still offers. */
 typedef struct dl_tensor {
     void *data;
     int32_t device_type, device_id;
     int32_t ndim;
     uint8_t code, bits;
     uint16_t lanes;
-    int64_t *shape, *strides; /* strides in elements, NULL = C-contiguous */
+    int64_t *shape, *strides; /* strides in elements; NULL = C-contiguous */
     uint64_t byte_offset;
 } dl_tensor;
 
 enum { DL_CUDA = 2, DL_CUDA_MANAGED = 13, DL_UINT = 1, DL_FLOAT = 2 };
-enum { DEFAULT_STREAM = 1 }; /* by its number in DLPack, the interface and the CUDA runtime */
+enum { DEFAULT_STREAM = 1 }; /* its number in DLPack, in the interface and in the CUDA runtime */
 enum { MOST_DIMENSIONS = 4 };
+static const int64_t MOST_VALUES = (int64_t)1
+                                << 48; /* more than any memory holds; products of sizes stay in 64 bits */
 
-/* Whether object.__dlpack_device__() is a GPU's; an exception is none. */
+/* Whether object.__dlpack_device__() names a GPU; an object that raises an exception is not on one. */
 static int offers_dlpack(PyObject *object)
 {
     PyObject *device = PyObject_CallMethod(object, "__dlpack_device__", NULL);
@@ -30,13 +32,22 @@ static int offers_dlpack(PyObject *object)
     return read && (type == DL_CUDA || type == DL_CUDA_MANAGED);
 }
 
-/* Fills *array from object.__dlpack__(). 0 where it is not C-contiguous or not given, which an exception
- * explains. */
-static int read_dlpack(PyObject *object, dice_py_cuda_array *array)
+/* Whether axis sizes and strides, given from the last axis to the first, are those of a C-contiguous array:
+ * call it once an axis with *step = what the stride must be, which it multiplies by the size. */
+static int axis_fits(int64_t size, int has_stride, int64_t stride, int64_t *step)
+{
+    const int fits = size >= 0 && size <= MOST_VALUES && (!has_stride || size <= 1 || stride == *step);
+    *step = !fits ? 0 : *step * size;
+    return fits && *step <= MOST_VALUES;
+}
+
+/* Fills *view from object.__dlpack__(). *good = 0 where the array is not C-contiguous or not given, and then
+ * the exception that is set, if any, says why. */
+static void read_dlpack(PyObject *object, dice_py_view *view, int *good)
 {
     PyObject *method = PyObject_GetAttrString(object, "__dlpack__"), *nothing = PyTuple_New(0);
-    PyObject *stream = Py_BuildValue("{s:i}", "stream",
-                                     DEFAULT_STREAM); /* it is to wait for what makes the array */
+    /* the producer makes this stream wait for whatever computes the array */
+    PyObject *stream = Py_BuildValue("{s:i}", "stream", DEFAULT_STREAM);
     PyObject *capsule = method == NULL || nothing == NULL || stream == NULL
                           ? NULL
                           : PyObject_Call(method, nothing, stream);
@@ -44,70 +55,66 @@ static int read_dlpack(PyObject *object, dice_py_cuda_array *array)
     Py_XDECREF(nothing);
     Py_XDECREF(stream);
     const dl_tensor *tensor = capsule == NULL ? NULL : PyCapsule_GetPointer(capsule, "dltensor");
-    int good = tensor != NULL && tensor->ndim >= 0 && tensor->ndim <= MOST_DIMENSIONS;
+    *good = tensor != NULL && tensor->ndim >= 0 && tensor->ndim <= MOST_DIMENSIONS;
     int64_t step = 1;
-    for (int axis = good ? tensor->ndim - 1 : -1; axis >= 0; axis--) {
-        array->shape[axis] = (npy_intp)tensor->shape[axis];
-        good &= tensor->shape[axis] >= 0
-             && (tensor->strides == NULL || tensor->shape[axis] <= 1 || tensor->strides[axis] == step);
-        step *= tensor->shape[axis];
+    for (int axis = *good ? tensor->ndim - 1 : -1; axis >= 0 && *good; axis--) {
+        const int has_stride = tensor->strides != NULL;
+        view->shape[axis] = (npy_intp)tensor->shape[axis];
+        *good = axis_fits(tensor->shape[axis], has_stride, has_stride ? tensor->strides[axis] : 0, &step);
     }
-    if (!good) {
+    if (!*good) {
         dice_py_release(capsule);
-        return 0;
+        return;
     }
     const int bytes = tensor->code == DL_UINT && tensor->bits == 8,
               floats = tensor->code == DL_FLOAT && tensor->bits == 32;
-    array->typenum = tensor->lanes != 1 ? NPY_NOTYPE : bytes ? NPY_UINT8 : floats ? NPY_FLOAT32 : NPY_NOTYPE;
-    array->data = (char *)tensor->data + tensor->byte_offset;
-    array->ndim = tensor->ndim;
-    array->stream = DEFAULT_STREAM;
-    array->owner = capsule; /* unused: its destructor gives the array back */
-    return 1;
+    view->typenum = tensor->lanes != 1 ? NPY_NOTYPE : bytes ? NPY_UINT8 : floats ? NPY_FLOAT32 : NPY_NOTYPE;
+    view->data = (char *)tensor->data + tensor->byte_offset;
+    view->ndim = tensor->ndim;
+    view->owner = capsule; /* nobody else takes the array over, so the capsule's destructor gives it back */
 }
 
-/* dict[key] as a borrowed reference, NULL where there is none or it is None. */
+/* dict[key] as a borrowed reference; NULL where it is missing or None. */
 static PyObject *item(PyObject *dict, const char *key)
 {
     PyObject *value = PyDict_GetItemString(dict, key);
     return value == Py_None ? NULL : value;
 }
 
-/* Fills *array from the interface's dict. 0 where it is not as its definition says or not C-contiguous. */
-static int read_interface(PyObject *dict, dice_py_cuda_array *array)
+/* Fills *view from the interface's dict. *good = 0 where the dict is not as its definition says, or the array
+ * is not C-contiguous. */
+static void read_interface(PyObject *dict, dice_py_view *view, uintptr_t *stream, int *good)
 {
+    *good = 0;
     if (!PyDict_Check(dict)) {
-        return 0;
+        return;
     }
     PyObject *shape = item(dict, "shape"), *type = item(dict, "typestr"), *data = item(dict, "data");
-    PyObject *strides = item(dict, "strides"), *stream = item(dict, "stream");
+    PyObject *strides = item(dict, "strides"), *stream_item = item(dict, "stream");
     const char *text = type != NULL && PyUnicode_Check(type) ? PyUnicode_AsUTF8(type) : NULL;
     if (text == NULL || shape == NULL || !PyTuple_Check(shape) || PyTuple_GET_SIZE(shape) > MOST_DIMENSIONS
-        || data == NULL || !PyTuple_Check(data) || PyTuple_GET_SIZE(data) != 2
-        || item(dict, "mask") != NULL) {
-        return 0;
+        || data == NULL || !PyTuple_Check(data) || PyTuple_GET_SIZE(data) != 2 || item(dict, "mask") != NULL
+        || (strides != NULL
+            && (!PyTuple_Check(strides) || PyTuple_GET_SIZE(strides) != PyTuple_GET_SIZE(shape)))) {
+        return;
     }
-    array->typenum = strcmp(text, "|u1") == 0 ? NPY_UINT8
-                   : strcmp(text, "<f4") == 0 ? NPY_FLOAT32
-                                              : NPY_NOTYPE;
-    array->data = PyLong_AsVoidPtr(PyTuple_GET_ITEM(data, 0));
-    array->stream = stream == NULL ? 0 : (uintptr_t)PyLong_AsVoidPtr(stream);
-    array->ndim = (int)PyTuple_GET_SIZE(shape);
-    Py_ssize_t step = array->typenum == NPY_UINT8 ? 1 : 4;
-    for (int axis = array->ndim - 1; axis >= 0; axis--) {
-        array->shape[axis] = PyLong_AsSsize_t(PyTuple_GET_ITEM(shape, axis));
-        if (array->shape[axis] < 0
-            || (strides != NULL && array->shape[axis] > 1
-                && (!PyTuple_Check(strides) || PyTuple_GET_SIZE(strides) != array->ndim
-                    || PyLong_AsSsize_t(PyTuple_GET_ITEM(strides, axis)) != step))) {
-            return 0;
-        }
-        step *= array->shape[axis];
+    view->typenum = strcmp(text, "|u1") == 0 ? NPY_UINT8
+                  : strcmp(text, "<f4") == 0 ? NPY_FLOAT32
+                                             : NPY_NOTYPE;
+    view->data = PyLong_AsVoidPtr(PyTuple_GET_ITEM(data, 0));
+    *stream = stream_item == NULL ? 0 : (uintptr_t)PyLong_AsVoidPtr(stream_item);
+    view->ndim = (int)PyTuple_GET_SIZE(shape);
+    int64_t step = view->typenum == NPY_UINT8 ? 1 : 4;
+    int fits = 1;
+    for (int axis = view->ndim - 1; axis >= 0 && fits; axis--) {
+        const int64_t stride = strides == NULL ? 0 : PyLong_AsSsize_t(PyTuple_GET_ITEM(strides, axis));
+        view->shape[axis] = PyLong_AsSsize_t(PyTuple_GET_ITEM(shape, axis));
+        fits = axis_fits(view->shape[axis], strides != NULL, stride, &step);
     }
-    return !PyErr_Occurred();
+    *good = fits && !PyErr_Occurred();
 }
 
-/* A foreign capsule's destructor may run Python code, which an exception of ours must not meet. */
+/* The destructor of a foreign capsule may run Python code, which must not see an exception of ours. */
 void dice_py_release(PyObject *owner)
 {
     PyObject *type, *value, *trace;
@@ -116,14 +123,14 @@ void dice_py_release(PyObject *owner)
     PyErr_Restore(type, value, trace);
 }
 
-/* A misaligned float would be the end of every kernel of the process. */
-static int is_aligned(const dice_py_cuda_array *array)
+/* A misaligned float would end every kernel of the process. */
+static int is_aligned(const dice_py_view *view)
 {
-    return array->typenum != NPY_FLOAT32 || (uintptr_t)array->data % sizeof(float) == 0;
+    return view->typenum != NPY_FLOAT32 || (uintptr_t)view->data % sizeof(float) == 0;
 }
 
-/* With what the array's owner says (torch: that it needs a gradient, or lives on another device than the
- * current one). */
+/* The refusal of an array on a GPU, with the words of the exception that is set, if one is. (torch: the array
+ * needs a gradient, or lies on another device than the current one.) */
 static dice_status refuse(const char *argument)
 {
     PyObject *type, *value, *trace;
@@ -134,9 +141,9 @@ static dice_status refuse(const char *argument)
         why != NULL ? dice_fail(DICE_E_INPUT, "%s: the array on the GPU cannot be had: %s", argument, why)
                     : dice_fail(DICE_E_INPUT,
                                 "%s: the array on the GPU must be C-contiguous and aligned, without a mask, "
-                                "and have at most 4 "
-                                "dimensions",
+                                "and have at most 4 dimensions",
                                 argument);
+    PyErr_Clear();
     Py_XDECREF(text);
     Py_XDECREF(type);
     Py_XDECREF(value);
@@ -144,10 +151,28 @@ static dice_status refuse(const char *argument)
     return status;
 }
 
-/* DLPack first: it alone says when the array is ready, whatever stream makes it. */
-int dice_py_cuda(PyObject *object, const char *argument, const dice_backend *backend,
-                 const dice_options *options, dice_py_cuda_array *array)
+/* Waits for what computes the array, and looks for NaN. */
+static dice_status await(const char *argument, const dice_py_place *place, uintptr_t stream,
+                         const dice_py_view *view)
 {
+    size_t count = view->typenum == NPY_FLOAT32;
+    for (int axis = 0; axis < view->ndim; axis++) {
+        count *= (size_t)view->shape[axis];
+    }
+    dice_status status;
+    int finite;
+    Py_BEGIN_ALLOW_THREADS
+    status = place->backend->arrived(&place->options, stream, view->data, count, &finite);
+    Py_END_ALLOW_THREADS
+    return status == DICE_OK && !finite ? dice_fail(DICE_E_INPUT, "%s: holds NaN or infinity", argument)
+                                        : status;
+}
+
+/* DLPack first: it alone says when the array is ready, whatever stream computes it. */
+int dice_py_find_cuda(PyObject *object, const char *argument, const dice_py_place *place, int *found,
+                      dice_py_view *view)
+{
+    *found = 0;
     if (PyArray_Check(object)) {
         return 0;
     }
@@ -157,53 +182,62 @@ int dice_py_cuda(PyObject *object, const char *argument, const dice_backend *bac
         PyErr_Clear(); /* not on a GPU */
         return 0;
     }
-    dice_status status = DICE_OK;
-    if (backend->arrived == NULL) {
+    *view = (dice_py_view){0};
+    uintptr_t stream = DEFAULT_STREAM;
+    dice_status status;
+    int good = 0;
+    if (place->backend->arrived == NULL) {
         status = dice_fail(DICE_E_INPUT, "%s: lives on a GPU; copy it to the host, or use device=\"cuda\"",
                            argument);
-    } else if (!(by_dlpack ? read_dlpack(object, array) : read_interface(dict, array))
-               || !is_aligned(array)) {
-        status = refuse(argument);
     } else {
-        size_t count = array->typenum == NPY_FLOAT32;
-        for (int axis = 0; axis < array->ndim; axis++) {
-            count *= (size_t)array->shape[axis];
+        if (by_dlpack) {
+            read_dlpack(object, view, &good);
+        } else {
+            read_interface(dict, view, &stream, &good);
         }
-        int finite;
-        Py_BEGIN_ALLOW_THREADS status = backend->arrived(options, array->stream, array->data, count, &finite);
-        Py_END_ALLOW_THREADS if (status == DICE_OK && !finite)
-        {
-            status = dice_fail(DICE_E_INPUT, "%s: holds NaN or infinity", argument);
-        }
+        status = good && is_aligned(view) ? await(argument, place, stream, view) : refuse(argument);
     }
     Py_XDECREF(dict);
     if (status != DICE_OK) {
-        dice_py_release(array->owner);
-        array->owner = NULL;
-        PyErr_Clear();
-        dice_py_raise(status);
-        return -1;
+        dice_py_release(view->owner);
+        view->owner = NULL;
+        return dice_py_check(status);
     }
-    return 1;
+    *found = 1;
+    return 0;
 }
 
-int dice_py_matrix(PyObject *object, const char *argument, const dice_backend *backend,
-                   const dice_options *options, dice_py_cuda_array *array)
+int dice_py_find_cuda_floats(PyObject *object, int ndim, const char *argument, const dice_py_place *place,
+                             int *found, dice_py_view *view)
 {
-    const int on_gpu = dice_py_cuda(object, argument, backend, options, array);
-    if (on_gpu == 1 && (array->typenum != NPY_FLOAT32 || array->ndim != 2)) {
-        dice_py_release(array->owner);
-        array->owner = NULL;
-        dice_py_raise(dice_fail(DICE_E_INPUT, "%s: on the GPU, want float32 with 2 dimensions", argument));
+    if (dice_py_find_cuda(object, argument, place, found, view) < 0) {
+        return -1;
+    }
+    if (*found && (view->typenum != NPY_FLOAT32 || view->ndim != ndim)) {
+        dice_py_release(view->owner);
+        view->owner = NULL;
+        return dice_py_check(dice_fail(DICE_E_INPUT, "%s: on the GPU, want float32 with %d dimension%s",
+                                       argument, ndim, ndim == 1 ? "" : "s"));
+    }
+    return 0;
+}
+
+int dice_py_floats(PyObject *object, int ndim, const char *argument, const dice_py_place *place,
+                   dice_py_view *view)
+{
+    int found;
+    if (dice_py_find_cuda_floats(object, ndim, argument, place, &found, view) < 0) {
+        return -1;
+    }
+    if (found) {
         return 0;
     }
-    PyArrayObject *host = on_gpu == 0 ? dice_py_array(object, NPY_FLOAT32, 2, argument) : NULL;
-    if (host != NULL) {
-        *array = (dice_py_cuda_array){.data = PyArray_DATA(host),
-                                      .typenum = NPY_FLOAT32,
-                                      .ndim = 2,
-                                      .shape = {PyArray_DIM(host, 0), PyArray_DIM(host, 1)},
-                                      .owner = (PyObject *)host};
+    PyArrayObject *host = dice_py_array(object, NPY_FLOAT32, ndim, argument);
+    if (host == NULL) {
+        return -1;
     }
-    return on_gpu == 1 || host != NULL;
+    *view = (dice_py_view){
+        .data = PyArray_DATA(host), .typenum = NPY_FLOAT32, .ndim = ndim, .owner = (PyObject *)host};
+    memcpy(view->shape, PyArray_DIMS(host), (size_t)ndim * sizeof *view->shape);
+    return 0;
 }

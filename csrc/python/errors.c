@@ -12,12 +12,12 @@ static PyObject *error_class(const char *name)
     return found;
 }
 
-PyObject *dice_py_raise(dice_status status)
+int dice_py_check(dice_status status)
 {
     PyObject *class = NULL;
     switch (status) {
     case DICE_OK:
-        break;
+        return 0;
     case DICE_E_INPUT:
         class = error_class("InputError");
         break;
@@ -33,15 +33,21 @@ PyObject *dice_py_raise(dice_status status)
     }
     if (class != NULL) {
         const char *detail = dice_status_detail();
-        /* a detail cut at its end may have lost half a character */
+        /* a detail that was too long may end in the middle of a character */
         PyObject *text = PyUnicode_DecodeUTF8(detail, (Py_ssize_t)strlen(detail), "replace");
         if (text != NULL) {
             PyErr_SetObject(class, text);
             Py_DECREF(text);
         }
         Py_DECREF(class);
-    } else if (!PyErr_Occurred()) {
-        PyErr_SetString(PyExc_SystemError, "an error was raised without a status");
     }
-    return NULL;
+    return -1;
+}
+
+PyObject *dice_py_result(dice_status status, PyObject *object)
+{
+    if (object != NULL && dice_py_check(status) < 0) {
+        Py_CLEAR(object);
+    }
+    return object;
 }

@@ -1,140 +1,112 @@
-/* The type Linear: W and b, whole or masked, made ready by a back end. See backend.h, linear_*. */
+/* The type Linear: W and b, whole or masked, made ready by a back end. See linear_* in backend/backend.h. */
 #include "python/binding.h"
 
 #include <math.h>
-#include <string.h>
 
 typedef struct linear_object {
-    PyObject_HEAD const dice_backend *backend;
+    PyObject_HEAD
+    dice_py_place place;
     dice_linear *linear;
-    dice_options options;
     Py_ssize_t classes, features;
 } linear_object;
-
-static PyObject *linear_type; /* made by dice_py_add_linear */
 
 static void linear_dealloc(PyObject *self)
 {
     linear_object *object = (linear_object *)self;
     PyTypeObject *type = Py_TYPE(self);
     if (object->linear != NULL) {
-        object->backend->linear_free(object->linear);
+        object->place.backend->linear_free(object->linear);
     }
     type->tp_free(self);
     Py_DECREF(type);
 }
 
-/* b (M), on the host or a GPU, for W (M, D). 0 with InputError. */
-static int read_bias(PyObject *object, npy_intp classes, const dice_backend *backend,
-                     const dice_options *options, dice_py_cuda_array *bias)
+/* *bias = b (M), on the host or a GPU. */
+static int read_bias(PyObject *object, npy_intp classes, const dice_py_place *place, dice_py_view *bias)
 {
-    const int on_gpu = dice_py_cuda(object, "b", backend, options, bias);
-    PyArrayObject *host = on_gpu == 0 ? dice_py_array(object, NPY_FLOAT32, 1, "b") : NULL;
-    if (host != NULL) {
-        *bias = (dice_py_cuda_array){.data = PyArray_DATA(host),
-                                     .typenum = NPY_FLOAT32,
-                                     .ndim = 1,
-                                     .shape = {PyArray_DIM(host, 0)},
-                                     .owner = (PyObject *)host};
-    } else if (on_gpu < 1) {
-        return 0;
-    }
-    if (bias->typenum != NPY_FLOAT32 || bias->ndim != 1) {
-        dice_py_raise(dice_fail(DICE_E_INPUT, "b: on the GPU, want float32 with 1 dimension"));
-        return 0;
+    if (dice_py_floats(object, 1, "b", place, bias) < 0) {
+        return -1;
     }
     if (bias->shape[0] != classes) {
-        dice_py_raise(dice_fail(DICE_E_INPUT, "b: got %zd values, W wants %zd", bias->shape[0], classes));
-        return 0;
+        return dice_py_check(dice_fail(DICE_E_INPUT, "b: got %zd values, W wants %zd",
+                                       (Py_ssize_t)bias->shape[0], (Py_ssize_t)classes));
     }
-    return 1;
+    return 0;
 }
 
-/* keep (M, D), 1 where a weight stays. NULL with InputError. */
+/* keep (M, D), 1 where a weight stays. */
 static PyArrayObject *read_keep(PyObject *object, const npy_intp *shape)
 {
     PyArrayObject *keep = dice_py_array(object, NPY_UINT8, 2, "keep");
     for (int axis = 0; keep != NULL && axis < 2; axis++) {
-        const Py_ssize_t got = PyArray_DIM(keep, axis);
-        if (got != shape[axis]) {
+        const Py_ssize_t got = PyArray_DIM(keep, axis), want = shape[axis];
+        if (got != want) {
             Py_CLEAR(keep);
-            dice_py_raise(
-                dice_fail(DICE_E_INPUT, "keep: got %zd along axis %d, W wants %zd", got, axis, shape[axis]));
+            dice_py_check(
+                dice_fail(DICE_E_INPUT, "keep: got %zd along axis %d, W wants %zd", got, axis, want));
         }
     }
     return keep;
 }
 
-/* A new Linear of host or device memory; NULL with an exception set. */
+/* A Linear of arrays that lie where the back end of `place` can read them; keep may be NULL. */
 static PyObject *make_linear(PyTypeObject *type, const float *weight, const float *bias, const uint8_t *keep,
-                             npy_intp classes, npy_intp features, const dice_backend *backend,
-                             const dice_options *options)
+                             npy_intp classes, npy_intp features, const dice_py_place *place)
 {
     if (classes == 0 || features == 0 || classes > INT32_MAX) {
-        return dice_py_raise(
-            dice_fail(DICE_E_INPUT, "W: got shape (%zd, %zd), want 1 to 2^31 - 1 classes and some features",
-                      classes, features));
+        dice_py_check(dice_fail(DICE_E_INPUT,
+                                "W: got shape (%zd, %zd), want 1 to 2^31 - 1 classes and some features",
+                                (Py_ssize_t)classes, (Py_ssize_t)features));
+        return NULL;
     }
     linear_object *made = (linear_object *)type->tp_alloc(type, 0);
     if (made == NULL) {
         return NULL;
     }
-    made->backend = backend;
-    made->options = *options;
+    made->place = *place;
     made->classes = classes;
     made->features = features;
     dice_status status;
-    Py_BEGIN_ALLOW_THREADS status = backend->linear_create(weight, bias, keep, (size_t)classes,
-                                                           (size_t)features, options, &made->linear);
-    Py_END_ALLOW_THREADS if (status != DICE_OK)
-    {
-        Py_DECREF(made);
-        return dice_py_raise(status);
-    }
-    return (PyObject *)made;
+    Py_BEGIN_ALLOW_THREADS
+    status = place->backend->linear_create(weight, bias, keep, (size_t)classes, (size_t)features,
+                                           &place->options, &made->linear);
+    Py_END_ALLOW_THREADS
+    return dice_py_result(status, (PyObject *)made);
 }
 
-PyObject *dice_py_linear(const float *weight, const float *bias, npy_intp classes, npy_intp features,
-                         const dice_backend *backend, const dice_options *options)
+PyObject *dice_py_linear_new(const dice_py_module *state, const float *weight, const float *bias,
+                             npy_intp classes, npy_intp features, const dice_py_place *place)
 {
-    return make_linear((PyTypeObject *)linear_type, weight, bias, NULL, classes, features, backend, options);
+    return make_linear(state->linear, weight, bias, NULL, classes, features, place);
 }
 
 dice_status dice_py_linear_logits(PyObject *linear, const float *h, size_t n, float *logits)
 {
     const linear_object *object = (const linear_object *)linear;
     const dice_linear_outputs outputs = {.logits = logits};
-    return object->backend->linear_forward(object->linear, h, n, INFINITY, &outputs);
+    return object->place.backend->linear_forward(object->linear, h, n, INFINITY, &outputs);
 }
 
 static PyObject *linear_new(PyTypeObject *type, PyObject *args, PyObject *keywords)
 {
     static char *names[] = {"W", "b", "keep", "device", "isa", "plain_products", NULL};
-    PyObject *weight_object, *bias_object, *keep_object = Py_None;
+    PyObject *weight_object, *bias_object, *keep_object = Py_None, *made = NULL;
     const char *device = "cpu", *isa = NULL;
     int plain_products = 0;
+    dice_py_place place;
     if (!PyArg_ParseTupleAndKeywords(args, keywords, "OO|Oszp", names, &weight_object, &bias_object,
-                                     &keep_object, &device, &isa, &plain_products)) {
+                                     &keep_object, &device, &isa, &plain_products)
+        || dice_py_find_place(device, isa, "float32", &place) < 0) {
         return NULL;
     }
-    dice_options options = {0};
-    const dice_backend *backend = NULL;
-    dice_status status = dice_py_options(isa, "float32", &options);
-    options.plain_products = plain_products;
-    if (status == DICE_OK) {
-        status = dice_backend_find(device, &options, &backend);
-    }
-    if (status != DICE_OK) {
-        return dice_py_raise(status);
-    }
-    PyObject *made = NULL;
+    place.options.plain_products = plain_products;
     PyArrayObject *keep = NULL;
-    dice_py_cuda_array weight = {0}, bias = {0};
-    if (dice_py_matrix(weight_object, "W", backend, &options, &weight)
-        && read_bias(bias_object, weight.shape[0], backend, &options, &bias)
+    dice_py_view weight = {0}, bias = {0};
+    if (dice_py_floats(weight_object, 2, "W", &place, &weight) == 0
+        && read_bias(bias_object, weight.shape[0], &place, &bias) == 0
         && (keep_object == Py_None || (keep = read_keep(keep_object, weight.shape)) != NULL)) {
         made = make_linear(type, weight.data, bias.data, keep == NULL ? NULL : PyArray_DATA(keep),
-                           weight.shape[0], weight.shape[1], backend, &options);
+                           weight.shape[0], weight.shape[1], &place);
     }
     dice_py_release(weight.owner);
     dice_py_release(bias.owner);
@@ -142,28 +114,56 @@ static PyObject *linear_new(PyTypeObject *type, PyObject *args, PyObject *keywor
     return made;
 }
 
-/* What forward can return, in the order of `wanted` below. */
+/* What forward can return; the names and types are in this order. */
 enum { ENERGY, MSP, MAXLOGIT, LABEL, LOGITS, OUTPUTS };
 static const char *const output_names[OUTPUTS] = {"energy", "msp", "maxlogit", "label", "logits"};
 static const int output_types[OUTPUTS] = {NPY_FLOAT64, NPY_FLOAT64, NPY_FLOAT64, NPY_INT32, NPY_FLOAT32};
 
-static int output_of(PyObject *name)
+/* *output = which of them `name` names. */
+static int read_output(PyObject *name, int *output)
 {
-    for (int output = 0; output < OUTPUTS; output++) {
-        if (PyUnicode_Check(name) && PyUnicode_CompareWithASCIIString(name, output_names[output]) == 0) {
-            return output;
+    for (*output = 0; *output < OUTPUTS; (*output)++) {
+        if (PyUnicode_Check(name) && PyUnicode_CompareWithASCIIString(name, output_names[*output]) == 0) {
+            return 0;
         }
     }
-    dice_py_raise(dice_fail(DICE_E_INPUT, "score: not one of energy, msp, maxlogit, label, logits"));
-    return -1;
+    return dice_py_check(dice_fail(DICE_E_INPUT, "score: not one of energy, msp, maxlogit, label, logits"));
 }
 
-/* forward(h, clip, *names) -> tuple of arrays */
+/* The arrays that the names from args[2] on ask for; data[output] = the memory of each, NULL for those not
+ * asked for. */
+static PyObject *make_outputs(PyObject *args, npy_intp n, npy_intp classes, void *data[OUTPUTS])
+{
+    const Py_ssize_t count = PyTuple_GET_SIZE(args) - 2;
+    const npy_intp shape[2] = {n, classes};
+    PyObject *arrays = PyTuple_New(count);
+    if (arrays == NULL) {
+        return NULL;
+    }
+    for (Py_ssize_t i = 0; i < count; i++) {
+        int output;
+        PyObject *array = NULL;
+        if (read_output(PyTuple_GET_ITEM(args, i + 2), &output) == 0) {
+            if (data[output] != NULL) {
+                dice_py_check(dice_fail(DICE_E_INPUT, "score: %s is named twice", output_names[output]));
+            } else {
+                array = PyArray_SimpleNew(output == LOGITS ? 2 : 1, shape, output_types[output]);
+            }
+        }
+        if (array == NULL) {
+            Py_DECREF(arrays);
+            return NULL;
+        }
+        data[output] = dice_py_data(array);
+        PyTuple_SET_ITEM(arrays, i, array);
+    }
+    return arrays;
+}
+
 static PyObject *linear_forward(PyObject *self, PyObject *args)
 {
-    linear_object *object = (linear_object *)self;
-    const Py_ssize_t count = PyTuple_GET_SIZE(args) - 2;
-    if (count < 1) {
+    const linear_object *object = (linear_object *)self;
+    if (PyTuple_GET_SIZE(args) < 3) {
         PyErr_SetString(PyExc_TypeError, "forward(h, clip, name, ...) wants at least three arguments");
         return NULL;
     }
@@ -172,83 +172,66 @@ static PyObject *linear_forward(PyObject *self, PyObject *args)
         return NULL;
     }
     if (isnan(clip) || clip == -INFINITY) {
-        return dice_py_raise(
-            dice_fail(DICE_E_INPUT, "clip: got %g, want a number above minus infinity", clip));
-    }
-    dice_py_cuda_array h = {0};
-    if (!dice_py_matrix(PyTuple_GET_ITEM(args, 0), "h", object->backend, &object->options, &h)) {
+        dice_py_check(dice_fail(DICE_E_INPUT, "clip: got %g, want a number above minus infinity", clip));
         return NULL;
     }
-    const npy_intp *dims = h.shape;
+    dice_py_view h = {0};
+    if (dice_py_floats(PyTuple_GET_ITEM(args, 0), 2, "h", &object->place, &h) < 0) {
+        return NULL;
+    }
+    PyObject *result = NULL;
     void *data[OUTPUTS] = {NULL};
-    PyObject *result = PyTuple_New(count);
-    if (result == NULL) {
-        goto failed;
-    }
-    if (dims[1] != object->features) {
-        dice_py_raise(dice_fail(DICE_E_INPUT, "h: got %zd features, W wants %zd", (Py_ssize_t)dims[1],
+    if (h.shape[1] != object->features) {
+        dice_py_check(dice_fail(DICE_E_INPUT, "h: got %zd features, W wants %zd", (Py_ssize_t)h.shape[1],
                                 object->features));
-        goto failed;
-    }
-    npy_intp shape[2] = {dims[0], object->classes};
-    for (Py_ssize_t i = 0; i < count; i++) {
-        const int output = output_of(PyTuple_GET_ITEM(args, i + 2));
-        if (output >= 0 && data[output] != NULL) {
-            dice_py_raise(dice_fail(DICE_E_INPUT, "score: %s is named twice", output_names[output]));
-            goto failed;
-        }
-        PyObject *array = output < 0
-                            ? NULL
-                            : PyArray_SimpleNew(output == LOGITS ? 2 : 1, shape, output_types[output]);
-        if (array == NULL) {
-            goto failed;
-        }
-        data[output] = PyArray_DATA((PyArrayObject *)array);
-        PyTuple_SET_ITEM(result, i, array);
-    }
-    const dice_linear_outputs outputs = {.energy = data[ENERGY],
-                                         .msp = data[MSP],
-                                         .maxlogit = data[MAXLOGIT],
-                                         .label = data[LABEL],
-                                         .logits = data[LOGITS]};
-    dice_status status;
-    Py_BEGIN_ALLOW_THREADS status = object->backend->linear_forward(object->linear, h.data, (size_t)shape[0],
-                                                                    (float)clip, &outputs);
-    Py_END_ALLOW_THREADS if (status != DICE_OK)
-    {
-        dice_py_raise(status);
-        goto failed;
+    } else if ((result = make_outputs(args, h.shape[0], object->classes, data)) != NULL) {
+        const dice_linear_outputs outputs = {.energy = data[ENERGY],
+                                             .msp = data[MSP],
+                                             .maxlogit = data[MAXLOGIT],
+                                             .label = data[LABEL],
+                                             .logits = data[LOGITS]};
+        dice_status status;
+        Py_BEGIN_ALLOW_THREADS
+        status = object->place.backend->linear_forward(object->linear, h.data, (size_t)h.shape[0],
+                                                       (float)clip, &outputs);
+        Py_END_ALLOW_THREADS
+        result = dice_py_result(status, result);
     }
     dice_py_release(h.owner);
     return result;
-failed:
-    dice_py_release(h.owner);
-    Py_XDECREF(result);
-    return NULL;
 }
 
 static PyObject *linear_info(PyObject *self, PyObject *Py_UNUSED(ignored))
 {
-    linear_object *object = (linear_object *)self;
+    const linear_object *object = (linear_object *)self;
     size_t bytes;
-    const char *kind = object->backend->linear_info(object->linear, &bytes);
+    const char *kind = object->place.backend->linear_info(object->linear, &bytes);
     return Py_BuildValue("(sn)", kind, (Py_ssize_t)bytes);
 }
 
 static PyMethodDef linear_methods[] = {
     {"forward", linear_forward, METH_VARARGS,
-     "forward(h, clip, *names) -> tuple of one array a name, from W min(h, clip) + b, h (N, D)\n\n"
-     "energy, msp, maxlogit: float64 (N,); label: int32 (N,); logits: float32 (N, M).\n"
-     "The same bits for every N and number of threads."},
-    {"info", linear_info, METH_NOARGS, "info() -> (\"dense\", \"sparse\" or \"both\", bytes)"},
+     "forward($self, h, clip, /, *names)\n--\n\n"
+     "What the layer makes of min(h, clip): a tuple of arrays, one a name.\n\n"
+     "h: float32 (N, D), on the host or on the layer's device; clip: a number, inf = no clip. names: "
+     "\"energy\",\n"
+     "\"msp\" and \"maxlogit\" are float64 (N,), \"label\" is int32 (N,), \"logits\" is float32 (N, M). An "
+     "image's\n"
+     "bits depend neither on the others nor on the number of threads."},
+    {"info", linear_info, METH_NOARGS,
+     "info($self, /)\n--\n\n"
+     "How the weights are stored: (\"dense\", \"sparse\" or \"both\", bytes)."},
     {NULL, NULL, 0, NULL},
 };
 
 static PyType_Slot linear_slots[] = {
     {Py_tp_doc,
-     "Linear(W, b, keep=None, device=\"cpu\", isa=None, plain_products=False)\n\n"
-     "W (M, D) and b (M,), or what the uint8 mask keep (M, D) leaves of W. plain_products: on a GPU cuBLAS\n"
-     "may form the products, whose last bits depend on N."},
+     "Linear(W, b, keep=None, device=\"cpu\", isa=None, plain_products=False)\n--\n\n"
+     "W h + b and the scores of it, with W packed for one back end; whole, or what a mask leaves of it.\n\n"
+     "W: float32 (M, D), b: float32 (M,), on the host or on the device, copied; keep: uint8 (M, D), 1 where "
+     "a\n"
+     "weight stays, or None for all; isa: see isa_select. plain_products: a GPU may take the products of\n"
+     "cuBLAS, whose last bits depend on N."},
     {Py_tp_new, linear_new},
     {Py_tp_dealloc, linear_dealloc},
     {Py_tp_methods, linear_methods},
@@ -264,6 +247,7 @@ static PyType_Spec linear_spec = {
 
 int dice_py_add_linear(PyObject *module)
 {
-    linear_type = PyType_FromModuleAndSpec(module, &linear_spec, NULL);
-    return linear_type == NULL ? -1 : PyModule_AddType(module, (PyTypeObject *)linear_type);
+    dice_py_module *state = PyModule_GetState(module);
+    state->linear = (PyTypeObject *)PyType_FromModuleAndSpec(module, &linear_spec, NULL);
+    return state->linear == NULL ? -1 : PyModule_AddType(module, state->linear);
 }

@@ -1,136 +1,49 @@
-/* Networks: building one from named arrays, and running it. */
+/* The type Network: a Graph made ready by a back end, and run. See net_* in backend/backend.h. */
 #include "python/binding.h"
 
 #include <string.h>
 #include <structmember.h>
 
-#include "backend/backend.h"
-#include "base/memory.h"
-#include "nn/build.h"
+#include "nn/plan.h"
 
 typedef struct network {
-    PyObject_HEAD const dice_backend *backend;
+    PyObject_HEAD
+    dice_py_place place;
     dice_net *net;
-    PyObject *linear; /* a Linear of W and b on the same back end: makes the logits */
-    dice_options options;
+    dice_graph *outline; /* without weights: gives the output's size for an image's */
+    PyObject *linear;    /* a Linear of W and b at the same place; None where the graph has no head */
     Py_ssize_t features, classes;
+    int32_t channels; /* of the input */
     int image_size;
     PyObject *arch, *isa, *precision, *mean, *std, *weight, *bias;
 } network;
 
-static const char *const precisions[] = {"float32", "bf16x3", "bf16"};
-
-dice_status dice_py_options(const char *isa, const char *precision, dice_options *options)
+static void network_dealloc(PyObject *object)
 {
-    const dice_status status = dice_isa_select(isa, &options->isa);
-    if (status != DICE_OK) {
-        return status;
+    network *self = (network *)object;
+    PyTypeObject *type = Py_TYPE(object);
+    if (self->net != NULL) {
+        self->place.backend->net_free(self->net);
     }
-    for (int p = DICE_FLOAT32; p <= DICE_BF16; p++) {
-        if (strcmp(precision, precisions[p]) == 0) {
-            options->precision = (dice_precision)p;
-            return DICE_OK;
-        }
-    }
-    return dice_fail(DICE_E_INPUT, "precision %s: not one of float32, bf16x3, bf16", precision);
+    dice_graph_free(self->outline);
+    Py_XDECREF(self->linear);
+    Py_XDECREF(self->arch);
+    Py_XDECREF(self->isa);
+    Py_XDECREF(self->precision);
+    Py_XDECREF(self->mean);
+    Py_XDECREF(self->std);
+    Py_XDECREF(self->weight);
+    Py_XDECREF(self->bias);
+    type->tp_free(object);
+    Py_DECREF(type);
 }
 
-/* One named array as a dice_weight; *array keeps its data alive. */
-static int read_weight(PyObject *key, PyObject *value, dice_weight *weight, PyArrayObject **array)
-{
-    weight->name = PyUnicode_Check(key) ? PyUnicode_AsUTF8(key) : NULL;
-    if (weight->name == NULL || !PyArray_Check(value)) {
-        PyErr_Clear();
-        dice_py_raise(dice_fail(DICE_E_INPUT, "weights: want a dict of names to numpy arrays"));
-        return -1;
-    }
-    weight->ndim = PyArray_NDIM((PyArrayObject *)value);
-    if (weight->ndim > DICE_WEIGHT_DIMS) {
-        dice_py_raise(dice_fail(DICE_E_INPUT, "layer %s: got %d dimensions, want at most %d", weight->name,
-                                weight->ndim, DICE_WEIGHT_DIMS));
-        return -1;
-    }
-    for (int i = 0; i < weight->ndim; i++) {
-        const npy_intp size = PyArray_DIM((PyArrayObject *)value, i);
-        if (size < 1 || size > INT32_MAX) {
-            dice_py_raise(dice_fail(DICE_E_INPUT, "layer %s: axis %d has size %zd", weight->name, i, size));
-            return -1;
-        }
-        weight->shape[i] = (int32_t)size;
-    }
-    char argument[DICE_WEIGHT_NAME + 8];
-    snprintf(argument, sizeof argument, "layer %s", weight->name);
-    *array = dice_py_array(value, NPY_FLOAT32, weight->ndim, argument);
-    if (*array == NULL) {
-        return -1;
-    }
-    weight->data = PyArray_DATA(*array);
-    return 0;
-}
-
-/* The graph of `arch` (NULL: recognised) with the arrays of `dict`; NULL with an exception set. */
-static dice_graph *build_graph(const char *arch, PyObject *dict)
-{
-    void *items = NULL, *arrays_memory = NULL;
-    dice_graph *graph = NULL;
-    const size_t room = (size_t)PyDict_Size(dict);
-    dice_weights weights = {0};
-    dice_status status = dice_alloc_zero(room, sizeof(dice_weight), &items);
-    if (status == DICE_OK) {
-        status = dice_alloc_zero(room, sizeof(PyArrayObject *), &arrays_memory);
-    }
-    if (status != DICE_OK) {
-        dice_py_raise(status);
-        goto done;
-    }
-    weights.items = items;
-    PyArrayObject **arrays = arrays_memory;
-    PyObject *key, *value;
-    Py_ssize_t position = 0;
-    while (PyDict_Next(dict, &position, &key, &value)) {
-        if (read_weight(key, value, &weights.items[weights.count], &arrays[weights.count]) < 0) {
-            goto done;
-        }
-        weights.count++;
-    }
-    status = dice_build(arch, &weights, &graph);
-    if (status != DICE_OK) {
-        dice_py_raise(status);
-    }
-done:
-    for (size_t i = 0; i < weights.count; i++) {
-        Py_DECREF(((PyArrayObject **)arrays_memory)[i]);
-    }
-    dice_free(items);
-    dice_free(arrays_memory);
-    return graph;
-}
-
-/* values[3] = the numbers of `object`, where that is not None. */
-static int read_triple(PyObject *object, const char *argument, float values[3])
-{
-    if (object == Py_None) {
-        return 0;
-    }
-    PyArrayObject *array = dice_py_array(object, NPY_FLOAT32, 1, argument);
-    if (array == NULL) {
-        return -1;
-    }
-    const int fits = PyArray_SIZE(array) == 3;
-    if (fits) {
-        memcpy(values, PyArray_DATA(array), 3 * sizeof(float));
-    } else {
-        dice_py_raise(dice_fail(DICE_E_INPUT, "%s: got %zd values, want 3", argument, PyArray_SIZE(array)));
-    }
-    Py_DECREF(array);
-    return fits ? 0 : -1;
-}
-
+/* A read-only copy. */
 static PyObject *copy_array(const float *data, int ndim, const npy_intp *shape)
 {
     PyObject *array = PyArray_SimpleNew(ndim, shape, NPY_FLOAT32);
     if (array != NULL) {
-        memcpy(PyArray_DATA((PyArrayObject *)array), data, (size_t)PyArray_NBYTES((PyArrayObject *)array));
+        memcpy(dice_py_data(array), data, (size_t)PyArray_NBYTES((PyArrayObject *)array));
         PyArray_CLEARFLAGS((PyArrayObject *)array, NPY_ARRAY_WRITEABLE);
     }
     return array;
@@ -141,209 +54,231 @@ static PyObject *triple(const float v[3])
     return Py_BuildValue("(fff)", (double)v[0], (double)v[1], (double)v[2]);
 }
 
-static PyTypeObject network_type;
-
-/* The Python object of a graph on a back end; NULL with an exception set. */
-static PyObject *make_network(const dice_graph *graph, const dice_backend *backend,
-                              const dice_options *options)
+/* The attributes that tell what the graph is. */
+static int set_attributes(network *self, const dice_graph *graph)
 {
-    network *self = (network *)network_type.tp_alloc(&network_type, 0);
+    const npy_intp shape[2] = {graph->classes, graph->tensors[graph->output].channels};
+    self->features = shape[1];
+    self->classes = shape[0];
+    self->channels = graph->tensors[graph->input].channels;
+    self->image_size = graph->image_size;
+    self->arch = PyUnicode_FromString(graph->arch);
+    self->isa = PyUnicode_FromString(dice_isa_name(self->place.options.isa));
+    self->precision = PyUnicode_FromString(dice_py_precision_name(self->place.options.precision));
+    self->mean = triple(graph->mean);
+    self->std = triple(graph->std);
+    const int has_head = graph->classes > 0;
+    self->weight = has_head ? copy_array(graph->head_weight, 2, shape) : Py_NewRef(Py_None);
+    self->bias = has_head ? copy_array(graph->head_bias, 1, shape) : Py_NewRef(Py_None);
+    return self->arch == NULL || self->isa == NULL || self->precision == NULL || self->mean == NULL
+                || self->std == NULL || self->weight == NULL || self->bias == NULL
+             ? -1
+             : 0;
+}
+
+/* What runs: the network on its back end, and the Linear of its head. */
+static int make_ready(network *self, const dice_py_module *state, const dice_graph *graph)
+{
+    dice_status status;
+    Py_BEGIN_ALLOW_THREADS
+    status = self->place.backend->net_create(graph, &self->place.options, &self->net);
+    if (status == DICE_OK) {
+        status = dice_graph_outline(graph, &self->outline);
+    }
+    Py_END_ALLOW_THREADS
+    if (dice_py_check(status) < 0) {
+        return -1;
+    }
+    self->linear = graph->classes == 0 ? Py_NewRef(Py_None)
+                                       : dice_py_linear_new(state, graph->head_weight, graph->head_bias,
+                                                            self->classes, self->features, &self->place);
+    return self->linear == NULL ? -1 : 0;
+}
+
+static PyObject *network_new(PyTypeObject *type, PyObject *args, PyObject *keywords)
+{
+    static char *names[] = {"graph", "precision", "isa", "device", NULL};
+    const dice_py_module *state = PyType_GetModuleState(type);
+    PyObject *graph_object;
+    const char *precision = "float32", *isa = NULL, *device = "cpu";
+    const dice_graph *graph;
+    dice_py_place place;
+    if (!PyArg_ParseTupleAndKeywords(args, keywords, "O|szs", names, &graph_object, &precision, &isa, &device)
+        || dice_py_graph(state, graph_object, &graph) < 0
+        || dice_py_find_place(device, isa, precision, &place) < 0) {
+        return NULL;
+    }
+    network *self = (network *)type->tp_alloc(type, 0);
     if (self == NULL) {
         return NULL;
     }
-    self->backend = backend;
-    self->options = *options;
-    self->features = graph->tensors[graph->output].channels;
-    self->classes = graph->classes;
-    self->image_size = graph->image_size;
-    const npy_intp shape[2] = {self->classes, self->features};
-    self->arch = PyUnicode_FromString(graph->arch);
-    self->isa = PyUnicode_FromString(dice_isa_name(options->isa));
-    self->precision = PyUnicode_FromString(precisions[options->precision]);
-    self->mean = triple(graph->mean);
-    self->std = triple(graph->std);
-    self->weight = copy_array(graph->head_weight, 2, shape);
-    self->bias = copy_array(graph->head_bias, 1, shape);
-    if (self->arch == NULL || self->isa == NULL || self->precision == NULL || self->mean == NULL
-        || self->std == NULL || self->weight == NULL || self->bias == NULL) {
-        Py_DECREF(self);
-        return NULL;
-    }
-    dice_status status;
-    Py_BEGIN_ALLOW_THREADS status = backend->net_create(graph, options, &self->net);
-    Py_END_ALLOW_THREADS if (status != DICE_OK)
-    {
-        Py_DECREF(self);
-        return dice_py_raise(status);
-    }
-    self->linear = dice_py_linear(graph->head_weight, graph->head_bias, self->classes, self->features,
-                                  backend, options);
-    if (self->linear == NULL) {
+    self->place = place;
+    if (set_attributes(self, graph) < 0 || make_ready(self, state, graph) < 0) {
         Py_CLEAR(self);
     }
     return (PyObject *)self;
 }
 
-static const char graph_name[] = "dice graph";
-
-static void free_graph(PyObject *capsule)
+/* Are these uint8 (N, H, W, 3) or float32 (N, C, H, W)? */
+static int are_images(const network *self, const dice_py_view *view)
 {
-    dice_graph_free(PyCapsule_GetPointer(capsule, graph_name));
+    const int bytes = view->typenum == NPY_UINT8;
+    return (bytes ? self->channels == 3 : view->typenum == NPY_FLOAT32) && view->ndim == 4
+        && view->shape[bytes ? 3 : 1] == self->channels;
 }
 
-static PyObject *py_build_graph(PyObject *Py_UNUSED(module), PyObject *args)
+/* For the core; a side that is too long for it is too long for the planner too, which refuses it. */
+static dice_images images_of(const dice_py_view *view)
 {
-    const char *arch;
-    PyObject *dict, *mean, *std;
-    if (!PyArg_ParseTuple(args, "zO!OO", &arch, &PyDict_Type, &dict, &mean, &std)) {
-        return NULL;
-    }
-    PyObject *made = NULL;
-    dice_graph *graph = build_graph(arch, dict);
-    if (graph == NULL || read_triple(mean, "normalize: mean", graph->mean) < 0
-        || read_triple(std, "normalize: std", graph->std) < 0) {
-        goto done;
-    }
-    const dice_status status = dice_graph_check(graph); /* again, for the given normalisation */
-    made = status == DICE_OK ? PyCapsule_New(graph, graph_name, free_graph) : dice_py_raise(status);
-done:
-    if (made == NULL) {
-        dice_graph_free(graph);
-    }
-    return made;
+    const int bytes = view->typenum == NPY_UINT8;
+    const npy_intp height = view->shape[bytes ? 1 : 2], width = view->shape[bytes ? 2 : 3];
+    return (dice_images){.bytes = bytes ? view->data : NULL,
+                         .floats = bytes ? NULL : view->data,
+                         .n = (size_t)view->shape[0],
+                         .height = (int32_t)(height < INT32_MAX ? height : INT32_MAX),
+                         .width = (int32_t)(width < INT32_MAX ? width : INT32_MAX)};
 }
 
-static PyObject *py_make_network(PyObject *Py_UNUSED(module), PyObject *args)
+/* InputError for images of another type or shape, with what is wanted; NULL stands for images on a GPU. */
+static int refuse_images(const network *self, PyArrayObject *images)
 {
-    PyObject *capsule;
-    const char *precision, *isa, *device;
-    if (!PyArg_ParseTuple(args, "Oszs", &capsule, &precision, &isa, &device)) {
-        return NULL;
+    const int takes_bytes = self->channels == 3, typenum = images == NULL ? NPY_NOTYPE : PyArray_TYPE(images);
+    char planes[48], both[96];
+    snprintf(planes, sizeof planes, "(N, %d, H, W)", self->channels);
+    snprintf(both, sizeof both, "%sfloat32 %s", takes_bytes ? "uint8 (N, H, W, 3) or " : "", planes);
+    if (images == NULL) {
+        return dice_py_check(dice_fail(DICE_E_INPUT, "images: on the GPU, want %s", both));
     }
-    const dice_graph *graph = PyCapsule_GetPointer(capsule, graph_name);
-    if (graph == NULL) {
-        return NULL;
+    const int known = typenum == NPY_FLOAT32 || (typenum == NPY_UINT8 && takes_bytes);
+    PyObject *part = known ? PyObject_GetAttrString((PyObject *)images, "shape")
+                           : Py_NewRef((PyObject *)PyArray_DESCR(images));
+    PyObject *text = part == NULL ? NULL : PyObject_Str(part);
+    const char *got = text == NULL ? NULL : PyUnicode_AsUTF8(text);
+    if (got != NULL) {
+        dice_py_check(!known ? dice_fail(DICE_E_INPUT, "images: got dtype %s, want %s", got, both)
+                      : typenum == NPY_UINT8
+                          ? dice_fail(DICE_E_INPUT, "images: got uint8 %s, want (N, H, W, 3)", got)
+                          : dice_fail(DICE_E_INPUT, "images: got float32 %s, want %s", got, planes));
     }
-    dice_options options = {0};
-    const dice_backend *backend = NULL;
-    dice_status status = dice_py_options(isa, precision, &options);
-    if (status == DICE_OK) {
-        status = dice_backend_find(device, &options, &backend);
-    }
-    return status == DICE_OK ? make_network(graph, backend, &options) : dice_py_raise(status);
+    Py_XDECREF(part);
+    Py_XDECREF(text);
+    return -1;
 }
 
-/* *view = images that live on a GPU: 1, 0 where they do not, -1 with an exception set. The caller releases
- * *owner. */
-static int read_cuda_images(const network *self, PyObject *object, dice_images *view, PyObject **owner)
+/* *images = images on a GPU or on the host, finite; the caller releases *owner. */
+static int read_images(const network *self, PyObject *object, dice_images *images, PyObject **owner)
 {
-    dice_py_cuda_array array = {0};
-    const int found = dice_py_cuda(object, "images", self->backend, &self->options, &array);
-    if (found < 1) {
-        return found;
-    }
-    const int bytes = array.typenum == NPY_UINT8;
-    if (array.typenum == NPY_NOTYPE || array.ndim != 4 || array.shape[bytes ? 3 : 1] != 3
-        || array.shape[bytes ? 1 : 2] > INT32_MAX || array.shape[bytes ? 2 : 3] > INT32_MAX) {
-        dice_py_release(array.owner);
-        dice_py_raise(
-            dice_fail(DICE_E_INPUT, "images: on the GPU, want uint8 (N, H, W, 3) or float32 (N, 3, H, W)"));
+    dice_py_view view;
+    int found;
+    if (dice_py_find_cuda(object, "images", &self->place, &found, &view) < 0) {
         return -1;
     }
-    *view = (dice_images){.bytes = bytes ? array.data : NULL,
-                          .floats = bytes ? NULL : array.data,
-                          .n = (size_t)array.shape[0],
-                          .height = (int32_t)array.shape[bytes ? 1 : 2],
-                          .width = (int32_t)array.shape[bytes ? 2 : 3]};
-    *owner = array.owner;
-    return 1;
-}
-
-/* images as an array of its own dtype and *view of it; NULL with an exception set. */
-static PyArrayObject *read_images(PyObject *object, dice_images *view)
-{
-    PyArrayObject *any = (PyArrayObject *)PyArray_FROM_O(object);
-    if (any == NULL) {
-        return NULL;
+    if (found) {
+        if (!are_images(self, &view)) {
+            dice_py_release(view.owner);
+            return refuse_images(self, NULL);
+        }
+        *owner = view.owner;
+        *images = images_of(&view);
+        return 0;
     }
-    const int type = PyArray_TYPE(any);
-    const int channels_axis = type == NPY_UINT8 ? 3 : 1;
-    PyArrayObject *array = NULL;
-    if (type != NPY_UINT8 && type != NPY_FLOAT32) {
-        PyObject *name = PyObject_Str((PyObject *)PyArray_DESCR(any));
-        dice_py_raise(dice_fail(DICE_E_INPUT,
-                                "images: got dtype %s, want uint8 (N, H, W, 3) or float32 (N, 3, H, W)",
-                                name == NULL ? "?" : PyUnicode_AsUTF8(name)));
-        Py_XDECREF(name);
-    } else if (PyArray_NDIM(any) != 4 || PyArray_DIM(any, channels_axis) != 3) {
-        PyObject *shape = PyObject_GetAttrString((PyObject *)any, "shape");
-        PyObject *text = shape == NULL ? NULL : PyObject_Str(shape);
-        dice_py_raise(dice_fail(DICE_E_INPUT, "images: got %s %s, want %s",
-                                type == NPY_UINT8 ? "uint8" : "float32",
-                                text == NULL ? "?" : PyUnicode_AsUTF8(text),
-                                type == NPY_UINT8 ? "(N, H, W, 3)" : "(N, 3, H, W)"));
-        Py_XDECREF(text);
-        Py_XDECREF(shape);
-    } else {
-        array = dice_py_array((PyObject *)any, type, 4, "images");
+    PyArrayObject *any = dice_py_as_array(object, "images"), *array = NULL;
+    if (any == NULL) {
+        return -1;
+    }
+    const int ndim = PyArray_NDIM(any);
+    view = (dice_py_view){.typenum = PyArray_TYPE(any), .ndim = ndim};
+    memcpy(view.shape, PyArray_DIMS(any), (size_t)(ndim < 4 ? ndim : 4) * sizeof *view.shape);
+    if (!are_images(self, &view)) {
+        refuse_images(self, any);
+    } else if ((array = dice_py_array((PyObject *)any, view.typenum, 4, "images")) != NULL) {
+        view.data = PyArray_DATA(array);
+        *images = images_of(&view);
+        *owner = (PyObject *)array;
     }
     Py_DECREF(any);
-    if (array == NULL) {
-        return NULL;
-    }
-    const int height_axis = type == NPY_UINT8 ? 1 : 2;
-    const npy_intp height = PyArray_DIM(array, height_axis), width = PyArray_DIM(array, height_axis + 1);
-    *view = (dice_images){.n = (size_t)PyArray_DIM(array, 0),
-                          .height = (int32_t)(height < INT32_MAX ? height : INT32_MAX),
-                          .width = (int32_t)(width < INT32_MAX ? width : INT32_MAX)};
-    if (type == NPY_UINT8) {
-        view->bytes = PyArray_DATA(array);
-    } else {
-        view->floats = PyArray_DATA(array);
-    }
-    return array;
+    return array == NULL ? -1 : 0;
 }
 
-/* h (N, D) of images; NULL with an exception set. */
-static PyObject *features(PyObject *object, PyObject *argument)
+static size_t no_bytes(int32_t channels, int32_t height, int32_t width)
 {
-    network *self = (network *)object;
+    (void)channels, (void)height, (void)width;
+    return 0;
+}
+
+/* shape[2] = height and width of the output for these images. */
+static dice_status output_size(const network *self, const dice_images *images, npy_intp shape[2])
+{
+    dice_plan plan;
+    const dice_status status = dice_plan_make(self->outline, images->height, images->width, no_bytes, &plan);
+    if (status == DICE_OK) {
+        shape[0] = plan.height[self->outline->output];
+        shape[1] = plan.width[self->outline->output];
+        dice_plan_free(&plan);
+    }
+    return status;
+}
+
+/* The output for images: (N, D, H', W') or, where `pooled`, (N, D), which an output of one pixel fits. */
+static PyObject *run(const network *self, PyObject *argument, int pooled)
+{
     dice_images images;
-    PyObject *owner = NULL;
-    const int on_gpu = read_cuda_images(self, argument, &images, &owner);
-    if (on_gpu < 0 || (on_gpu == 0 && (owner = (PyObject *)read_images(argument, &images)) == NULL)) {
+    PyObject *owner = NULL, *result = NULL;
+    if (read_images(self, argument, &images, &owner) < 0) {
         return NULL;
     }
-    const npy_intp shape[2] = {(npy_intp)images.n, self->features};
-    PyObject *h = PyArray_SimpleNew(2, shape, NPY_FLOAT32);
-    if (h != NULL) {
-        dice_status status;
-        Py_BEGIN_ALLOW_THREADS status = self->backend->net_forward(self->net, &images,
-                                                                   PyArray_DATA((PyArrayObject *)h));
-        Py_END_ALLOW_THREADS if (status != DICE_OK)
-        {
-            Py_CLEAR(h);
-            dice_py_raise(status);
-        }
+    npy_intp shape[4] = {(npy_intp)images.n, self->features, 0, 0};
+    dice_status status = output_size(self, &images, shape + 2);
+    if (status == DICE_OK && pooled && (shape[2] != 1 || shape[3] != 1)) {
+        status = dice_fail(DICE_E_INPUT,
+                           "images: the network makes features of %zd x %zd pixels of them, want 1 x 1",
+                           (Py_ssize_t)shape[2], (Py_ssize_t)shape[3]);
+    }
+    if (dice_py_check(status) == 0
+        && (result = PyArray_SimpleNew(pooled ? 2 : 4, shape, NPY_FLOAT32)) != NULL) {
+        float *to = dice_py_data(result);
+        Py_BEGIN_ALLOW_THREADS
+        status = self->place.backend->net_forward(self->net, &images, to);
+        Py_END_ALLOW_THREADS
+        result = dice_py_result(status, result);
     }
     dice_py_release(owner);
-    return h;
+    return result;
 }
 
-static PyObject *forward(PyObject *object, PyObject *argument)
+static PyObject *features(PyObject *self, PyObject *images)
+{
+    return run((network *)self, images, 1);
+}
+
+static PyObject *maps(PyObject *self, PyObject *images)
+{
+    return run((network *)self, images, 0);
+}
+
+static PyObject *forward(PyObject *object, PyObject *images)
 {
     const network *self = (network *)object;
-    PyObject *h = features(object, argument), *z = NULL, *result = NULL;
+    if (self->linear == Py_None) {
+        dice_py_check(
+            dice_fail(DICE_E_INPUT, "forward: the network has no head, so no logits; use features"));
+        return NULL;
+    }
+    PyObject *h = features(object, images), *z = NULL, *result = NULL;
     if (h == NULL) {
         return NULL;
     }
     const npy_intp shape[2] = {PyArray_DIM((PyArrayObject *)h, 0), self->classes};
     if ((z = PyArray_SimpleNew(2, shape, NPY_FLOAT32)) != NULL) {
+        const float *from = dice_py_data(h);
+        float *to = dice_py_data(z);
         dice_status status;
-        Py_BEGIN_ALLOW_THREADS status = dice_py_linear_logits(self->linear, PyArray_DATA((PyArrayObject *)h),
-                                                              (size_t)shape[0],
-                                                              PyArray_DATA((PyArrayObject *)z));
-        Py_END_ALLOW_THREADS result = status == DICE_OK ? PyTuple_Pack(2, h, z) : dice_py_raise(status);
+        Py_BEGIN_ALLOW_THREADS
+        status = dice_py_linear_logits(self->linear, from, (size_t)shape[0], to);
+        Py_END_ALLOW_THREADS
+        if (dice_py_check(status) == 0) {
+            result = PyTuple_Pack(2, h, z);
+        }
     }
     Py_DECREF(h);
     Py_XDECREF(z);
@@ -353,7 +288,7 @@ static PyObject *forward(PyObject *object, PyObject *argument)
 static dice_net_info info_of(PyObject *self)
 {
     dice_net_info info;
-    ((network *)self)->backend->net_info(((network *)self)->net, &info);
+    ((network *)self)->place.backend->net_info(((network *)self)->net, &info);
     return info;
 }
 
@@ -374,7 +309,7 @@ static PyObject *get_weight_bytes(PyObject *self, void *Py_UNUSED(closure))
 
 static PyObject *get_methods(PyObject *self, void *Py_UNUSED(closure))
 {
-    const dice_backend *backend = ((network *)self)->backend;
+    const dice_backend *backend = ((network *)self)->place.backend;
     PyObject *list = PyList_New(0);
     const char *layer, *method;
     for (int32_t op = 0; list != NULL && backend->net_method != NULL; op++) {
@@ -391,28 +326,19 @@ static PyObject *get_methods(PyObject *self, void *Py_UNUSED(closure))
     return list;
 }
 
-static void network_dealloc(PyObject *object)
-{
-    network *self = (network *)object;
-    if (self->net != NULL) {
-        self->backend->net_free(self->net);
-    }
-    Py_XDECREF(self->linear);
-    Py_XDECREF(self->arch);
-    Py_XDECREF(self->isa);
-    Py_XDECREF(self->precision);
-    Py_XDECREF(self->mean);
-    Py_XDECREF(self->std);
-    Py_XDECREF(self->weight);
-    Py_XDECREF(self->bias);
-    Py_TYPE(object)->tp_free(object);
-}
-
 static PyMethodDef network_methods[] = {
     {"features", features, METH_O,
-     "features(images) -> h, float32 (N, D).\n\n"
-     "images: uint8 (N, H, W, 3), or float32 (N, 3, H, W) already normalised."},
-    {"forward", forward, METH_O, "forward(images) -> (h, z): also the logits, float32 (N, M)."},
+     "features($self, images, /)\n--\n\n"
+     "The features of images: float32 (N, D).\n\n"
+     "images: uint8 (N, H, W, 3), to be normalised, or float32 (N, C, H, W), already normalised, on the "
+     "host\n"
+     "or on the network's device. InputError where the output is more than one pixel."},
+    {"forward", forward, METH_O,
+     "forward($self, images, /)\n--\n\n"
+     "The features and the logits of images: (h, z), float32 (N, D) and (N, M)."},
+    {"maps", maps, METH_O,
+     "maps($self, images, /)\n--\n\n"
+     "The output tensor for images, whatever its size: float32 (N, D, H', W')."},
     {NULL, NULL, 0, NULL},
 };
 
@@ -422,9 +348,10 @@ static PyMemberDef network_members[] = {
     {"precision", T_OBJECT, offsetof(network, precision), READONLY, "float32, bf16x3 or bf16"},
     {"mean", T_OBJECT, offsetof(network, mean), READONLY, "mean of the normalisation, RGB in 0..1"},
     {"std", T_OBJECT, offsetof(network, std), READONLY, "standard deviation of the normalisation"},
-    {"weight", T_OBJECT, offsetof(network, weight), READONLY, "last layer's W, float32 (M, D)"},
-    {"bias", T_OBJECT, offsetof(network, bias), READONLY, "last layer's b, float32 (M,)"},
-    {"linear", T_OBJECT, offsetof(network, linear), READONLY, "the Linear of W and b that makes the logits"},
+    {"weight", T_OBJECT, offsetof(network, weight), READONLY, "W of the last layer, float32 (M, D), or None"},
+    {"bias", T_OBJECT, offsetof(network, bias), READONLY, "b of the last layer, float32 (M,), or None"},
+    {"linear", T_OBJECT, offsetof(network, linear), READONLY,
+     "the Linear of W and b, which makes the logits, or None"},
     {"image_size", T_INT, offsetof(network, image_size), READONLY, "side of the images it was made for"},
     {NULL, 0, 0, 0, NULL},
 };
@@ -432,39 +359,35 @@ static PyMemberDef network_members[] = {
 static PyGetSetDef network_getset[] = {
     {"kernels", get_kernels, NULL, "what really runs: \"reference\", \"avx512\", ...", NULL},
     {"methods", get_methods, NULL, "[(layer, how it is computed)], where there is more than one way", NULL},
-    {"arena_bytes", get_arena_bytes, NULL, "bytes of activations, for the last image size", NULL},
-    {"weight_bytes", get_weight_bytes, NULL, "bytes of packed weights", NULL},
+    {"arena_bytes", get_arena_bytes, NULL, "bytes of inner results, for the last image size", NULL},
+    {"weight_bytes", get_weight_bytes, NULL, "bytes of packed weights, without the head's", NULL},
     {NULL, NULL, NULL, NULL, NULL},
 };
 
-static PyTypeObject network_type = {
-    PyVarObject_HEAD_INIT(NULL, 0).tp_name = "dice._core.Network",
-    .tp_doc = "A network made ready by one back end; made by make_network.",
-    .tp_basicsize = sizeof(network),
-    .tp_flags = Py_TPFLAGS_DEFAULT,
-    .tp_dealloc = network_dealloc,
-    .tp_methods = network_methods,
-    .tp_members = network_members,
-    .tp_getset = network_getset,
+static PyType_Slot network_slots[] = {
+    {Py_tp_doc, "Network(graph, precision=\"float32\", isa=None, device=\"cpu\")\n--\n\n"
+                "A Graph made ready to run on one back end; the weights are copied.\n\n"
+                "precision: \"float32\", \"bf16x3\" or \"bf16\"; isa: see isa_select; device: \"cpu\", "
+                "\"cuda\" or \"cuda:N\"."},
+    {Py_tp_new, network_new},
+    {Py_tp_dealloc, network_dealloc},
+    {Py_tp_methods, network_methods},
+    {Py_tp_members, network_members},
+    {Py_tp_getset, network_getset},
+    {0, NULL},
 };
 
-static PyMethodDef methods[] = {
-    {"build_graph", py_build_graph, METH_VARARGS,
-     "build_graph(arch, weights, mean, std) -> graph\n\n"
-     "arch: str, or None to recognise it; weights: {name: array}, copied; mean, std: three floats or None "
-     "for the\n"
-     "architecture's. The graph can be given to make_network as often as wanted."},
-    {"make_network", py_make_network, METH_VARARGS,
-     "make_network(graph, precision, isa, device) -> Network\n\n"
-     "isa: str or None for DICE_ISA, else the native one."},
-    {NULL, NULL, 0, NULL},
+static PyType_Spec network_spec = {
+    .name = "dice._core.Network",
+    .basicsize = sizeof(network),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_IMMUTABLETYPE,
+    .slots = network_slots,
 };
 
 int dice_py_add_network(PyObject *module)
 {
-    if (PyType_Ready(&network_type) < 0
-        || PyModule_AddObjectRef(module, "Network", (PyObject *)&network_type) < 0) {
-        return -1;
-    }
-    return PyModule_AddFunctions(module, methods);
+    PyObject *type = PyType_FromModuleAndSpec(module, &network_spec, NULL);
+    const int result = type == NULL ? -1 : PyModule_AddType(module, (PyTypeObject *)type);
+    Py_XDECREF(type);
+    return result;
 }

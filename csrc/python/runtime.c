@@ -1,4 +1,4 @@
-/* The process-wide settings: instruction set, threads, and the hook for allocation tests. */
+/* The settings of the whole process: instruction set, threads, and the hooks of the allocation tests. */
 #include "python/binding.h"
 
 #include "base/cpu.h"
@@ -13,8 +13,7 @@ static PyObject *isa_select(PyObject *Py_UNUSED(self), PyObject *args)
         return NULL;
     }
     dice_isa isa;
-    const dice_status status = dice_isa_select(name, &isa);
-    return status == DICE_OK ? PyUnicode_FromString(dice_isa_name(isa)) : dice_py_raise(status);
+    return dice_py_check(dice_isa_select(name, &isa)) < 0 ? NULL : PyUnicode_FromString(dice_isa_name(isa));
 }
 
 static PyObject *isa_native(PyObject *Py_UNUSED(self), PyObject *Py_UNUSED(ignored))
@@ -33,17 +32,17 @@ static PyObject *threads_set(PyObject *Py_UNUSED(self), PyObject *args)
     if (!PyArg_ParseTuple(args, "i", &count)) {
         return NULL;
     }
-    const dice_status status = dice_threads_set(count);
-    if (status != DICE_OK) {
-        return dice_py_raise(status);
-    }
-    Py_RETURN_NONE;
+    return dice_py_result(dice_threads_set(count), Py_NewRef(Py_None));
 }
 
 static PyObject *memory_fail_at(PyObject *Py_UNUSED(self), PyObject *args)
 {
     long n;
     if (!PyArg_ParseTuple(args, "l", &n)) {
+        return NULL;
+    }
+    if (n < 0) {
+        dice_py_check(dice_fail(DICE_E_INPUT, "n: got %ld, want 0 or more", n));
         return NULL;
     }
     dice_memory_fail_at(n);
@@ -65,33 +64,46 @@ static PyObject *peak_gflops(PyObject *Py_UNUSED(self), PyObject *args)
     double gflops = 0;
     dice_status status = dice_isa_select(name, &isa);
     if (status == DICE_OK) {
-        Py_BEGIN_ALLOW_THREADS status = dice_cpu_peak(isa, &gflops);
+        Py_BEGIN_ALLOW_THREADS
+        status = dice_cpu_peak(isa, &gflops);
         Py_END_ALLOW_THREADS
     }
-    return status == DICE_OK ? PyFloat_FromDouble(gflops) : dice_py_raise(status);
+    return dice_py_result(status, PyFloat_FromDouble(gflops));
 }
 
 static PyMethodDef methods[] = {
     {"isa_select", isa_select, METH_VARARGS,
-     "isa_select(name=None) -> str: the instruction set to use; None means DICE_ISA, else the native one."},
-    {"isa_native", isa_native, METH_NOARGS, "isa_native() -> str: the best instruction set of this machine."},
-    {"threads_count", threads_count, METH_NOARGS, "threads_count() -> int: threads of the pool."},
+     "isa_select($module, name=None, /)\n--\n\n"
+     "The instruction set that `name` asks for: \"scalar\", \"avx2\", \"avx512\" or \"amx\"; None asks for "
+     "that of\n"
+     "DICE_ISA or, where this is not set, for the native one."},
+    {"isa_native", isa_native, METH_NOARGS,
+     "isa_native($module, /)\n--\n\n"
+     "The best instruction set that this machine and this build have."},
+    {"threads_count", threads_count, METH_NOARGS,
+     "threads_count($module, /)\n--\n\n"
+     "How many threads the core computes with, the caller's included."},
     {"threads_set", threads_set, METH_VARARGS,
-     "threads_set(n): threads of the pool; 0 is the default again."},
+     "threads_set($module, count, /)\n--\n\n"
+     "Sets that number, 1 to 256; 0 returns to the default: DICE_THREADS, else the processors of the "
+     "process."},
     {"peak_gflops", peak_gflops, METH_VARARGS,
-     "peak_gflops(isa=None) -> float: the float32 peak of one core, measured, in GFLOP/s."},
+     "peak_gflops($module, isa=None, /)\n--\n\n"
+     "The float32 peak of one core, measured in a tenth of a second, in GFLOP/s; isa: see isa_select."},
     {"_memory_fail_at", memory_fail_at, METH_VARARGS,
-     "Test hook: make the n-th allocation from now fail once."},
-    {"_memory_live", memory_live, METH_NOARGS, "Test hook: blocks that the core holds."},
+     "_memory_fail_at($module, n, /)\n--\n\n"
+     "For tests: the n-th allocation of the core from now fails, once; 0 turns this off."},
+    {"_memory_live", memory_live, METH_NOARGS,
+     "_memory_live($module, /)\n--\n\n"
+     "For tests: how many blocks of memory the core holds."},
     {NULL, NULL, 0, NULL},
 };
 
 int dice_py_add_runtime(PyObject *module)
 {
     int count;
-    const dice_status status = dice_threads_default(&count);
-    if (status != DICE_OK) { /* refused on import, since nothing later asks for the status */
-        dice_py_raise(status);
+    if (dice_py_check(dice_threads_default(&count))
+        < 0) { /* refused on import: dice_threads_count ignores it */
         return -1;
     }
     return PyModule_AddFunctions(module, methods);

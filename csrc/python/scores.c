@@ -1,47 +1,86 @@
-/* Scores of rows. See ood/score.h. */
+/* Scores of an image's logits and features, and rules that reshape features. See ood/scores. */
 #include "python/binding.h"
 
+#include <math.h>
+#include <string.h>
+
+#include "ood/scores/activation.h"
 #include "ood/scores/bins.h"
-#include "ood/scores/score.h"
 #include "ood/scores/klm.h"
+#include "ood/scores/score.h"
 
-enum { MAX_ARRAYS = 4 };
+enum { MAX_ARRAYS = 4, MAX_DIMS = 4 }; /* arrays and numbers that a rule reads; dimensions of an array */
 
-int dice_py_rows(PyObject *object, const char *argument, PyArrayObject **array, dice_rows *out)
+/* The type, shape and number of dimensions of the next array of a rule's `arrays`; *text moves on to the one
+ * after it. */
+static int next_array(const char **text, size_t classes, size_t features, int *typenum,
+                      size_t shape[MAX_DIMS])
 {
-    const int is_double = PyArray_Check(object) && PyArray_TYPE((PyArrayObject *)object) == NPY_FLOAT64;
-    *array = dice_py_array(object, is_double ? NPY_FLOAT64 : NPY_FLOAT32, 2, argument);
-    if (*array == NULL) {
-        return 0;
+    int ndim = 0;
+    *typenum = **text == 'f' ? NPY_FLOAT32 : NPY_FLOAT64;
+    *text += **text == 'f';
+    for (; **text != '\0' && **text != ' '; (*text)++) {
+        shape[ndim++] = **text == 'C' ? classes : **text == 'D' ? features : (size_t)(**text - '0');
     }
-    if (PyArray_DIM(*array, 1) == 0) {
-        Py_CLEAR(*array);
-        dice_py_raise(dice_fail(DICE_E_INPUT, "%s: has no columns", argument));
-        return 0;
+    while (**text == ' ') {
+        (*text)++;
     }
-    *out = (dice_rows){.data = PyArray_DATA(*array),
-                       .is_double = is_double,
-                       .n = (size_t)PyArray_DIM(*array, 0),
-                       .width = (size_t)PyArray_DIM(*array, 1)};
-    return 1;
+    return ndim;
 }
 
-/* How many numbers an array of that shape holds, and of which type; *shape moves behind it. */
-static size_t size_of(const char **shape, size_t classes, size_t features, int *typenum)
+/* numbers[i] = the rule's parameters. */
+static int read_numbers(const dice_score_rule *rule, PyObject *tuple, double numbers[MAX_ARRAYS])
 {
-    size_t size = 1;
-    *typenum = **shape == 'f' ? NPY_FLOAT32 : NPY_FLOAT64;
-    *shape += **shape == 'f';
-    for (; **shape != '\0' && **shape != ' '; (*shape)++) {
-        size *= **shape == 'C' ? classes : **shape == 'D' ? features : (size_t)(**shape - '0');
+    if (PyTuple_GET_SIZE(tuple) != rule->numbers || rule->numbers > MAX_ARRAYS) {
+        return dice_py_check(
+            dice_fail(DICE_E_INPUT, "rule: got %s with %zd numbers", rule->name, PyTuple_GET_SIZE(tuple)));
     }
-    while (**shape == ' ') {
-        (*shape)++;
+    for (Py_ssize_t i = 0; i < rule->numbers; i++) {
+        numbers[i] = PyFloat_AsDouble(PyTuple_GET_ITEM(tuple, i));
+        if (numbers[i] == -1 && PyErr_Occurred()) {
+            return -1;
+        }
+        if (!isfinite(numbers[i])) {
+            return dice_py_check(dice_fail(DICE_E_INPUT, "%s: number %zd is %g", rule->name, i, numbers[i]));
+        }
     }
-    return size;
+    return 0;
 }
 
-/* score(rule, z, h, arrays, numbers) */
+/* arrays[i] = what was fitted; the caller releases them, on failure too. */
+static int read_fitted(const dice_score_rule *rule, PyObject *tuple, size_t classes, size_t features,
+                       PyArrayObject *arrays[MAX_ARRAYS])
+{
+    const char *text = rule->arrays;
+    Py_ssize_t i = 0;
+    for (; *text != '\0'; i++) {
+        int typenum;
+        size_t shape[MAX_DIMS];
+        const int ndim = next_array(&text, classes, features, &typenum, shape);
+        char argument[64];
+        snprintf(argument, sizeof argument, "%s: fitted array %d", rule->name, (int)i);
+        if (i >= PyTuple_GET_SIZE(tuple)) {
+            return dice_py_check(dice_fail(DICE_E_INPUT, "%s: is missing", argument));
+        }
+        arrays[i] = dice_py_array_any(PyTuple_GET_ITEM(tuple, i), typenum, ndim, argument);
+        if (arrays[i] == NULL) {
+            return -1;
+        }
+        for (int axis = 0; axis < ndim; axis++) {
+            if ((size_t)PyArray_DIM(arrays[i], axis) != shape[axis]) {
+                return dice_py_check(dice_fail(
+                    DICE_E_INPUT, "%s: got %zd along axis %d, %zu classes and %zu features want %zu",
+                    argument, (Py_ssize_t)PyArray_DIM(arrays[i], axis), axis, classes, features,
+                    shape[axis]));
+            }
+        }
+    }
+    return i == PyTuple_GET_SIZE(tuple)
+             ? 0
+             : dice_py_check(dice_fail(DICE_E_INPUT, "%s: got %zd fitted arrays, want %zd", rule->name,
+                                       PyTuple_GET_SIZE(tuple), i));
+}
+
 static PyObject *score(PyObject *Py_UNUSED(self), PyObject *args)
 {
     const char *name;
@@ -51,57 +90,39 @@ static PyObject *score(PyObject *Py_UNUSED(self), PyObject *args)
         return NULL;
     }
     const dice_score_rule *rule = dice_score_find(name);
-    if (rule == NULL || PyTuple_GET_SIZE(number_tuple) != rule->numbers || rule->numbers > MAX_ARRAYS) {
-        return dice_py_raise(
-            dice_fail(DICE_E_INPUT, "rule: got %s with %zd numbers", name, PyTuple_GET_SIZE(number_tuple)));
+    if (rule == NULL) {
+        dice_py_check(dice_fail(DICE_E_INPUT, "rule: there is no %s", name));
+        return NULL;
     }
     PyArrayObject *z_array = NULL, *h_array = NULL, *arrays[MAX_ARRAYS] = {NULL};
-    const double *data[MAX_ARRAYS] = {NULL};
     double numbers[MAX_ARRAYS] = {0};
     dice_rows z = {0}, h = {0};
     const int reads_z = rule->reads[0] == 'z', reads_h = rule->reads[reads_z] == 'h';
-    if ((reads_z && !dice_py_rows(z_object, "z", &z_array, &z))
-        || (reads_h && !dice_py_rows(h_object, "h", &h_array, &h))) {
+    if (read_numbers(rule, number_tuple, numbers) < 0
+        || (reads_z && dice_py_rows(z_object, "z", &z_array, &z) < 0)
+        || (reads_h && dice_py_rows(h_object, "h", &h_array, &h) < 0)) {
         goto done;
     }
     if (reads_z && reads_h && z.n != h.n) {
-        dice_py_raise(dice_fail(DICE_E_INPUT, "z: got %zu rows, h has %zu", z.n, h.n));
+        dice_py_check(dice_fail(DICE_E_INPUT, "z: got %zu rows, h has %zu", z.n, h.n));
         goto done;
     }
-    for (Py_ssize_t i = 0; i < rule->numbers; i++) {
-        numbers[i] = PyFloat_AsDouble(PyTuple_GET_ITEM(number_tuple, i));
-        if (numbers[i] == -1 && PyErr_Occurred()) {
-            goto done;
-        }
+    if (read_fitted(rule, array_tuple, z.width, h.width, arrays) < 0) {
+        goto done;
     }
-    const char *shape = rule->arrays;
-    for (Py_ssize_t i = 0; *shape != '\0'; i++) {
-        int typenum;
-        const size_t want = size_of(&shape, z.width, h.width, &typenum);
-        PyObject *object = i < PyTuple_GET_SIZE(array_tuple) ? PyTuple_GET_ITEM(array_tuple, i) : Py_None;
-        arrays[i] = (PyArrayObject *)PyArray_FROM_OTF(object, typenum, NPY_ARRAY_IN_ARRAY);
-        if (arrays[i] == NULL) {
-            goto done;
-        }
-        if ((size_t)PyArray_SIZE(arrays[i]) != want) {
-            dice_py_raise(dice_fail(
-                DICE_E_INPUT, "%s: fitted array %zd has %zd numbers, %zu classes and %zu features want %zu",
-                name, i, (Py_ssize_t)PyArray_SIZE(arrays[i]), z.width, h.width, want));
-            goto done;
-        }
-        data[i] = PyArray_DATA(arrays[i]);
-    }
-    npy_intp shape_out[2] = {(npy_intp)(reads_z ? z.n : h.n), rule->outputs};
-    result = PyArray_SimpleNew(rule->outputs == 1 ? 1 : 2, shape_out, NPY_FLOAT64);
+    const npy_intp shape[2] = {(npy_intp)(reads_z ? z.n : h.n), rule->outputs};
+    result = PyArray_SimpleNew(rule->outputs == 1 ? 1 : 2, shape, NPY_FLOAT64);
     if (result != NULL) {
-        dice_status status;
-        Py_BEGIN_ALLOW_THREADS status = dice_score_run(rule, reads_z ? &z : NULL, reads_h ? &h : NULL, data,
-                                                       numbers, PyArray_DATA((PyArrayObject *)result));
-        Py_END_ALLOW_THREADS if (status != DICE_OK)
-        {
-            Py_CLEAR(result);
-            dice_py_raise(status);
+        const double *data[MAX_ARRAYS];
+        for (int i = 0; i < MAX_ARRAYS; i++) {
+            data[i] = arrays[i] == NULL ? NULL : PyArray_DATA(arrays[i]);
         }
+        double *to = dice_py_data(result);
+        dice_status status;
+        Py_BEGIN_ALLOW_THREADS
+        status = dice_score_run(rule, reads_z ? &z : NULL, reads_h ? &h : NULL, data, numbers, to);
+        Py_END_ALLOW_THREADS
+        result = dice_py_result(status, result);
     }
 done:
     Py_XDECREF(z_array);
@@ -112,30 +133,26 @@ done:
     return result;
 }
 
-/* score_klm(z, log_typical) */
 static PyObject *score_klm(PyObject *Py_UNUSED(self), PyObject *args)
 {
     PyObject *z_object, *typical_object, *result = NULL;
     PyArrayObject *z_array = NULL, *typical = NULL;
     dice_rows z;
     if (!PyArg_ParseTuple(args, "OO", &z_object, &typical_object)
-        || !dice_py_rows(z_object, "z", &z_array, &z)
+        || dice_py_rows(z_object, "z", &z_array, &z) < 0
         || (typical = dice_py_array(typical_object, NPY_FLOAT64, 2, "log_typical")) == NULL) {
         goto done;
     }
     if ((size_t)PyArray_DIM(typical, 1) != z.width || PyArray_DIM(typical, 0) == 0) {
-        dice_py_raise(dice_fail(DICE_E_INPUT, "z: got %zu classes, was fitted with %zd", z.width,
+        dice_py_check(dice_fail(DICE_E_INPUT, "z: got %zu classes, was fitted with %zd", z.width,
                                 (Py_ssize_t)PyArray_DIM(typical, 1)));
     } else if ((result = PyArray_SimpleNew(1, PyArray_DIMS(z_array), NPY_FLOAT64)) != NULL) {
+        double *to = dice_py_data(result);
         dice_status status;
-        Py_BEGIN_ALLOW_THREADS status = dice_score_klm(&z, PyArray_DATA(typical),
-                                                       (size_t)PyArray_DIM(typical, 0),
-                                                       PyArray_DATA((PyArrayObject *)result));
-        Py_END_ALLOW_THREADS if (status != DICE_OK)
-        {
-            Py_CLEAR(result);
-            dice_py_raise(status);
-        }
+        Py_BEGIN_ALLOW_THREADS
+        status = dice_score_klm(&z, PyArray_DATA(typical), (size_t)PyArray_DIM(typical, 0), to);
+        Py_END_ALLOW_THREADS
+        result = dice_py_result(status, result);
     }
 done:
     Py_XDECREF(z_array);
@@ -143,47 +160,100 @@ done:
     return result;
 }
 
-/* count_bins(rows, low, high, counts) */
 static PyObject *count_bins(PyObject *Py_UNUSED(self), PyObject *args)
 {
-    PyObject *object, *counts;
-    double low, high;
+    PyObject *object, *counts_object;
+    double low, high, *counts;
     PyArrayObject *array;
     dice_rows rows;
-    if (!PyArg_ParseTuple(args, "OddO!", &object, &low, &high, &PyArray_Type, &counts)
-        || !dice_py_rows(object, "rows", &array, &rows)) {
+    if (!PyArg_ParseTuple(args, "OddO", &object, &low, &high, &counts_object)
+        || dice_py_rows(object, "rows", &array, &rows) < 0) {
         return NULL;
     }
-    PyArrayObject *to = (PyArrayObject *)counts;
+    PyObject *result = NULL;
+    if (dice_py_in_place(counts_object, 2, (npy_intp)rows.n, -1, "counts", &counts) < 0) {
+        goto done;
+    }
+    const size_t bins = (size_t)PyArray_DIM((PyArrayObject *)counts_object, 1);
     dice_status status;
-    if (PyArray_TYPE(to) != NPY_FLOAT64 || PyArray_NDIM(to) != 2 || !PyArray_ISCARRAY(to)
-        || (size_t)PyArray_DIM(to, 0) != rows.n || PyArray_DIM(to, 1) == 0 || !(low < high)) {
-        status = dice_fail(DICE_E_INPUT, "counts: want a writable float64 array of %zu rows, and low < high",
-                           rows.n);
+    if (bins == 0 || !(low < high) || !isfinite(high - low)) {
+        status = dice_fail(DICE_E_INPUT, "counts: got %zu bins from %g to %g, want some, and low < high",
+                           bins, low, high);
     } else {
-        Py_BEGIN_ALLOW_THREADS status = dice_bins_count(&rows, low, high, (size_t)PyArray_DIM(to, 1),
-                                                        PyArray_DATA(to));
+        Py_BEGIN_ALLOW_THREADS
+        status = dice_bins_count(&rows, low, high, bins, counts);
         Py_END_ALLOW_THREADS
     }
+    result = dice_py_result(status, Py_NewRef(Py_None));
+done:
     Py_DECREF(array);
-    if (status != DICE_OK) {
-        return dice_py_raise(status);
+    return result;
+}
+
+static PyObject *activate(PyObject *Py_UNUSED(self), PyObject *args)
+{
+    static const char *const names[] = {"ash-p", "ash-b", "ash-s", "scale", "vra", "vra-clip"};
+    const char *name;
+    PyObject *h_object;
+    double a, b;
+    if (!PyArg_ParseTuple(args, "sOdd", &name, &h_object, &a, &b)) {
+        return NULL;
     }
-    Py_RETURN_NONE;
+    size_t rule = 0;
+    while (rule < sizeof names / sizeof *names && strcmp(name, names[rule]) != 0) {
+        rule++;
+    }
+    if (rule == sizeof names / sizeof *names) {
+        dice_py_check(dice_fail(DICE_E_INPUT, "activation: got %s", name));
+        return NULL;
+    }
+    if (isnan(a) || isnan(b)) {
+        dice_py_check(dice_fail(DICE_E_INPUT, "activation: got the parameters %g and %g", a, b));
+        return NULL;
+    }
+    PyArrayObject *h = dice_py_array(h_object, NPY_FLOAT32, 2, "h");
+    if (h == NULL) {
+        return NULL;
+    }
+    const npy_intp n = PyArray_DIM(h, 0), features = PyArray_DIM(h, 1);
+    PyObject *result = NULL;
+    if (features == 0) {
+        dice_py_check(dice_fail(DICE_E_INPUT, "h: has no columns"));
+    } else if ((result = PyArray_SimpleNew(2, PyArray_DIMS(h), NPY_FLOAT32)) != NULL) {
+        float *to = dice_py_data(result);
+        dice_status status;
+        Py_BEGIN_ALLOW_THREADS
+        status = dice_activation_run((dice_activation)rule, PyArray_DATA(h), (size_t)n, (size_t)features, a,
+                                     b, to);
+        Py_END_ALLOW_THREADS
+        result = dice_py_result(status, result);
+    }
+    Py_DECREF(h);
+    return result;
 }
 
 static PyMethodDef methods[] = {
     {"score", score, METH_VARARGS,
-     "score(rule, z, h, arrays, numbers) -> float64 (N,) or (N, outputs): a row rule's scores of logits z "
-     "(N, C) and "
-     "features h (N, D), float32 or float64; None for what the rule does not read. The same bits for every "
-     "N."},
-    {"count_bins", count_bins, METH_VARARGS,
-     "count_bins(rows, low, high, counts): counts (N, bins) += numbers of each row in each equal part of "
-     "[low, high)."},
+     "score($module, rule, z, h, arrays, numbers, /)\n--\n\n"
+     "A row rule's scores: float64 (N,), or (N, K) for a rule that gives K numbers an image.\n\n"
+     "rule: its name in csrc/ood/scores; z: logits (N, C) and h: features (N, D), float32 or float64, None\n"
+     "for what the rule does not read; arrays: what was fitted, numbers: its parameters, both as the rule\n"
+     "says. An image's bits depend neither on the others nor on the number of threads."},
     {"score_klm", score_klm, METH_VARARGS,
-     "score_klm(z, log_typical) -> float64 (N,): -min over k of KL(softmax(z) || d_k), log_typical (K, C) = "
-     "log d_k."},
+     "score_klm($module, z, log_typical, /)\n--\n\n"
+     "-min over k of KL(softmax(z) || d_k): float64 (N,).\n\n"
+     "z: logits (N, C), float32 or float64; log_typical: float64 (K, C), log d_k."},
+    {"count_bins", count_bins, METH_VARARGS,
+     "count_bins($module, rows, low, high, counts, /)\n--\n\n"
+     "Adds to counts, in place, how many numbers of each row lie in each of B equal parts of [low, high);\n"
+     "numbers outside are not counted.\n\n"
+     "rows: (N, D), float32 or float64; counts: float64 (N, B), changed."},
+    {"activate", activate, METH_VARARGS,
+     "activate($module, rule, h, a, b, /)\n--\n\n"
+     "The features h, float32 (N, D), reshaped by a rule: float32 (N, D).\n\n"
+     "rule: \"ash-p\", \"ash-b\", \"ash-s\" or \"scale\", at the percentile a of an image's features (b is "
+     "not\n"
+     "read); \"vra\" or \"vra-clip\", which keep features from a to b."},
     {NULL, NULL, 0, NULL},
 };
 

@@ -223,6 +223,9 @@ static dice_status knn_task(void *context, size_t index, int thread)
                 nearness[doubtful++] = -distance(job, q, c[j].row, scratch);
             }
         }
+        if (nearer >= job->k || nearer + doubtful < job->k) { /* products without an order */
+            return dice_fail(DICE_E_INPUT, "bank: a row or a scale is NaN or infinite");
+        }
         dice_order_largest(nearness, doubtful, job->k - nearer);
         job->out[i] = -nearness[job->k - nearer - 1];
     }

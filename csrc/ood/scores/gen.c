@@ -20,7 +20,7 @@ static void gen(const dice_score_image *image, double *out)
     double max, *z = image->scratch, *e = z + image->classes;
     const double sum = dice_score_exp(image, 1, e, &max), g = image->numbers[0];
     const size_t others = image->classes - 1, label = dice_score_label(image);
-    const size_t most = image->numbers[1] - 1 < (double)others ? (size_t)image->numbers[1] - 1 : others;
+    const size_t most = (size_t)fmin(fmax(image->numbers[1] - 1, 0), (double)others);
     e[label] = e[others];
     double total = pow(image->kernels->distance(e, others, 0, NULL) / sum / sum, g);
     memcpy(z, image->z, image->classes * sizeof *z);

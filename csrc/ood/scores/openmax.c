@@ -9,7 +9,7 @@ static void openmax(const dice_score_image *image, double *out)
 {
     const double *means = image->arrays[0], *tails = image->arrays[1];
     const size_t classes = image->classes;
-    const size_t alpha = image->numbers[0] < (double)classes ? (size_t)image->numbers[0] : classes;
+    const size_t alpha = (size_t)fmin(fmax(image->numbers[0], 0), (double)classes);
     double *v = image->scratch, *away = v + classes, unknown = 0;
     for (size_t c = 0; c < classes; c++) {
         v[c] = image->z[c];
