@@ -1,8 +1,9 @@
-"""Every callable of dice._core survives every wrong argument: it returns, or raises an exception that says why.
+"""Every callable of dice._core survives wrong arguments: it returns, or raises an exception that says why.
 
-CALLS has valid arguments for each callable. One argument at a time, or one item of an argument that is a tuple, list or
-dict, is replaced by each wrong value, in a process of its own, so that a crash or an endless loop names the call that
-made it. After each call the core holds as much memory as before, and nobody holds the arguments.
+CALLS has valid arguments for each callable. One argument at a time, or one item of an argument that is a
+tuple, list or dict, is replaced by each wrong value. All this runs in a process of its own, which says what
+it calls, so that a crash or an endless loop names its call. After each call the core holds as much memory
+as before, and the arguments have as many references.
 """
 
 import faulthandler
