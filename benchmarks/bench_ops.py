@@ -1,10 +1,10 @@
-"""Each op of the test's case list and the layers of real networks: GFLOP/s and the share of the limit that binds.
+"""GFLOP/s of the layers of real networks and of the tests' op cases, and their share of the limit that binds.
 
     python benchmarks/bench_ops.py [--isa avx512] [--precision float32] [--match TEXT] [--rounds 5]
 
-One thread. The limit is the smaller of the measured float32 peak and what the memory allows: bytes that must move
-(inputs, outputs and weights once) at the measured copy speed. A share above 100 % means that the working set stays in
-the caches, or that Winograd multiplies less than the direct sum is counted for.
+One thread. The limit is the smaller of the measured float32 peak and what the memory allows: bytes that must
+move (inputs, outputs and weights once) at the measured copy speed. A share above 100 % means that the working
+set stays in the caches, or that Winograd multiplies less than the direct sum is counted for.
 """
 
 import argparse
@@ -70,7 +70,7 @@ def copy_speed() -> float:
 
 
 def seconds(case: Case, isa, precision, winograd, rounds) -> float:
-    """Of one op on one image. Runs of 1 and 4 ops on 1 and n images: differences leave out packing and loading.
+    """Of one op on one image. Runs of 1 and 4 ops on 1 and n images: their differences are free of packing.
 
     Processor time of the one thread, so that a busy machine counts less.
     """
@@ -110,9 +110,8 @@ def main():
         took = seconds(case, args.isa, args.precision, True, args.rounds)
         limit = max(operations(case) / peak, traffic(case) / speed)
         binds = "compute" if operations(case) / peak >= traffic(case) / speed else "memory"
-        print(
-            f"{case.id:60s} {took * 1e6:9.1f} {operations(case) / took / 1e9:8.1f} {binds:>8s} {limit / took:7.0%}"
-        )
+        speed_of_case = operations(case) / took / 1e9
+        print(f"{case.id:60s} {took * 1e6:9.1f} {speed_of_case:8.1f} {binds:>8s} {limit / took:7.0%}")
 
 
 if __name__ == "__main__":

@@ -1,8 +1,9 @@
 """Types of the extension. A private module: use the names that the package dice offers.
 
-What each function computes, with shapes and dtypes, is in its own docstring: help(dice._core). Errors: TypeError and
-OverflowError for an argument of another type or out of the range of its type, InputError (a ValueError) for any other
-one that cannot be used, DeviceError for a device that is not there or out of memory, MemoryError.
+What each function computes, with shapes and dtypes, is in its own docstring: help(dice._core). Errors:
+TypeError and OverflowError for an argument of another type or out of the range of its type, InputError (a
+ValueError) for any other one that cannot be used, DeviceError for a device that is not there or out of
+memory, MemoryError.
 
 `Any` stands for an array that may also lie on a GPU.
 """

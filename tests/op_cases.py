@@ -130,7 +130,7 @@ def run_ops(
     winograd: bool = False,
     device: str = "cpu",
 ) -> np.ndarray:
-    """What a list of ops makes of x, float32 (N, C, H, W), in tensor 0: tensor `output`, float32 (N, C', H', W')."""
+    """Tensor `output`, float32 (N, C', H', W'), of ops on x, float32 (N, C, H, W), in tensor 0."""
     graph = _core.Graph(tensors, ops, 0, output, winograd=winograd)
     return _core.Network(graph, precision, isa, device).maps(x)
 

@@ -97,8 +97,8 @@ def test_winograd(case, isa):
     check(case, isa, winograd=True)
 
 
-# Error that dropping parts of the factors makes, as a share of the magnitudes: a factor of one part is off by up to
-# 2^-8, of two by 2^-16; the tile unit leaves out mid x mid besides.
+# Error that dropping parts of the factors makes, as a share of the magnitudes: a factor of one part is off by
+# up to 2^-8, of two by 2^-16; the tile unit leaves out mid x mid besides.
 PRECISIONS = {"float32": 0.0, "bf16x3": 3 * 2**-16, "bf16": 2 * 2**-8 + 2**-16}
 
 

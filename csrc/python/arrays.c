@@ -112,6 +112,12 @@ int dice_py_rows(PyObject *object, const char *argument, PyArrayObject **array, 
     return 0;
 }
 
+PyObject *dice_py_item(PyObject *dict, const char *key)
+{
+    PyObject *value = PyDict_GetItemString(dict, key);
+    return value == Py_None ? NULL : value;
+}
+
 int dice_py_to_uint64(PyObject *object, void *out)
 {
     PyObject *integer = PyNumber_Index(object);

@@ -80,6 +80,9 @@ static inline void *dice_py_data(PyObject *array)
     return PyArray_DATA((PyArrayObject *)array);
 }
 
+/* dict[key] as a borrowed reference; NULL, with no exception, where it is missing or None. */
+PyObject *dice_py_item(PyObject *dict, const char *key);
+
 /* A converter (O&) of an integer from 0 to 2^64 - 1, to uint64_t. */
 int dice_py_to_uint64(PyObject *object, void *out);
 

@@ -18,8 +18,8 @@ typedef struct dl_tensor {
 enum { DL_CUDA = 2, DL_CUDA_MANAGED = 13, DL_UINT = 1, DL_FLOAT = 2 };
 enum { DEFAULT_STREAM = 1 }; /* its number in DLPack, in the interface and in the CUDA runtime */
 enum { MOST_DIMENSIONS = 4 };
-static const int64_t MOST_VALUES = (int64_t)1
-                                << 48; /* more than any memory holds; products of sizes stay in 64 bits */
+/* More than any memory holds, and so few that a product of sizes stays in 64 bits. */
+static const int64_t MOST_VALUES = (int64_t)1 << 48;
 
 /* Whether object.__dlpack_device__() names a GPU; an object that raises an exception is not on one. */
 static int offers_dlpack(PyObject *object)
@@ -32,13 +32,16 @@ static int offers_dlpack(PyObject *object)
     return read && (type == DL_CUDA || type == DL_CUDA_MANAGED);
 }
 
-/* Whether axis sizes and strides, given from the last axis to the first, are those of a C-contiguous array:
- * call it once an axis with *step = what the stride must be, which it multiplies by the size. */
+/* For each axis from the last to the first: whether its stride, where one is given, is that of a C-contiguous
+ * array. *step is that stride, one element for the last axis; it becomes the one of the next axis. */
 static int axis_fits(int64_t size, int has_stride, int64_t stride, int64_t *step)
 {
-    const int fits = size >= 0 && size <= MOST_VALUES && (!has_stride || size <= 1 || stride == *step);
-    *step = !fits ? 0 : *step * size;
-    return fits && *step <= MOST_VALUES;
+    if (size < 0 || (has_stride && size > 1 && stride != *step)
+        || (*step > 0 && size > MOST_VALUES / *step)) {
+        return 0;
+    }
+    *step *= size;
+    return 1;
 }
 
 /* Fills *view from object.__dlpack__(). *good = 0 where the array is not C-contiguous or not given, and then
@@ -74,13 +77,6 @@ static void read_dlpack(PyObject *object, dice_py_view *view, int *good)
     view->owner = capsule; /* nobody else takes the array over, so the capsule's destructor gives it back */
 }
 
-/* dict[key] as a borrowed reference; NULL where it is missing or None. */
-static PyObject *item(PyObject *dict, const char *key)
-{
-    PyObject *value = PyDict_GetItemString(dict, key);
-    return value == Py_None ? NULL : value;
-}
-
 /* Fills *view from the interface's dict. *good = 0 where the dict is not as its definition says, or the array
  * is not C-contiguous. */
 static void read_interface(PyObject *dict, dice_py_view *view, uintptr_t *stream, int *good)
@@ -89,11 +85,13 @@ static void read_interface(PyObject *dict, dice_py_view *view, uintptr_t *stream
     if (!PyDict_Check(dict)) {
         return;
     }
-    PyObject *shape = item(dict, "shape"), *type = item(dict, "typestr"), *data = item(dict, "data");
-    PyObject *strides = item(dict, "strides"), *stream_item = item(dict, "stream");
+    PyObject *shape = dice_py_item(dict, "shape"), *type = dice_py_item(dict, "typestr"),
+             *data = dice_py_item(dict, "data");
+    PyObject *strides = dice_py_item(dict, "strides"), *stream_item = dice_py_item(dict, "stream");
     const char *text = type != NULL && PyUnicode_Check(type) ? PyUnicode_AsUTF8(type) : NULL;
     if (text == NULL || shape == NULL || !PyTuple_Check(shape) || PyTuple_GET_SIZE(shape) > MOST_DIMENSIONS
-        || data == NULL || !PyTuple_Check(data) || PyTuple_GET_SIZE(data) != 2 || item(dict, "mask") != NULL
+        || data == NULL || !PyTuple_Check(data) || PyTuple_GET_SIZE(data) != 2
+        || dice_py_item(dict, "mask") != NULL
         || (strides != NULL
             && (!PyTuple_Check(strides) || PyTuple_GET_SIZE(strides) != PyTuple_GET_SIZE(shape)))) {
         return;

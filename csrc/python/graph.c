@@ -8,8 +8,6 @@
 #include <math.h>
 #include <string.h>
 
-#include "base/memory.h"
-
 enum { MOST_ITEMS = 1 << 16 }; /* of a list; the planner compares each tensor with every other */
 enum { WHERE = 32 };           /* bytes of "op 65535" */
 
@@ -184,18 +182,11 @@ static PyObject *read_dict(const char *where, PyObject *item, int (*is_known)(Py
     return copy;
 }
 
-/* dict[key] as a borrowed reference; NULL where it is missing or None. */
-static PyObject *item_of(PyObject *dict, const char *key)
-{
-    PyObject *value = PyDict_GetItemString(dict, key);
-    return value == Py_None ? NULL : value;
-}
-
 static int push_tensor(const char *where, PyObject *dict, dice_graph *graph)
 {
     int32_t channels, parent = DICE_NONE, offset = 0, id;
-    PyObject *channels_item = item_of(dict, "channels"), *parent_item = item_of(dict, "parent"),
-             *offset_item = item_of(dict, "offset");
+    PyObject *channels_item = dice_py_item(dict, "channels"), *parent_item = dice_py_item(dict, "parent"),
+             *offset_item = dice_py_item(dict, "offset");
     if (channels_item == NULL) {
         return dice_py_check(dice_fail(DICE_E_INPUT, "%s: channels are missing", where));
     }
@@ -217,7 +208,7 @@ static int push_tensor(const char *where, PyObject *dict, dice_graph *graph)
 
 static int read_kind(const char *where, PyObject *dict, dice_op_kind *kind)
 {
-    PyObject *value = item_of(dict, "kind");
+    PyObject *value = dice_py_item(dict, "kind");
     for (int k = 0; value != NULL && PyUnicode_Check(value) && k < DICE_OP_KINDS; k++) {
         if (PyUnicode_CompareWithASCIIString(value, dice_op_names[k]) == 0) {
             *kind = (dice_op_kind)k;
@@ -273,14 +264,14 @@ static int push_op(const char *where, PyObject *dict, dice_graph *graph)
                   .stride = 1,
                   .groups = 1,
                   .eps = 1e-5f};
-    PyObject *name = item_of(dict, "name");
+    PyObject *name = dice_py_item(dict, "name");
     snprintf(op.name, sizeof op.name, "%s", where);
     if (read_kind(where, dict, &op.kind) < 0
         || (name != NULL && read_text(where, "name", name, op.name, sizeof op.name) < 0)) {
         return -1;
     }
     for (const dice_op_field *field = dice_op_fields; field->name != NULL; field++) {
-        PyObject *value = item_of(dict, field->name);
+        PyObject *value = dice_py_item(dict, field->name);
         if (value == NULL && field->required) {
             return dice_py_check(dice_fail(DICE_E_INPUT, "%s: %s is missing", where, field->name));
         }

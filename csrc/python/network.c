@@ -11,6 +11,7 @@ typedef struct network {
     dice_py_place place;
     dice_net *net;
     dice_graph *outline; /* without weights: gives the output's size for an image's */
+    int is_pooled;       /* a global mean writes the output: it has one pixel, whatever the image */
     PyObject *linear;    /* a Linear of W and b at the same place; None where the graph has no head */
     Py_ssize_t features, classes;
     int32_t channels; /* of the input */
@@ -76,6 +77,24 @@ static int set_attributes(network *self, const dice_graph *graph)
              : 0;
 }
 
+static int32_t storage_of(const dice_graph *graph, int32_t tensor)
+{
+    const int32_t parent = graph->tensors[tensor].parent;
+    return parent == DICE_NONE ? tensor : parent;
+}
+
+static int is_pooled(const dice_graph *graph)
+{
+    const int32_t output = storage_of(graph, graph->output);
+    for (int32_t i = 0; i < graph->n_ops; i++) {
+        const dice_op *op = &graph->ops[i];
+        if (op->kind == DICE_OP_GLOBAL_MEAN && storage_of(graph, op->y) == output) {
+            return 1;
+        }
+    }
+    return 0;
+}
+
 /* What runs: the network on its back end, and the Linear of its head. */
 static int make_ready(network *self, const dice_py_module *state, const dice_graph *graph)
 {
@@ -89,6 +108,7 @@ static int make_ready(network *self, const dice_py_module *state, const dice_gra
     if (dice_py_check(status) < 0) {
         return -1;
     }
+    self->is_pooled = is_pooled(graph);
     self->linear = graph->classes == 0 ? Py_NewRef(Py_None)
                                        : dice_py_linear_new(state, graph->head_weight, graph->head_bias,
                                                             self->classes, self->features, &self->place);
@@ -227,8 +247,8 @@ static PyObject *run(const network *self, PyObject *argument, int pooled)
     if (read_images(self, argument, &images, &owner) < 0) {
         return NULL;
     }
-    npy_intp shape[4] = {(npy_intp)images.n, self->features, 0, 0};
-    dice_status status = output_size(self, &images, shape + 2);
+    npy_intp shape[4] = {(npy_intp)images.n, self->features, 1, 1};
+    dice_status status = pooled && self->is_pooled ? DICE_OK : output_size(self, &images, shape + 2);
     if (status == DICE_OK && pooled && (shape[2] != 1 || shape[3] != 1)) {
         status = dice_fail(DICE_E_INPUT,
                            "images: the network makes features of %zd x %zd pixels of them, want 1 x 1",
