@@ -186,7 +186,7 @@ def test_sanitizers_go_to_every_file_and_link(configure, folder):
     assert not [
         source for source, command in commands(folder).items() if " -fsanitize=undefined " not in command
     ]
-    assert "DICE_SANITIZE=nonsense: a program that is built with it does not run here" in configure(
+    assert "DICE_SANITIZE=nonsense: a program built with it does not run here" in configure(
         SANITIZE="nonsense", fails=True
     )
 
