@@ -8,7 +8,8 @@ stamp=$here/.venv/installed-by-demo
 # The current directory may hold the sources without their extension: only an installed dice counts.
 path='import sys; sys.path = [p for p in sys.path if p]'
 installed() { "$python" -c "$path; import dice._core" >/dev/null 2>&1; }
-newer() { find "$here"/{csrc,dice,CMakeLists.txt} -name '*.[chpt]*' ! -name '*.pyc' -newer "$stamp" -print -quit; }
+sources=("$here/csrc" "$here/dice" "$here/CMakeLists.txt")
+newer() { find "${sources[@]}" -name '*.[chpt]*' ! -name '*.pyc' -newer "$stamp" -print -quit; }
 outdated() { [[ -e $stamp && -n $(newer) ]]; }
 
 if ! installed; then
