@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Fetches the OOD sets of the ImageNet experiment into datasets/ood_datasets: iNaturalist, SUN and Places
-# (10,000 images each, curated by the authors) and DTD. Arguments go on to `dice download`: --root DIR, more names.
+# (10,000 images each, curated by the authors) and DTD. Arguments go on to `dice download`: --root DIR, names.
 # Run it again after an interruption: it goes on where it stopped. What it fetches from where:
 # datasets/README.md.
 set -euo pipefail
