@@ -186,7 +186,7 @@ def test_sanitizers_go_to_every_file_and_link(configure, folder):
     assert not [
         source for source, command in commands(folder).items() if " -fsanitize=undefined " not in command
     ]
-    assert "DICE_SANITIZE=nonsense: a program that is built with it does not run here" in configure(
+    assert "DICE_SANITIZE=nonsense: a program built with it does not run here" in configure(
         SANITIZE="nonsense", fails=True
     )
 
@@ -328,15 +328,19 @@ def test_each_choice_of_compilers_has_a_folder_of_its_own(monkeypatch):
         monkeypatch.delenv(name)
 
 
-def test_the_environment_reaches_the_build(tmp_path):
+def test_the_environment_reaches_the_build(tmp_path, monkeypatch):
+    monkeypatch.setenv("CFLAGS", "-DOTHER")  # so it is not the folder of the extension that runs here
+    monkeypatch.setenv("DICE_CUDA", "perhaps")
     done = subprocess.run(
         [sys.executable, "setup.py", "-q", "build_ext", "--build-lib", tmp_path],
         cwd=ROOT,
-        env=environment(DICE_CUDA="perhaps", CFLAGS="-DOTHER"),
+        env=environment(),
         capture_output=True,
         text=True,
         check=False,
     )
+    for folder in ROOT.glob(f"build/*{setup.build_folder('').name}"):
+        shutil.rmtree(folder)
     assert done.returncode != 0
     assert "DICE_CUDA=perhaps: want one of auto, on, off" in " ".join(done.stderr.split())
     assert "error: the build failed, for the reason above" in done.stderr

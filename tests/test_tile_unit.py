@@ -19,6 +19,7 @@ def test_emulated_tile_unit(tmp_path, shared):
     package = tmp_path / "dice"
     shutil.copytree(ROOT / "dice", package, ignore=shutil.ignore_patterns("_vendor", "*.so"))
     folder = build("dice_python", "tile-unit", {"DICE_AMX_EMULATED": "on", "DICE_CUDA": "off"})
+    assert "emulated in plain C" in (folder / "summary.txt").read_text()
     done = run(setup.cmake, "--install", folder, "--component", "python", "--prefix", package)
     assert done.returncode == 0, done.stdout
     env = {**os.environ, "PYTHONPATH": str(tmp_path), "DICE_TEST_SHARED": str(shared)}
