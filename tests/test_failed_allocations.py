@@ -1,7 +1,8 @@
-"""Scores in C under failing allocations: MemoryError, nothing leaked, and the next call is right."""
+"""Graphs and scores in C under failing allocations: MemoryError, nothing leaked, and the next call is right."""
 
 import numpy as np
 import pytest
+from test_core_arguments import graph
 
 from dice import _core
 from dice.stats.moments import ClassMoments
@@ -19,7 +20,9 @@ def _moments():
     return ClassMoments(2, 9, scatter=True).add(W[:4, :9], np.array([0, 0, 1, 1]))
 
 
+IMAGES = np.ones((2, 3, 8, 8), np.float32)
 CALLS = {
+    "graph": (20, lambda: _core.Network(graph()).forward(IMAGES)[1].tolist()),
     "percentile": (3, lambda: _core.contribution_percentile(MEAN, W, 90, False)),
     "metrics": (2, lambda: _core.metric_measure(B.astype(float), H[0].astype(float), 0, 0.95, 0.05)),
     "bootstrap": (
@@ -47,7 +50,7 @@ def test_every_allocation_may_fail(name):
     least, call = CALLS[name]
     want, live = call(), _core._memory_live()
     failures = 0
-    for nth in range(1, 30):
+    for nth in range(1, 60):
         _core._memory_fail_at(nth)
         try:
             assert call() == want
