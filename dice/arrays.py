@@ -1,4 +1,5 @@
-"""Arrays of any framework as numpy arrays, and the names of the array types that the package passes around."""
+"""Turns arrays of any framework into numpy arrays, and names the array types that the package passes
+around."""
 
 from collections.abc import Iterator
 from typing import Any, TypeAlias
@@ -18,14 +19,14 @@ UInt8: TypeAlias = NDArray[np.uint8]
 Bool: TypeAlias = NDArray[np.bool_]
 
 _DLPACK_GPUS = (2, 13)  # kDLCUDA, kDLCUDAManaged
-BLOCK_BYTES = 8 << 20  # of a converted copy; bounds what a pass over features adds to memory
+BLOCK_BYTES = 8 << 20  # of a converted copy; bounds the memory that a pass over features takes
 
 
 def as_array(value: Any, name: str, ndim: int) -> np.ndarray:
-    """`value` as a numpy array of floats or integers, not copied where the framework shares its memory.
+    """`value` as a numpy array of floats or integers, without a copy where the framework shares its memory.
 
-    Takes numpy arrays (memory-mapped too), lists, and whatever offers `__array__` or DLPack (torch, JAX, cupy on the
-    host). InputError, naming `name`, where it is no such array or has another number of dimensions than `ndim`.
+    Takes numpy arrays (memory-mapped ones too), lists, and whatever offers `__array__` or DLPack (torch,
+    JAX). Raises InputError, which names `name`, if `value` is no such array or has not `ndim` dimensions.
     """
     if hasattr(value, "toarray"):
         raise InputError(f"{name}: is a sparse matrix, which is not supported; give {name}.toarray()")
@@ -34,13 +35,8 @@ def as_array(value: Any, name: str, ndim: int) -> np.ndarray:
     try:
         offers_dlpack_only = hasattr(value, "__dlpack__") and not hasattr(value, "__array__")
         array = np.from_dlpack(value) if offers_dlpack_only else np.asarray(value)
-    except (
-        TypeError,
-        ValueError,
-        RuntimeError,
-        BufferError,
-        AttributeError,
-    ) as error:  # each framework has its own
+    # each framework raises another of these
+    except (TypeError, ValueError, RuntimeError, BufferError, AttributeError) as error:
         raise InputError(f"{name}: cannot be read as an array ({error})") from None
     if array.dtype.kind == "O" and array.ndim > 0:
         array = _unpacked(array, name)
@@ -54,11 +50,12 @@ def as_array(value: Any, name: str, ndim: int) -> np.ndarray:
 
 
 class _KindError(InputError, TypeError):
-    """What numpy would have raised a TypeError for."""
+    """An InputError that is a TypeError too, where numpy raises a TypeError; scikit-learn's checks expect
+    one."""
 
 
 def _unpacked(array: np.ndarray, name: str) -> np.ndarray:
-    """An array of Python numbers as floats."""
+    """An array of Python objects as float64."""
     try:
         return array.astype(np.float64)
     except TypeError as error:
@@ -68,20 +65,19 @@ def _unpacked(array: np.ndarray, name: str) -> np.ndarray:
 
 
 def on_gpu(value: Any) -> bool:
-    """Whether `value` says that it lives on a GPU, by DLPack or `__cuda_array_interface__`: cupy's, torch's, JAX's, numba's
-    arrays."""
+    """Whether `value` says that it lives on a GPU, by DLPack or `__cuda_array_interface__` (cupy, torch, JAX,
+    numba)."""
     if isinstance(value, np.ndarray):
         return False
     device = getattr(value, "__dlpack_device__", None)
     if callable(device) and device()[0] in _DLPACK_GPUS:
-        return True  # torch's interface refuses to be asked where a gradient is wanted
+        return True  # DLPack comes first: torch's __cuda_array_interface__ raises where a gradient is wanted
     return hasattr(value, "__cuda_array_interface__")
 
 
 def blocks(array: np.ndarray, dtype: type, size: int | None = None) -> Iterator[np.ndarray]:
-    """Runs of rows of `array` (N, D) as contiguous `dtype`, converted a few at a time; one empty run where N is 0.
-
-    A run has up to `size` bytes, default BLOCK_BYTES."""
+    """Yield the rows of `array` (N, D) as contiguous blocks (n, D) of `dtype`, each of at most `size` bytes
+    (default BLOCK_BYTES) but at least one row. Where N is 0, one empty block."""
     row_bytes = max(1, array.shape[1] * np.dtype(dtype).itemsize)
     step = max(1, (size or BLOCK_BYTES) // row_bytes)
     for first in range(0, max(1, len(array)), step):

@@ -1,11 +1,11 @@
-"""The two refusals of the package. The C core raises these very classes."""
+"""The two exceptions that the package raises on purpose. The C core raises the same classes."""
 
 __all__ = ["DeviceError", "InputError"]
 
 
 class InputError(ValueError):
-    """A file, array, name or value that cannot be used; the message names it and says what to do."""
+    """A file, array, name or value cannot be used. The message names it and says what to do."""
 
 
 class DeviceError(RuntimeError):
-    """A device that is not there or ran out of memory; the message says which and why."""
+    """A device is missing or ran out of memory. The message says which and why."""

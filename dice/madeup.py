@@ -1,7 +1,8 @@
-"""Networks with made-up weights, to see the whole way run without a weight file. Their numbers mean nothing.
+"""Makes networks with made-up weights, to try everything without a weight file. Their scores mean nothing.
 
-A convolution or last layer `name` is drawn from `numpy.random.RandomState(zlib.crc32(name))`, normal with variance
-2 / fan-in (He et al., 2015); norms are the identity, but for the last one of each residual branch of a ResNet, which scales by 0.2.
+The weights of a convolution or last layer `name` are drawn from `numpy.random.RandomState(zlib.crc32(name))`:
+normal, with variance 2 / fan-in (He et al., 2015). A norm is the identity, except that the last one of each
+residual branch of a ResNet scales by 0.2.
 """
 
 import zlib
@@ -18,12 +19,13 @@ _Shapes = Iterator[tuple[str, tuple[int, ...]]]
 
 
 def made_up_weights(arch: str) -> dict[str, Float32]:
-    """Name -> float32 array, for `load_backbone`; always the same. InputError for an arch that is not known here."""
+    """Name -> float32 array, for `load_backbone`; every call gives the same. InputError for an unknown
+    `arch`."""
     return {name: _draw(name, shape) for name, shape in weight_shapes(arch).items()}
 
 
 def weight_shapes(arch: str) -> dict[str, tuple[int, ...]]:
-    """Name -> shape of the weights of `arch`. InputError for an arch that is not known here."""
+    """Name -> shape of the weights of `arch`. InputError for an unknown `arch`."""
     if arch not in _ARCHS:
         raise InputError(f"no made-up weights for {arch!r}; there are some for {', '.join(_ARCHS)}")
     return dict(_ARCHS[arch]())
@@ -44,7 +46,7 @@ def _batchnorm(name: str, channels: int) -> _Shapes:
 
 
 def _densenet() -> _Shapes:
-    """DenseNet-BC-100, growth 12, 10 classes."""
+    """DenseNet-BC of depth 100, growth 12, 10 classes."""
     growth, channels = 12, 24
     yield "conv1.weight", (channels, 3, 3, 3)
     for block in (1, 2, 3):

@@ -13,9 +13,9 @@
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static const dice_backend *opened;
-static char path[4096], problem[512]; /* of the plug-in tried last */
+static char path[4096], problem[512]; /* file and failure of the plug-in that was tried last */
 
-/* The file _cuda.so beside the library that this code is in, or the one that DICE_CUDA_PLUGIN names. */
+/* out (size) = the path in DICE_CUDA_PLUGIN, else _cuda.so in the folder of the library of this code. */
 static void find_path(char *out, size_t size)
 {
     const char *named = getenv("DICE_CUDA_PLUGIN");
@@ -29,7 +29,7 @@ static void find_path(char *out, size_t size)
     }
 }
 
-/* Sets `opened`, or `problem`. */
+/* Opens the plug-in at `path`: sets `opened`, or `problem` where that fails. */
 static void open_plugin(void)
 {
     static const dice_plugin_core core = {DICE_BACKEND_ABI, dice_fail,      dice_alloc,
@@ -42,7 +42,7 @@ static void open_plugin(void)
     void *library = dlopen(path, RTLD_NOW | RTLD_LOCAL);
     dice_plugin_open open_it = NULL;
     if (library != NULL) {
-        /* ISO C knows no conversion from an object's pointer to a function's */
+        /* ISO C has no conversion from an object's pointer to a function's. */
         *(void **)(void *)&open_it = dlsym(library, DICE_PLUGIN_SYMBOL);
     }
     if (open_it == NULL) {
@@ -60,7 +60,7 @@ const dice_backend *dice_plugin_cuda(const char **reason, const char **file)
     char wanted[sizeof path] = "";
     find_path(wanted, sizeof wanted);
     pthread_mutex_lock(&lock);
-    if (strcmp(wanted, path) != 0) { /* the first call, or another plug-in is named now */
+    if (strcmp(wanted, path) != 0) { /* the first call, or DICE_CUDA_PLUGIN has changed */
         memcpy(path, wanted, sizeof path);
         open_plugin();
     }

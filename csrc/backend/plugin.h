@@ -1,7 +1,7 @@
-/* The CUDA back end, in a library of its own that is opened at first use.
+/* The plug-in: the CUDA back end as a library of its own, which is opened at first use.
  *
- * It exports one symbol, DICE_PLUGIN_SYMBOL, of type dice_plugin_open. It links nothing of the core: what it
- * needs is lent to it here, so that a failure's detail is recorded where the core looks for it. */
+ * It exports one symbol, DICE_PLUGIN_SYMBOL, of type dice_plugin_open. It is not linked with the core, but
+ * gets the core's functions in a dice_plugin_core, so that the core finds the detail of its failures. */
 #ifndef DICE_BACKEND_PLUGIN_H
 #define DICE_BACKEND_PLUGIN_H
 
@@ -23,9 +23,9 @@ typedef const dice_backend *(*dice_plugin_open)(const dice_plugin_core *core);
 
 #define DICE_PLUGIN_SYMBOL "dice_plugin"
 
-/* The CUDA back end, or NULL with the *reason why it cannot run here ("no plug-in", "no driver", "no device",
- * ...). *file = where the plug-in is looked for: _cuda.so beside the extension, or the environment's
- * DICE_CUDA_PLUGIN. */
+/* The CUDA back end, or NULL and the *reason why it cannot run on this machine ("no plug-in", "no driver",
+ * "no device", ...). *file = the plug-in's path: what the environment's DICE_CUDA_PLUGIN names, else _cuda.so
+ * in the extension's folder. */
 const dice_backend *dice_plugin_cuda(const char **reason, const char **file);
 
 #endif

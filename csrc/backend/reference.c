@@ -1,8 +1,7 @@
 /* The scalar reference: every op as its formula, sums in double, results stored as float32.
  *
- * It is the truth that the fast back ends are tested against, and the
- * fallback where none of them runs. Tensors are (C, H, W) of one image; each
- * image has an arena of its own while it is computed, so nothing is shared. */
+ * It is the truth that the fast back ends are tested against, and it runs where none of them can. A tensor is
+ * (C, H, W) of one image; each image has an arena of its own while it is computed. */
 #include <math.h>
 #include <stdatomic.h>
 #include <string.h>
@@ -15,19 +14,19 @@
 #include "nn/plan.h"
 
 struct dice_net {
-    dice_graph *graph; /* our own copy */
+    dice_graph *graph; /* a copy */
     int parts;         /* bfloat16 parts of a convolution's factors: dice_precision_parts */
     size_t weight_bytes;
     atomic_size_t arena_bytes;
 };
 
-/* What the tasks of one forward share. */
+/* What the tasks of one forward call share. */
 typedef struct run {
     const dice_graph *graph;
     int parts;
     const dice_images *images;
     dice_plan plan;
-    size_t scratch; /* doubles that the ops need beside the arena */
+    size_t scratch; /* doubles of working memory that an op needs, at most */
     float *features;
 } run;
 
@@ -64,7 +63,7 @@ static float act(const dice_op *op, double x)
     return op->relu && !(x > 0) ? 0.0f : (float)x;
 }
 
-/* padded (C, H + 2 pad, W + 2 pad) = pre(x) in so many parts, with zeros around. */
+/* padded (C, H + 2 pad, W + 2 pad) = pre(x), rounded to `parts` bfloat16 parts, with zeros around it. */
 static void pad_input(const dice_op *op, map x, int parts, double *padded)
 {
     const size_t pad = (size_t)op->pad, width = x.width + 2 * pad, height = x.height + 2 * pad;
@@ -81,9 +80,9 @@ static void pad_input(const dice_op *op, map x, int parts, double *padded)
     }
 }
 
-enum { CONV_O = 4, CONV_W = 128 }; /* outputs summed side by side: channels, pixels of a row */
+enum { CONV_O = 4, CONV_W = 128 }; /* outputs that are summed together: channels, and pixels of a row */
 
-/* sums[o][j] = sum over input channel and tap for `count` pixels of row `i` from column `j0`. */
+/* sums[o][j] = the sums over input channels and taps for `count` pixels of row `i`, from column `j0` on. */
 static void conv_sums(const dice_op *op, map x, const double *padded, size_t o, size_t channels, size_t i,
                       size_t j0, size_t count, double sums[CONV_O][CONV_W])
 {
@@ -114,7 +113,7 @@ static void conv(const dice_op *op, map x, map y, const map *residual, int parts
 {
     double sums[CONV_O][CONV_W];
     pad_input(op, x, parts, padded);
-    if (op->kernel == 1 && op->stride == 1) { /* rows do not matter: one long row sums faster */
+    if (op->kernel == 1 && op->stride == 1) { /* taken as one long row, which sums faster */
         x.width *= x.height;
         y.width *= y.height;
         x.height = y.height = 1;
@@ -138,8 +137,7 @@ static void conv(const dice_op *op, map x, map y, const map *residual, int parts
     }
 }
 
-/* The largest or the mean value of one window; its upper left corner lies at (top, left), maybe outside of x.
- */
+/* The largest or the mean value of the window at (top, left), its upper left corner, maybe outside of x. */
 static double window(const dice_op *op, map x, size_t c, ptrdiff_t top, ptrdiff_t left)
 {
     const int is_max = op->kind == DICE_OP_MAXPOOL;
@@ -228,8 +226,7 @@ static void run_op(const run *r, const dice_op *op, char *arena, double *scratch
     }
 }
 
-/* The input tensor of image `index`. Bytes are normalised in float32, operation by operation as torchvision
- * does. */
+/* input = image `index`. Bytes are normalised by torchvision's operations in float32, one by one. */
 static void read_image(const run *r, size_t index, map input)
 {
     const size_t pixels = input.height * input.width;
@@ -270,7 +267,7 @@ static dice_status run_image(void *context, size_t index, int thread)
     return status;
 }
 
-/* Doubles for the largest padded input of a convolution. */
+/* The number of doubles of the largest padded input of a convolution. */
 static size_t scratch_of(const dice_graph *graph, const dice_plan *plan)
 {
     size_t most = 0;
@@ -299,7 +296,7 @@ static dice_status net_forward(dice_net *net, const dice_images *images, float *
     return status;
 }
 
-/* *out = a copy of `count` floats, in so many parts, that belongs to `graph`; NULL stays NULL. */
+/* *out = a copy of from (count), rounded to `parts` bfloat16 parts, which `graph` owns; NULL stays NULL. */
 static dice_status copy_floats(dice_graph *graph, const float *from, size_t count, int parts,
                                const float **out)
 {
@@ -330,7 +327,7 @@ static dice_status copy_op(dice_graph *graph, const dice_op *from, int parts)
     return status == DICE_OK ? dice_graph_push(graph, &op) : status;
 }
 
-/* The graph without its head. */
+/* to = a copy of the graph without its head, with weights rounded to `parts` bfloat16 parts. */
 static dice_status copy_graph(const dice_graph *from, int parts, dice_graph *to)
 {
     dice_status status = DICE_OK;

@@ -1,4 +1,4 @@
-/* linear, scalar, with the exp and log of the C library: the truth that faster ones are tested against. */
+/* linear in plain C, with double sums and the C library's exp and log: faster ones are tested against it. */
 #include "backend/reference_linear.h"
 
 #include <math.h>
@@ -8,7 +8,7 @@
 
 struct dice_linear {
     size_t classes, features;
-    float *weight; /* (M, D), dropped weights as 0 */
+    float *weight; /* (M, D), with 0 where `keep` drops a weight */
     float *bias;   /* (M) */
 };
 

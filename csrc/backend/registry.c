@@ -4,7 +4,7 @@
 
 #include "backend/plugin.h"
 
-/* The number in "cuda" (0) or "cuda:1"; -1 where `device` is neither. */
+/* The index in "cuda" (0) or "cuda:N" (N); -1 if `device` is neither. */
 static int cuda_index(const char *device)
 {
     if (strcmp(device, "cuda") == 0) {

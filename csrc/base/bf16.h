@@ -19,7 +19,7 @@ static inline float dice_bf16_round(float x)
     return x;
 }
 
-/* The sum of the first `parts` bfloat16 parts of x: exact for three, but for denormals. */
+/* The sum of the first `parts` bfloat16 parts of x. Three parts are x itself, except for denormals. */
 static inline float dice_bf16_sum(float x, int parts)
 {
     float sum = 0, rest = x;

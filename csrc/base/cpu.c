@@ -15,7 +15,7 @@
 static const char *const names[] = {"scalar", "avx2", "avx512", "amx"};
 
 #if defined(DICE_HAVE_AMX)
-/* The tiles' 8 KB of state must be asked for once a process; a container may refuse it. */
+/* A process must ask the kernel once for the 8 KB of tile state; a container may refuse it. */
 static int amx_permitted(void)
 {
 #if defined(DICE_AMX_EMULATED)
@@ -40,7 +40,7 @@ static int amx_permitted(void)
 }
 #endif
 
-/* The build defines DICE_HAVE_... for the sets whose kernels it holds; without them a set is of no use. */
+/* The build defines DICE_HAVE_... for each set that it has kernels for; other sets are not offered. */
 static dice_isa detect(void)
 {
     dice_isa isa = DICE_ISA_SCALAR;

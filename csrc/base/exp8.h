@@ -1,6 +1,5 @@
-/* exp of eight doubles side by side, for the kernels of every instruction set: plain vector arithmetic that
- * never contracts, so that all sets give the same bits. Under linalg and the back ends, both of which use it.
- */
+/* exp of eight doubles at a time, for the kernels of every instruction set. It is plain vector arithmetic
+ * without fused multiply-adds, so that all sets give the same bits. Both linalg and the back ends use it. */
 #ifndef DICE_BASE_EXP8_H
 #define DICE_BASE_EXP8_H
 
@@ -9,8 +8,8 @@
 typedef double dice_double8 __attribute__((vector_size(64)));
 typedef int64_t dice_long8 __attribute__((vector_size(64)));
 
-/* *x = exp(*x), x at most 0, to 1e-12 relative: x = k ln 2 + r, the series in r, times 2^k. Below -708 it is
- * 2^-1021. */
+/* *x = exp(*x) for x <= 0, to 1e-12 relative; below -708 the result is 2^-1021. With x = k ln 2 + r it is the
+ * series of exp(r) times 2^k. */
 static inline __attribute__((always_inline)) void dice_exp8(dice_double8 *x)
 {
     const dice_double8 least = (dice_double8){0} - 708.0, magic = (dice_double8){0} + 0x1.8p52;
@@ -32,7 +31,7 @@ static inline __attribute__((always_inline)) void dice_exp8(dice_double8 *x)
     *x = y * (dice_double8)(((dice_long8)shifted + 1023) << 52);
 }
 
-/* The sum of the eight at s, in the one order that every reduction uses. */
+/* The sum of s (8), in the one order that every reduction uses. */
 static inline __attribute__((always_inline)) double dice_sum8(const double *s)
 {
     return ((s[0] + s[4]) + (s[2] + s[6])) + ((s[1] + s[5]) + (s[3] + s[7]));

@@ -45,8 +45,9 @@ dice_status dice_alloc(size_t count, size_t size, void **out)
         return dice_fail(DICE_E_MEMORY, "out of memory: %zu bytes", bytes);
     }
 #if defined(__linux__) && defined(MADV_HUGEPAGE)
-    if (bytes >= HUGE_PAGE) { /* large tensors lie in blocks far apart: fewer pages, fewer misses; refused is
-                                 no harm */
+    /* The blocks of a large tensor lie far apart, and huge pages spare misses of the address cache. A refusal
+     * is harmless. */
+    if (bytes >= HUGE_PAGE) {
         madvise(memory, bytes / HUGE_PAGE * HUGE_PAGE, MADV_HUGEPAGE);
     }
 #endif

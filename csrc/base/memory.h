@@ -1,5 +1,5 @@
-/* Aligned memory with overflow-safe sizes, and a hook that makes the n-th
- * allocation fail so that tests reach every cleanup path. */
+/* Aligned memory whose size cannot overflow, and a hook that makes the n-th allocation fail, so that tests
+ * reach every cleanup path. */
 #ifndef DICE_BASE_MEMORY_H
 #define DICE_BASE_MEMORY_H
 
@@ -15,8 +15,8 @@ static inline size_t dice_align_up(size_t bytes)
     return (bytes + DICE_ALIGN - 1) / DICE_ALIGN * DICE_ALIGN;
 }
 
-/* *out = `count` * `size` bytes, DICE_ALIGN-aligned, uninitialised; an empty
- * request yields a valid pointer. Sets *out to NULL on failure. */
+/* *out = `count` * `size` bytes, DICE_ALIGN-aligned and uninitialised; a valid pointer for 0 bytes too. NULL
+ * on failure. */
 dice_status dice_alloc(size_t count, size_t size, void **out);
 
 /* The same, zero-filled. */
@@ -25,10 +25,10 @@ dice_status dice_alloc_zero(size_t count, size_t size, void **out);
 /* Releases what dice_alloc gave; NULL is allowed. */
 void dice_free(void *memory);
 
-/* Test hook: blocks that were given and not yet released. */
+/* For tests: the number of allocations that are not yet released. */
 long dice_memory_live(void);
 
-/* Test hook: the n-th allocation from now (1 = the next) fails, once; 0 turns it off. */
+/* For tests: makes the n-th allocation from now (1 = the next) fail, once; 0 turns this off. */
 void dice_memory_fail_at(long n);
 
 #endif

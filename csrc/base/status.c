@@ -10,7 +10,7 @@ static _Thread_local char detail[DETAIL_SIZE];
 
 dice_status dice_fail(dice_status code, const char *format, ...)
 {
-    char text[DETAIL_SIZE]; /* the arguments may hold the present detail */
+    char text[DETAIL_SIZE]; /* not straight into the detail: the arguments may point into it */
     va_list args;
     va_start(args, format);
     vsnprintf(text, sizeof text, format, args);

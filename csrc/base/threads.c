@@ -1,9 +1,8 @@
 /* The thread pool. See threads.h.
  *
- * A job is published by bumping `generation`; workers spin briefly for it (a
- * network run is a train of short jobs), then sleep on a condition. Tasks are
- * taken by an atomic counter. The pool object is never freed: after fork the
- * child drops the parent's and makes its own at next use. */
+ * The caller publishes a job by raising `generation`. Workers spin briefly for it, because the run of a
+ * network is a sequence of short jobs, then sleep on a condition. Threads take tasks from an atomic counter.
+ * The pool object is never freed: after a fork the child forgets the parent's and makes its own. */
 #define _GNU_SOURCE
 #include "base/threads.h"
 
@@ -24,8 +23,9 @@ typedef struct job {
     void *context;
     size_t count;
     atomic_size_t next;
-    size_t failed;      /* smallest failing index + 1, 0 = none; as the next two, under the pool's lock */
-    dice_status status; /* of that index */
+    /* under the pool's lock: */
+    size_t failed;      /* smallest failing index + 1, 0 = none */
+    dice_status status; /* of that index, as its detail */
     char detail[512];
 } job;
 
@@ -43,14 +43,14 @@ typedef struct pool {
     int wanted;  /* workers that may join the present job */
     atomic_uint generation;
     atomic_int running; /* workers that joined and have not finished */
-    job *current;       /* NULL once its tasks are all taken: who wakes too late is not waited for */
+    job *current; /* NULL once all its tasks are taken, so that nobody waits for a worker that wakes late */
     worker_start starts[MAX_THREADS];
 } pool;
 
 static _Atomic(pool *) the_pool;
 static pthread_mutex_t owner = PTHREAD_MUTEX_INITIALIZER; /* held while a job runs */
-static atomic_int count_setting;                          /* 0 = default */
-static atomic_int default_setting;                        /* 0 = not yet found */
+static atomic_int count_setting;                          /* 0 = use the default */
+static atomic_int default_setting;                        /* 0 = not found yet */
 static _Thread_local int task_thread = -1; /* the `thread` of the task that runs here, -1 = none */
 
 static void relax(int spin)
@@ -65,7 +65,7 @@ static void relax(int spin)
     }
 }
 
-/* In the child only the forking thread lives: its pool has no workers and its locks may be held. */
+/* Only the forking thread lives on in the child: the pool has no workers there, and its locks may be held. */
 static void after_fork_in_child(void)
 {
     atomic_store(&the_pool, NULL);
@@ -95,7 +95,7 @@ static void run_tasks(job *work, pool *p, int thread)
                 snprintf(work->detail, sizeof work->detail, "%s", dice_status_detail());
             }
             pthread_mutex_unlock(&p->lock);
-            atomic_store(&work->next, work->count); /* those under way finish, no new ones start */
+            atomic_store(&work->next, work->count); /* tasks under way finish, no new ones start */
         }
     }
     task_thread = -1;
@@ -134,7 +134,8 @@ static void *worker_main(void *argument)
     return NULL;
 }
 
-static pool *get_pool(void) /* under `owner` */
+/* Called with `owner` held. */
+static pool *get_pool(void)
 {
     pool *p = atomic_load(&the_pool);
     if (p != NULL) {
@@ -152,10 +153,10 @@ static pool *get_pool(void) /* under `owner` */
     return p;
 }
 
-/* Starts workers up to `wanted`; fewer is no error, only slower. */
+/* Starts workers until there are `wanted`. If fewer can be started, the job is slower but does not fail. */
 static void start_workers(pool *p, int wanted)
 {
-    /* signals are for the program's own threads, but a fault here must still reach its handler */
+    /* Signals go to the program's own threads, but a fault in a worker must still reach its handler. */
     sigset_t blocked, before;
     sigfillset(&blocked);
     sigdelset(&blocked, SIGSEGV);
@@ -192,7 +193,7 @@ static dice_status run_serially(size_t count, dice_task task, void *context)
 dice_status dice_parallel_for(size_t count, dice_task task, void *context)
 {
     static pthread_once_t once = PTHREAD_ONCE_INIT;
-    pthread_once(&once, handle_forks); /* before `owner` is ever held */
+    pthread_once(&once, handle_forks); /* before `owner` is first held */
     int helpers = dice_threads_count() - 1;
     if ((size_t)helpers >= count) {
         helpers = count == 0 ? 0 : (int)(count - 1);

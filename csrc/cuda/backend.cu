@@ -1,10 +1,10 @@
-/* The CUDA back end: what the plug-in exports, and whether it can run here. */
+/* The CUDA back end: the slots that the plug-in exports, and whether it can run on this machine. */
 #include "slots.cuh"
 
 const dice_plugin_core *dice_core;
 
-/* *count = the devices here, or the reason why there are none. The runtime is linked in; the driver comes
- * with the machine. */
+/* *count = the number of devices. Returns null, or the reason why there are none. The CUDA runtime is linked
+ * in, but the driver belongs to the machine. */
 static const char *count_devices(int *count)
 {
     int version = 0;
@@ -51,7 +51,7 @@ static dice_status arrived(const dice_options *options, uintptr_t stream, const 
     const on_device here(options->device);
     CUDA_TRY(here.error, "device");
     const int found = device_of(x, options->device), holder = found < 0 ? options->device : found;
-    const on_device there(holder); /* its default streams are meant, and its kernels may read x */
+    const on_device there(holder); /* `stream` may be a default stream, which belongs to this device */
     CUDA_TRY(there.error, "device");
     if (stream != 0) {
         CUDA_TRY(cudaStreamSynchronize(reinterpret_cast<cudaStream_t>(stream)), "the stream of an array");

@@ -15,15 +15,15 @@ extern "C" {
 }
 #include "machine.cuh"
 
-/* What the core lent when it opened the plug-in. */
+/* The functions of the core, which it passed when it opened the plug-in. */
 extern const dice_plugin_core *dice_core;
 
-/* DICE_E_DEVICE with "cuda:0: WHAT: why". */
+/* Returns DICE_E_DEVICE with the detail "cuda:N: WHAT: the error's text". */
 static inline dice_status cuda_fail(cudaError_t error, const char *what)
 {
     int device = 0;
     cudaGetDevice(&device);
-    cudaGetLastError(); /* an error that can be forgotten is not to meet the next call */
+    cudaGetLastError(); /* clears the error, so that the next call does not report it again */
     return dice_core->fail(DICE_E_DEVICE, "cuda:%d: %s: %s", device, what, cudaGetErrorString(error));
 }
 
@@ -43,7 +43,7 @@ static inline dice_status cuda_fail(cudaError_t error, const char *what)
         }                                                                                                    \
     } while (0)
 
-/* Makes `index` this thread's device and gives the caller's back at the end of the scope. */
+/* Makes `index` this thread's device, and restores the caller's device at the end of the scope. */
 class on_device
 {
   public:
@@ -56,7 +56,7 @@ class on_device
     {
         int now = before;
         if (cudaGetDevice(&now) == cudaSuccess && now != before && cudaSetDevice(before) != cudaSuccess) {
-            cudaGetLastError(); /* that device may be full: not the next launch's failure */
+            cudaGetLastError(); /* that device may be full, which the next launch must not report */
         }
     }
     on_device(const on_device &) = delete;
@@ -67,7 +67,7 @@ class on_device
     int before = 0;
 };
 
-/* Device memory that only grows. */
+/* Device memory that grows when more is reserved and never shrinks. */
 struct device_buffer {
     unsigned char *data = nullptr;
     size_t bytes = 0;
@@ -92,7 +92,7 @@ struct device_buffer {
     }
 };
 
-/* Hands out pieces of one buffer, each aligned for 16-byte access. */
+/* Lays out arrays in one buffer, each aligned for 16-byte access. */
 struct carver {
     size_t used = 0;
     size_t take(size_t bytes)
@@ -103,8 +103,8 @@ struct carver {
     }
 };
 
-/* Runs `run`(first, rows) over n rows, at most `most` at a time, each after `reserve`(rows); half as many
- * where memory for them is missing. */
+/* Runs run(first, rows) over n rows in waves of at most `most` rows, after reserve(rows) has made room for a
+ * wave. Where there is too little memory, waves are halved. */
 template <typename Reserve, typename Run>
 static dice_status in_waves(size_t n, size_t most, Reserve reserve, Run run)
 {
@@ -123,7 +123,7 @@ static dice_status in_waves(size_t n, size_t most, Reserve reserve, Run run)
     return DICE_OK;
 }
 
-/* The device that `memory` is on; -1 for the host's. */
+/* The device that `memory` is on; -1 for host memory. Memory that all devices share counts as on `device`. */
 static inline int device_of(const void *memory, int device)
 {
     cudaPointerAttributes attributes;

@@ -1,15 +1,16 @@
 /* Convolution as an implicit matrix product on tensor cores, channels last.
  *
- * Rows are output pixels of all images, columns output channels; k runs over taps and, within a tap, channels
- * padded to 4. A float32 is cut into bfloat16 parts, x = hi + mid / 2^8 + lo / 2^16 exactly, denormals too;
- * 1, 2 or 3 parts give 1, 3 or 6 products. Tensor cores cut their sums instead of rounding them, which would
- * lean on a long sum: each order of products in each step of 16 k starts from zero and is added to the total
- * in rounded float32.
+ * Rows are the output pixels of all images, columns the output channels; k runs over taps and, within a tap,
+ * over channels padded to 4. A float32 is split into bfloat16 parts, x = hi + mid / 2^8 + lo / 2^16, exactly,
+ * denormals too; 1, 2 or 3 parts take 1, 3 or 6 products, which are grouped by their power of 2^8 (their
+ * order). Tensor cores truncate their sums instead of rounding them, which would bias a long sum. Therefore
+ * each order of products, in each step of 16 k, starts from zero and is added to the total in rounded
+ * float32.
  *
- * A sum has one order whatever the tile, the batch and the neighbours: its bits depend on nothing else. */
+ * A sum has the same order of terms, and so the same bits, whatever the tile, the batch and other images. */
 #include "kernels.cuh"
 
-enum { THREADS = 128, ROWS = 64, DEPTH = 32 }; /* a block's threads, pixels, and k a step */
+enum { THREADS = 128, ROWS = 64, DEPTH = 32 }; /* threads and pixels of a block; k of a step */
 enum { LANES = 4 };                            /* channels that a thread fetches at once */
 
 static __host__ __device__ inline int round_up(int n, int to)
@@ -17,7 +18,7 @@ static __host__ __device__ inline int round_up(int n, int to)
     return (n + to - 1) / to * to;
 }
 
-/* k and columns of the packed weights (parts, columns, depth). */
+/* The depth (k) and columns of the packed weights (parts, columns, depth). */
 static __host__ __device__ inline int packed_depth(int channels, int kernel)
 {
     return round_up(kernel * kernel * round_up(channels, LANES), DEPTH);
@@ -27,12 +28,12 @@ static __host__ __device__ inline int packed_columns(int out_channels)
     return round_up(out_channels, 64);
 }
 
-/* What an order of products counts less than the one before. */
+/* The factor by which products of one order are larger than those of the next. */
 enum { ORDER = 1 << 8 };
 
-/* parts[i] = bfloat16 numbers, in the upper half, such that the sum of parts[i] / ORDER^i is x: each the
- * nearest (even) to what is left, so that what a few parts leave out has no sign in common. Infinity only
- * where x is. */
+/* parts[i] = a bfloat16 in the upper half of a word, such that x is the sum of parts[i] / ORDER^i. Each is
+ * the rest of x rounded to nearest even, so that the errors of fewer parts have no common sign. Infinite only
+ * if x is. */
 template <int PARTS> static __host__ __device__ inline void split(float x, uint32_t (&parts)[PARTS])
 {
     union {
@@ -50,7 +51,7 @@ template <int PARTS> static __host__ __device__ inline void split(float x, uint3
     }
 }
 
-/* v = pre(x[channel .. channel + 3]) of one pixel; 0 past the last channel. */
+/* v (4) = pre(x) of the channels from `channel` on of one pixel; 0 after the last channel. */
 static __device__ inline void fetch(const conv_args &p, const float *x, int channel,
                                     const float (&scale)[LANES], const float (&shift)[LANES],
                                     float (&v)[LANES])
@@ -59,7 +60,7 @@ static __device__ inline void fetch(const conv_args &p, const float *x, int chan
     if (p.vectors) {
         four = *reinterpret_cast<const float4 *>(x + channel);
     } else {
-        four.x = x[channel]; /* every tap has a first channel */
+        four.x = x[channel]; /* the first of the four always exists */
         four.y = channel + 1 < p.channels ? x[channel + 1] : 0.0f;
         four.z = channel + 2 < p.channels ? x[channel + 2] : 0.0f;
         four.w = channel + 3 < p.channels ? x[channel + 3] : 0.0f;
@@ -72,8 +73,7 @@ static __device__ inline void fetch(const conv_args &p, const float *x, int chan
     }
 }
 
-/* A block gives ROWS pixels x COLUMNS channels; its four warps share them as 2 x 2 or, for 16 columns, 4 x 1.
- */
+/* A block computes ROWS pixels x COLUMNS channels; its warps share them as 2 x 2, or 4 x 1 for 16 columns. */
 template <int PARTS, int COLUMNS> __global__ void __launch_bounds__(THREADS, 3) conv(const conv_args p)
 {
     enum {
@@ -81,9 +81,9 @@ template <int PARTS, int COLUMNS> __global__ void __launch_bounds__(THREADS, 3) 
         WARPS_M = 4 / WARPS_N,
         TILES_M = ROWS / WARPS_M / 16,
         TILES_N = COLUMNS / WARPS_N / 8,
-        PITCH = DEPTH / 2 + 4,       /* words a row; the 4 keep the 8 rows of a fragment in different banks */
-        FETCHERS = DEPTH / LANES,    /* threads a row */
-        STRIDE = THREADS / FETCHERS, /* rows fetched at once */
+        PITCH = DEPTH / 2 + 4,    /* words in a row; 4 more, so that 8 rows lie in different memory banks */
+        FETCHERS = DEPTH / LANES, /* threads that fetch a row */
+        STRIDE = THREADS / FETCHERS, /* rows that are fetched at once */
         FETCHES = ROWS / STRIDE
     };
     __shared__ __align__(16) uint32_t a_tile[PARTS][ROWS][PITCH];
@@ -103,8 +103,8 @@ template <int PARTS, int COLUMNS> __global__ void __launch_bounds__(THREADS, 3) 
     for (int i = 0; i < FETCHES; i++) {
         const int pixel = first_pixel + my_row + STRIDE * i, area = p.out_height * p.out_width;
         image[i] = p.x + size_t(pixel / area) * size_t(p.height) * size_t(p.width) * size_t(p.x_ld);
-        top[i] = pixel < p.pixels ? pixel % area / p.out_width * p.stride - p.pad
-                                  : -(1 << 24); /* never inside */
+        /* a pixel after the last one is never inside the image */
+        top[i] = pixel < p.pixels ? pixel % area / p.out_width * p.stride - p.pad : -(1 << 24);
         left[i] = pixel % p.out_width * p.stride - p.pad;
     }
 
@@ -146,7 +146,7 @@ template <int PARTS, int COLUMNS> __global__ void __launch_bounds__(THREADS, 3) 
         __syncthreads();
 
 #pragma unroll
-        for (int k = 0; k < DEPTH / 2; k += 8) { /* words: 16 k */
+        for (int k = 0; k < DEPTH / 2; k += 8) { /* 8 words hold 16 k */
             uint32_t b[PARTS][TILES_N][2];
 #pragma unroll
             for (int part = 0; part < PARTS; part++) {
@@ -261,7 +261,7 @@ cudaError_t conv_check()
     return cudaFuncGetAttributes(&attributes, conv<3, 64>);
 }
 
-/* Tiles are 16 channels wide where there are no more, or where wide ones would leave processors idle. */
+/* Tiles are 16 channels wide if there are no more channels, or if wider tiles would leave processors idle. */
 void conv_start(int parts, int processors, conv_args p, cudaStream_t stream)
 {
     const unsigned rows = unsigned(p.pixels + ROWS - 1) / ROWS;

@@ -1,7 +1,7 @@
 /* Squared distances to the nearest of several means in a whitened space, in double: Mahalanobis on the
  * device.
  *
- * x = h - centre, y = root x, z = means y; then |y|^2 + min (|mean|^2 - 2 z), as the CPU has it. */
+ * x = h - centre, y = root x, z = means y; the result is |y|^2 + min (|mean|^2 - 2 z), as on the CPU. */
 #include <mutex>
 
 #include "gemm.cuh"
@@ -28,7 +28,7 @@ static __global__ void centred(const T *h, const double *centre, double *x, size
     }
 }
 
-/* A block takes one row. */
+/* out (rows) = |y|^2 + min (norms - 2 z); a block takes one row. */
 static __global__ void nearest(const double *y, const double *z, const double *norms, int rank, int classes,
                                double *out)
 {
@@ -95,7 +95,8 @@ dice_status distance_create(const double *centre, const double *root, const doub
                             size_t rank, size_t classes, const dice_options *options, dice_distance **out)
 {
     TRY(backend_check_device(options->device));
-    if (features > 1u << 19 || classes > 1u << 19) { /* 16 a block, and a grid's second side ends at 65535 */
+    if (features > 1u << 19
+        || classes > 1u << 19) { /* a block takes 16, and a grid has at most 65535 blocks */
         return dice_core->fail(DICE_E_INPUT, "%zu features and %zu classes are too many for the device",
                                features, classes);
     }
@@ -132,7 +133,7 @@ void distance_free(dice_distance *d)
     }
 }
 
-/* Where the pieces of the working memory for `rows` images begin, and its size. */
+/* Offsets of the arrays in the working memory for `rows` images, and its size. */
 struct pieces {
     size_t h, x, y, z, out, bytes;
     pieces(const dice_distance *d, size_t rows, size_t h_bytes)
@@ -198,7 +199,7 @@ dice_status distance_forward(dice_distance *d, const void *h, int is_double, siz
             const dice_status status = run_rows(d, static_cast<const unsigned char *>(h) + first * row_bytes,
                                                 is_double, rows, direct, out + first);
             if (status != DICE_OK) {
-                cudaStreamSynchronize(d->stream); /* the caller's arrays are his again */
+                cudaStreamSynchronize(d->stream); /* nothing may use the caller's arrays after the return */
             }
             return status;
         });

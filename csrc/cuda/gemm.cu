@@ -1,5 +1,5 @@
-/* See gemm.cuh. The few functions of cuBLAS are declared here, so that building needs the compiler alone;
- * their types and numbers are those of cublas_api.h, the same in CUDA 12 and 13. */
+/* Plain products, see gemm.cuh. The functions of cuBLAS are declared here, with the types and numbers of
+ * cublas_api.h of CUDA 12 and 13, so that building needs no header of cuBLAS. */
 #include "gemm.cuh"
 
 #include <dlfcn.h>
@@ -54,7 +54,7 @@ static bool load(const char *file, cublas *out)
     return library != nullptr && take(library, file, out);
 }
 
-/* The same of "....so.13", made for CUDA 13, where the driver is as new. */
+/* The same for "....so.N", made for CUDA N, if the driver supports CUDA N. */
 static bool load_if_it_runs(const char *file, cublas *out)
 {
     int driver = 0;
@@ -62,7 +62,7 @@ static bool load_if_it_runs(const char *file, cublas *out)
     return atoi(strstr(file, ".so.") + strlen(".so.")) <= driver / 1000 && load(file, out);
 }
 
-/* The site-packages that loaded libraries lie in: numpy's are there even where dice is built in place. */
+/* Adds the site-packages folder of a loaded library; numpy's are loaded even if dice is built in place. */
 static int add_folder(dl_phdr_info *info, size_t, void *out)
 {
     auto *folders = static_cast<std::set<std::string> *>(out);
@@ -90,7 +90,7 @@ static bool load_from_packages(cublas *out)
     return false;
 }
 
-/* The library, opened once and never closed; null where there is none. */
+/* cuBLAS, opened once and never closed; null where there is none. */
 static const cublas *find_cublas()
 {
     static cublas found;
@@ -163,8 +163,8 @@ dice_status gemm_open(gemm_handle *gemm, cudaStream_t stream, bool scores)
     }
     CUDA_TRY(cudaGetDevice(&gemm->device), "device");
     TRY(take_handle(library, gemm));
-    TRY(check(library->set_stream(gemm->library, stream),
-              "stream")); /* which gives it a workspace of its own */
+    /* Setting the stream resets the workspace, so the workspace comes second. */
+    TRY(check(library->set_stream(gemm->library, stream), "stream"));
     return check(library->set_workspace(gemm->library, gemm->workspace.data, WORKSPACE), "workspace");
 }
 
@@ -179,7 +179,7 @@ void gemm_close(gemm_handle *gemm)
     *gemm = gemm_handle();
 }
 
-/* Columns first, as BLAS has it: y' (M, n) = (w')' x'. */
+/* y (n, outputs) = x w', which in BLAS's order of columns first is y' (outputs, n) = (w')' x'. */
 static dice_status multiply(const gemm_handle *gemm, const void *one, const void *zero, int type, int compute,
                             const void *x, int x_ld, const void *w, void *y, int y_ld, int n, int outputs,
                             int inputs)
@@ -200,8 +200,7 @@ dice_status gemm_floats(const gemm_handle *gemm, bool bf16, map x, const float *
 
 enum { TILE = 16 };
 
-/* A block gives TILE rows x TILE outputs; a sum is one chain in the order of the inputs, whatever the rows
- * beside it. */
+/* A block computes TILE rows x TILE outputs. Each sum goes through the inputs in order, for any n. */
 static __global__ void product(const double *x, const double *w, double *y, int n, int outputs, int inputs)
 {
     __shared__ double x_tile[TILE][TILE + 1], w_tile[TILE][TILE + 1];

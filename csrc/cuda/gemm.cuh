@@ -1,16 +1,17 @@
 /* Plain products, y (n, M) = x (n, K) w (M, K)', by cuBLAS where it is wanted and found, else by a kernel of
  * ours.
  *
- * cuBLAS chooses a kernel by the number of rows, so that a row's last bits depend on it; with our kernel they
- * do not. So the library serves the scores that allow it (plain_products in backend.h, distances), and the
- * environment's DICE_CUBLAS widens or ends that:
- * - unset: those products alone, where the library is found;
- * - 0: none;
- * - 1: also networks' 1 x 1 convolutions and every dense linear; DICE_E_DEVICE where it is not found;
- * - FILE: the same with this library.
+ * cuBLAS chooses a kernel by the number of rows, so that the last bits of a row depend on that number; those
+ * of our kernel do not. So cuBLAS serves only scores that allow it (plain_products in backend.h, distances),
+ * unless the environment variable DICE_CUBLAS says otherwise:
+ * - unset: cuBLAS serves those scores, if it is found;
+ * - 0: it serves nothing;
+ * - 1: it also serves 1 x 1 convolutions of networks and every dense linear; DICE_E_DEVICE if it is not
+ * found;
+ * - FILE: as 1, with this library.
  *
- * It is looked for among the libraries that are loaded already (PyTorch's), then in the system's, then in the
- * nvidia-cublas wheel and PyTorch's in any site-packages folder that a loaded library lies in. */
+ * cuBLAS is searched for among the loaded libraries (such as PyTorch's), then in the system, then in the
+ * nvidia-cublas and PyTorch wheels of each site-packages folder from which some library is loaded. */
 #ifndef DICE_CUDA_GEMM_CUH
 #define DICE_CUDA_GEMM_CUH
 
@@ -19,24 +20,25 @@
 struct gemm_handle {
     cudaStream_t stream;
     int device;
-    void *library;           /* cublasHandle_t, null: ours */
-    device_buffer workspace; /* the library's own, so that it allocates nothing and its algorithm is the same
-                                every run */
+    void *library; /* cublasHandle_t; null: our kernel is used */
+    /* Memory for cuBLAS, so that it allocates nothing and chooses the same algorithm in every run. */
+    device_buffer workspace;
 };
 
-/* Whether DICE_CUBLAS asks for the library everywhere. */
+/* Whether DICE_CUBLAS asks for cuBLAS everywhere (1 or FILE). */
 bool gemm_forced();
 
-/* Takes the library where it is wanted (`scores`: for a score that says so) and found, on this thread's
- * device. A closed handle waits for the next one that opens: making one takes the library long. */
+/* Makes `gemm` ready on this thread's device, with cuBLAS if that is wanted and found; `scores` says that it
+ * is for scores that allow cuBLAS. A closed handle is kept for the next call, since cuBLAS takes long to make
+ * one. */
 dice_status gemm_open(gemm_handle *gemm, cudaStream_t stream, bool scores);
 void gemm_close(gemm_handle *gemm);
 
-/* y = x w' in float32, by the library. Rows are y.channels and x.ld apart; `bf16`: operands rounded to
+/* y (n, y.channels) = x (n, x.channels) w' in float32, by cuBLAS; with `bf16` it may round operands to
  * bfloat16. */
 dice_status gemm_floats(const gemm_handle *gemm, bool bf16, map x, const float *w, map y, int n);
 
-/* y (n, outputs) = x (n, inputs) w' in double. */
+/* y (n, outputs) = x (n, inputs) w', in double, by cuBLAS or our kernel. */
 dice_status gemm_doubles(const gemm_handle *gemm, const double *x, const double *w, double *y, int n,
                          int outputs, int inputs);
 

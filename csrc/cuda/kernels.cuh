@@ -1,6 +1,6 @@
-/* The kernels, as functions that start them on a stream. Activations are float32, channels last: a pixel's
- * channels are `ld` floats apart from the next pixel's, so that a tensor may be a slice of another. None of
- * them lets an image's result depend on another image or on how many there are. */
+/* The functions that start the kernels on a stream. Activations are float32, channels last; the channels of
+ * neighbouring pixels are `ld` floats apart, so that a tensor may be a slice of another. In all kernels the
+ * result of an image depends neither on other images nor on their number. */
 #ifndef DICE_CUDA_KERNELS_CUH
 #define DICE_CUDA_KERNELS_CUH
 
@@ -21,23 +21,23 @@ struct conv_args {
     int kernel, stride, pad, relu;
     int pixels;  /* N OH OW */
     float clip;  /* x = min(x, clip) before the prologue; INFINITY: no clip */
-    int vectors; /* set by conv_start: four channels may be read at once */
+    int vectors; /* set by conv_start: whether four channels may be read at once */
 };
 
-/* Products of bfloat16 parts are 1, 3 or 6 for 1, 2 or 3 parts. */
+/* The bfloat16 parts of each factor; 1, 2 or 3 parts take 1, 3 or 6 products. */
 static inline int conv_parts(dice_precision precision)
 {
     return precision == DICE_BF16 ? 1 : precision == DICE_BF16X3 ? 2 : 3;
 }
 
-/* Bytes of the packed weights of (out_channels, channels, kernel, kernel). */
+/* The bytes of packed weights (out_channels, channels, kernel, kernel). */
 size_t conv_weight_bytes(int parts, int out_channels, int channels, int kernel);
 
-/* Fills `packed` (host memory); weights that `keep` (same shape, or null) marks 0 are left out. */
+/* Packs the weights into `packed` (host memory); a weight becomes 0 where keep (same shape, or null) is 0. */
 void conv_pack(int parts, const float *weight, const uint8_t *keep, int out_channels, int channels,
                int kernel, uint16_t *packed);
 
-/* An error where the plug-in holds no code for this thread's device. */
+/* An error if the plug-in has no code for this thread's device. */
 cudaError_t conv_check();
 
 void conv_start(int parts, int processors, conv_args args, cudaStream_t stream);
@@ -59,7 +59,7 @@ void floats_start(const float *floats, int n, map y, cudaStream_t stream);
 /* out (N, C, H, W) = x */
 void unpack_start(map x, int n, float *out, cudaStream_t stream);
 
-/* See DICE_OP_MAXPOOL, DICE_OP_AVGPOOL; scale and shift are the prologue or null. */
+/* See DICE_OP_MAXPOOL and DICE_OP_AVGPOOL; scale and shift are those of the prologue pre(x), or null. */
 struct pool_args {
     map x, y;
     int kernel, stride, pad, average, zero_padded;
@@ -70,8 +70,7 @@ void pool_start(pool_args args, int n, cudaStream_t stream);
 /* y (N, C) = mean over the pixels of pre(x), summed in double. */
 void mean_start(map x, const float *scale, const float *shift, int n, map y, cudaStream_t stream);
 
-/* y = act((x - mean) / sqrt(variance + eps) * weight + bias); mean, then variance, in double over each group.
- */
+/* y = act((x - mean) / sqrt(variance + eps) * weight + bias), mean and variance in double. */
 struct norm_args {
     map x, y;
     const float *weight, *bias;
@@ -80,7 +79,7 @@ struct norm_args {
 };
 void norm_start(norm_args args, int n, cudaStream_t stream);
 
-/* x = act(x + bias + residual) in place, what conv's epilogue does; any of them may be null. */
+/* x = act(x + bias + residual) in place, as conv does at its end; bias and residual may be null. */
 void epilogue_start(map x, const float *bias, const float *residual, int residual_ld, int relu, int n,
                     cudaStream_t stream);
 

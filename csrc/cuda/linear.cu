@@ -1,8 +1,8 @@
-/* linear on the device: logits with the bias, then all reductions of a row in one kernel.
+/* linear on the device: the logits, with the bias, then all reductions of a row in one kernel.
  *
- * Dense (most weights stay): one convolution of 1 x 1, six products; or a product of cuBLAS, see gemm.cuh.
- * Sparse: a warp takes a class and 32 images, and walks the weights that stay. Scores are computed in double
- * from the float32 logits. */
+ * Dense, where most weights stay: a 1 x 1 convolution of six bfloat16 products, or a product of cuBLAS
+ * (gemm.cuh). Sparse: a warp takes one class and 32 images, and goes through the weights that stay. Scores
+ * are computed in double from the float32 logits. */
 #include <mutex>
 
 #include "gemm.cuh"
@@ -10,7 +10,7 @@
 #include "slots.cuh"
 
 enum { IMAGES = 32, WARPS = 8, SCORE_THREADS = 128, MOST_ROWS = 4096 };
-enum { SPARSE_SHARE = 4 }; /* sparse where at most a quarter of the weights stay */
+enum { SPARSE_SHARE = 4 }; /* sparse if at most a quarter of the weights stay */
 
 struct dice_linear {
     std::mutex lock; /* one forward call at a time */
@@ -18,12 +18,13 @@ struct dice_linear {
     bool sparse;
     cudaStream_t stream;
     gemm_handle gemm;
-    device_buffer weights; /* packed or plain weights, or starts (M + 1), columns and values; then the bias */
-    size_t columns, values, bias; /* bytes from its start */
+    /* dense: packed or plain weights, then the bias; sparse: starts (M + 1), columns, values, the bias */
+    device_buffer weights;
+    size_t columns, values, bias; /* in bytes from the start of `weights` */
     device_buffer work;
 };
 
-/* h transposed (D, rows padded to IMAGES), so that a warp's images are neighbours. */
+/* out (D, rows padded to IMAGES) = h (rows, D)', so that the images of a warp are neighbours. */
 static __global__ void transpose(const float *h, float *out, int rows, int features)
 {
     const size_t padded = size_t((rows + IMAGES - 1) / IMAGES * IMAGES);
@@ -34,7 +35,8 @@ static __global__ void transpose(const float *h, float *out, int rows, int featu
     }
 }
 
-/* logits (rows, M); blocks are (IMAGES / 32 images, WARPS classes), threads (image, class). */
+/* logits (rows, M) by the sparse weights. A block takes IMAGES images and WARPS classes, a thread one of
+ * each. */
 static __global__ void sparse_logits(const float *transposed, const uint32_t *starts, const uint32_t *columns,
                                      const float *values, const float *bias, float clip, int rows,
                                      int classes, float *logits)
@@ -66,7 +68,7 @@ struct score_args {
     int32_t *label;
 };
 
-/* A block takes one row. */
+/* The reductions of the logits; a block takes one row. */
 static __global__ void scores(score_args p)
 {
     __shared__ float values[SCORE_THREADS];
@@ -191,7 +193,7 @@ static dice_status fill(dice_linear *linear, const float *weight, const float *b
         TRY(gemm_open(&linear->gemm, linear->stream, scores));
     }
     void *copy = nullptr;
-    if (device_of(weight, linear->device) >= 0) { /* it is packed on the host */
+    if (device_of(weight, linear->device) >= 0) { /* copied to the host, where it is packed */
         TRY(dice_core->alloc(count, sizeof(float), &copy));
         const cudaError_t error = cudaMemcpy(copy, weight, count * sizeof(float), cudaMemcpyDefault);
         if (error != cudaSuccess) {
@@ -296,7 +298,7 @@ static dice_status start_logits(const dice_linear *linear, const float *h, float
     return DICE_OK;
 }
 
-/* Where the pieces of the working memory for `rows` images begin, and its size. */
+/* Offsets of the arrays in the working memory for `rows` images, and its size. */
 struct pieces {
     size_t h, room, logits, energy, msp, maxlogit, label, bytes;
     pieces(const dice_linear *linear, size_t rows, bool direct)
@@ -315,7 +317,7 @@ struct pieces {
     }
 };
 
-/* Scores of `rows` images from h on; outputs begin at the first of them. */
+/* The outputs of n images, which h and the outputs begin with. */
 static dice_status run_rows(dice_linear *linear, const float *h, size_t n, float clip,
                             const dice_linear_outputs *out, size_t first)
 {
@@ -369,7 +371,8 @@ dice_status linear_forward(dice_linear *linear, const float *h, size_t n, float 
             const dice_status status = run_rows(linear, h + first * size_t(linear->features), rows, clip,
                                                 outputs, first);
             if (status != DICE_OK) {
-                cudaStreamSynchronize(linear->stream); /* the caller's arrays are his again */
+                cudaStreamSynchronize(
+                    linear->stream); /* nothing may use the caller's arrays after the return */
             }
             return status;
         });

@@ -1,10 +1,10 @@
 /* Networks on the device.
  *
- * At create the weights are packed and uploaded once. A forward call cuts its images into chunks that two
- * lanes run in turn, each with a stream, an arena and pinned memory of its own, so that one uploads while the
- * other computes. What runs for a number and size of images is captured once as a CUDA graph. Nothing is
- * allocated or waited for while a chunk is on its way. Where memory for a chunk is missing, chunks are
- * halved; an image's bits do not depend on it. */
+ * net_create packs and uploads the weights. A forward call cuts its images into chunks, which two lanes run
+ * in turn. Each lane has a stream, an arena and pinned memory of its own, so that one uploads while the other
+ * computes. The work for a number and size of images is captured once as a CUDA graph. While a chunk is under
+ * way, nothing is allocated and nothing is waited for. If there is too little memory for a chunk, chunks are
+ * halved; the bits of an image do not depend on that. */
 #include <mutex>
 
 #include "gemm.cuh"
@@ -12,19 +12,19 @@
 #include "slots.cuh"
 
 enum { LANES = 2, GRAPHS = 4, MOST_IMAGES = 256, MOST_PIXELS = 1 << 30 }; /* pixels are counted in int */
-static const size_t ARENA_GOAL = size_t(1) << 30; /* bytes of activations that a chunk aims at */
+static const size_t ARENA_GOAL = size_t(1) << 30; /* wanted bytes of activations of a chunk */
 
 struct layer { /* where an op's weights are, in bytes from the start of dice_net::weights */
     size_t weight, bias, scale, shift;
-    size_t plain; /* unpacked weights for the library's product */
+    size_t plain; /* unpacked weights, for cuBLAS */
 };
 static const size_t ABSENT = SIZE_MAX;
 
-struct shape { /* of a chunk, and what goes with it */
+struct shape { /* number and size of a chunk's images, and what depends on them */
     int n, height, width;
     dice_plan plan;
-    size_t per_image;            /* floats of the features of one image */
-    size_t raw, features, bytes; /* offsets after the activations in the arena, and the end */
+    size_t per_image;            /* number of features of one image */
+    size_t raw, features, bytes; /* offsets in the arena, after the activations, and its size */
     size_t raw_bytes;
     cudaGraphExec_t graph;
 };
@@ -33,24 +33,24 @@ struct lane {
     cudaStream_t stream;
     gemm_handle gemm;
     device_buffer arena;
-    unsigned char *pinned; /* what lies after the activations, in host memory */
+    unsigned char *pinned; /* the host's copy of what lies after the activations in the arena */
     size_t pinned_bytes;
     shape shapes[GRAPHS];
-    int next_shape;  /* the one to give up for a new shape */
-    float *features; /* where to leave what `pinned` receives; null: nothing under way */
+    int next_shape;  /* the one that the next new shape replaces */
+    float *features; /* the caller's array for what `pinned` receives; null: nothing is under way */
     const shape *running;
 };
 
 struct dice_net {
     std::mutex lock; /* one forward call at a time */
     int device, processors, parts;
-    dice_graph graph; /* tensors and ops of our own, weights nulled */
+    dice_graph graph; /* a copy of tensors and ops; their weight pointers are null */
     layer *layers;    /* (n_ops) */
     device_buffer weights;
     bool library; /* use cuBLAS for plain 1 x 1 convolutions */
-    cudaStream_t
-        recorder; /* graphs are captured on it: others' work on the default stream must not meet that */
-    size_t chunk; /* images a chunk for the size below, less where memory was short */
+    /* Graphs are captured on this stream, which other code's work on the default stream cannot disturb. */
+    cudaStream_t recorder;
+    size_t chunk; /* images in a chunk for the size below, fewer if memory was short */
     int chunk_height, chunk_width;
     lane lanes[LANES];
 };
@@ -67,7 +67,7 @@ static size_t channels_of(const dice_graph *graph, int32_t tensor)
     return size_t(graph->tensors[tensor].channels);
 }
 
-/* A product of pixels and weights without a prologue: what a library can do. */
+/* Whether the op is a plain product of pixels and weights, which cuBLAS can compute. */
 static bool is_plain(const dice_op *op)
 {
     return op->kind == DICE_OP_CONV && op->kernel == 1 && op->stride == 1 && op->pad == 0
@@ -79,7 +79,8 @@ static size_t place(carver *c, bool there, size_t bytes)
     return there ? c->take(bytes) : ABSENT;
 }
 
-/* Lays out one op's weights and, where `packed` is given, uploads them; the second walk finds the same
+/* *l = where the weights of `op` are; where `packed`, the working memory, is given, also packs and uploads
+ * them. It is called for all ops without `packed`, to learn the size, then with it, and finds the same
  * places. */
 static dice_status put_op(dice_net *net, const dice_graph *graph, const dice_op *op, layer *l, carver *c,
                           void *packed)
@@ -153,8 +154,8 @@ static dice_status fill(dice_net *net, const dice_graph *graph)
     CUDA_TRY(cudaStreamCreateWithFlags(&net->recorder, cudaStreamNonBlocking), "stream");
     net->library = net->parts != 2 && gemm_forced();
     for (lane &l : net->lanes) {
-        CUDA_TRY(cudaStreamCreate(&l.stream),
-                 "stream"); /* ordered after what the default stream made before */
+        /* a blocking stream: it waits for earlier work of the default stream */
+        CUDA_TRY(cudaStreamCreate(&l.stream), "stream");
         if (net->library) {
             TRY(gemm_open(&l.gemm, net->recorder, false));
         }
@@ -199,7 +200,7 @@ static void forget_shape(shape *s)
     *s = shape();
 }
 
-/* Gives up the memory, and the graphs that point into it. */
+/* Frees the lane's memory, and the graphs that point into it. */
 static void release_lane(lane *l)
 {
     for (shape &s : l->shapes) {
@@ -311,7 +312,7 @@ static dice_status start_op(const dice_net *net, const lane *l, const shape *s, 
     return DICE_OK;
 }
 
-/* All ops, from the input tensor to the features after the activations. */
+/* Starts all ops, from the input tensor to the features, which lie after the activations. */
 static dice_status start_ops(const dice_net *net, const lane *l, const shape *s)
 {
     const cudaStream_t stream = net->recorder;
@@ -326,7 +327,7 @@ static dice_status start_ops(const dice_net *net, const lane *l, const shape *s)
 
 static dice_status capture(const dice_net *net, const lane *l, shape *s)
 {
-    /* relaxed: code is loaded when it is first launched, and cuBLAS may allocate then */
+    /* relaxed, because the first launch of a kernel loads its code, and cuBLAS may allocate then */
     CUDA_TRY(cudaStreamBeginCapture(net->recorder, cudaStreamCaptureModeRelaxed), "graph");
     const dice_status status = start_ops(net, l, s);
     cudaGraph_t graph = nullptr;
@@ -343,7 +344,7 @@ static dice_status capture(const dice_net *net, const lane *l, shape *s)
     return DICE_OK;
 }
 
-/* Sizes of a chunk; s->plan must be freed. */
+/* *s = the sizes of a chunk of n images. The caller frees s->plan. */
 static dice_status measure(const dice_net *net, int n, int height, int width, shape *s)
 {
     *s = shape();
@@ -366,7 +367,7 @@ static dice_status measure(const dice_net *net, int n, int height, int width, sh
     return DICE_OK;
 }
 
-/* Makes room for a chunk of this shape; what the lane had is given up. */
+/* Makes room for a chunk of this shape. If the lane's memory must grow, its graphs are freed. */
 static cudaError_t make_room(lane *l, const shape *s)
 {
     const size_t pinned = s->bytes - s->raw;
@@ -382,8 +383,8 @@ static cudaError_t make_room(lane *l, const shape *s)
     return error;
 }
 
-/* *out = the chunk's shape, ready to run on the lane; null where there is no memory for it, and the detail
- * says so. */
+/* *out = the chunk's shape, ready to run on the lane; null, with DICE_OK and a recorded detail, if there is
+ * too little memory for it. */
 static dice_status prepare(const dice_net *net, lane *l, int n, int height, int width, shape **out)
 {
     *out = nullptr;
@@ -416,7 +417,7 @@ static dice_status prepare(const dice_net *net, lane *l, int n, int height, int 
     return DICE_OK;
 }
 
-/* Copies the features to the caller's array: at once to the device's memory, else by way of pinned. */
+/* Starts the copy of the features: to the caller's array if the device can reach it, else to `pinned`. */
 static cudaError_t hand_out(const dice_net *net, lane *l, const shape *s, float *features)
 {
     const bool direct = lives_on(features, net->device);
@@ -426,7 +427,7 @@ static cudaError_t hand_out(const dice_net *net, lane *l, const shape *s, float 
                            cudaMemcpyDefault, l->stream);
 }
 
-/* Sends images [first, first + s->n) on their way; finish() hands over the results. */
+/* Starts the upload and the computation of images [first, first + s->n); finish() delivers the results. */
 static dice_status submit(const dice_net *net, lane *l, const shape *s, const dice_images *images,
                           size_t first, float *features)
 {
@@ -461,7 +462,7 @@ static dice_status submit(const dice_net *net, lane *l, const shape *s, const di
     return DICE_OK;
 }
 
-/* Waits for what the lane has under way and leaves it in the caller's arrays. */
+/* Waits for the lane's work and copies its results to the caller's array. */
 static dice_status finish(lane *l)
 {
     const shape *s = l->running;
@@ -478,7 +479,7 @@ static dice_status finish(lane *l)
 
 /* ---- the whole call ---- */
 
-/* Sets the images a chunk such that the activations stay near ARENA_GOAL. */
+/* Sets net->chunk such that the activations of a chunk take about ARENA_GOAL bytes. */
 static dice_status choose_chunk(dice_net *net, int height, int width)
 {
     if (net->chunk != 0 && net->chunk_height == height && net->chunk_width == width) {
@@ -509,7 +510,7 @@ static dice_status run_chunks(dice_net *net, const dice_images *images, float *f
         if (s == nullptr && n == 1 && net->lanes[(turn + 1) % LANES].arena.bytes == 0) {
             return DICE_E_DEVICE;
         }
-        if (s == nullptr) { /* with half of it, and without what the other lane holds */
+        if (s == nullptr) { /* try half as many images, after freeing what the other lane holds */
             for (lane &every : net->lanes) {
                 TRY(finish(&every));
                 release_lane(&every);
@@ -534,7 +535,8 @@ dice_status net_forward(dice_net *net, const dice_images *images, float *feature
     CUDA_TRY(here.error, "device");
     const dice_status status = run_chunks(net, images, features);
     for (lane &l : net->lanes) {
-        if (l.running != nullptr) { /* after a failure: the caller's arrays are his again */
+        if (l.running
+            != nullptr) { /* after a failure: nothing may use the caller's arrays after the return */
             cudaStreamSynchronize(l.stream);
             l.running = nullptr;
         }

@@ -1,4 +1,4 @@
-/* What is not a product: normalisation, layout, pools, means, group norm, epilogues. See kernels.cuh. */
+/* The ops other than products: normalisation, layout, pools, means, GroupNorm, epilogues. See kernels.cuh. */
 #include "kernels.cuh"
 
 enum { THREADS = 256, WARPS = THREADS / 32 };
@@ -38,7 +38,7 @@ void bytes_start(const uint8_t *bytes, normalisation by, int n, map y, cudaStrea
     launch(from_bytes, blocks_for(pixels), dim3(THREADS), stream, bytes, by, pixels, y);
 }
 
-/* planes (N, C, H, W) and x (N, H, W, ld), one into the other */
+/* Copies planes (N, C, H, W) to x (N, H, W, ld) or, with to_planes, x to planes. */
 static __global__ void swap_layout(float *planes, map x, int to_planes, size_t count)
 {
     const size_t i = global_index();
@@ -109,7 +109,8 @@ void pool_start(pool_args p, int n, cudaStream_t stream)
 
 /* ---- sums over pixels ---- */
 
-/* A block takes 32 channels of one image; its warps share the pixels. */
+/* y (N, C) = mean over pixels of pre(x). A block takes 32 channels of an image; its warps share the pixels.
+ */
 static __global__ void global_mean(map x, const float *scale, const float *shift, map y)
 {
     __shared__ double partial[WARPS][32];
@@ -138,14 +139,14 @@ void mean_start(map x, const float *scale, const float *shift, int n, map y, cud
            shift, y);
 }
 
-/* Every thread gets the sum over the block. */
+/* The sum of `value` over all threads of the block, returned to each of them. */
 static __device__ double block_sum(double value)
 {
     __shared__ double partial[WARPS];
     for (int mask = 16; mask > 0; mask /= 2) {
         value += __shfl_xor_sync(0xffffffffu, value, mask);
     }
-    __syncthreads(); /* the last call's readers are done */
+    __syncthreads(); /* until all threads have read the result of the call before */
     if (threadIdx.x % 32 == 0) {
         partial[threadIdx.x / 32] = value;
     }

@@ -1,11 +1,11 @@
-/* The slots of the back end, file by file; backend.cu puts them together. Shapes and promises:
- * backend/backend.h. Every array may be host memory or memory of the device, told apart by its address. */
+/* The slots of the back end, by file; backend.cu puts them together. backend/backend.h has their shapes and
+ * promises. Every array may lie in host or device memory; its address tells which. */
 #ifndef DICE_CUDA_SLOTS_CUH
 #define DICE_CUDA_SLOTS_CUH
 
 #include "common.cuh"
 
-/* DICE_E_DEVICE where there is no such device, or none at all. */
+/* DICE_E_DEVICE if there is no device of that index. */
 dice_status backend_check_device(int index);
 
 /* net.cu */
@@ -28,7 +28,7 @@ dice_status statistics_moments(const float *h, size_t n, size_t features, const 
 dice_status statistics_rank(const double *mean, const float *weight, size_t classes, size_t features,
                             int absolute, double p, const dice_options *options, double *threshold,
                             uint8_t *keep);
-/* *finite = whether x (count), on the device, holds neither NaN nor infinity. */
+/* *finite = whether x (count), in device memory, holds neither NaN nor infinity. */
 dice_status statistics_finite(const float *x, size_t count, int device, int *finite);
 
 /* distance.cu */

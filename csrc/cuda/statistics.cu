@@ -1,15 +1,15 @@
-/* What DICE fits: moments of the features, and the ranking of the last layer's weights.
+/* Fitting DICE: the moments of the features, and the ranking of the last layer's weights.
  *
- * V = mean * W is computed in double wherever it is read and never stored. Its order statistics come from
- * radix selection on 64-bit keys, eight bits a pass: exact, so that threshold and mask equal the CPU's bit by
- * bit (the build contracts nothing into fused multiply-adds). */
+ * V = mean * W is never stored: it is computed in double each time that it is read. Its order statistics come
+ * from radix selection on 64-bit keys, eight bits in a pass. That is exact, and the build makes no fused
+ * multiply-adds, so that threshold and mask equal the CPU's bit by bit. */
 #include <mutex>
 
 #include "kernels.cuh"
 #include "slots.cuh"
 
 enum { THREADS = 256, BINS = 256, DIGIT = 8, BLOCKS = 512, MOST_DEVICES = 64 };
-static const size_t MOST_FLOATS = size_t(64) << 20; /* that are copied to the device at once */
+static const size_t MOST_FLOATS = size_t(64) << 20; /* copied to the device at once */
 
 /* ---- ranking ---- */
 
@@ -21,10 +21,11 @@ struct contribution {
 };
 
 struct selection {
-    unsigned long long prefix, mask; /* keys that agree with prefix in the bits of mask are still wanted */
-    unsigned long long rank;         /* of the wanted one among them */
-    unsigned long long same;         /* how many there are */
-    unsigned long long next;         /* the smallest key beyond them */
+    unsigned long long prefix,
+        mask;                /* the candidates are the keys that agree with prefix in the bits of mask */
+    unsigned long long rank; /* of the wanted key among the candidates */
+    unsigned long long same; /* how many candidates there are */
+    unsigned long long next; /* the smallest key above them */
     unsigned bins[BINS];
 };
 
@@ -34,7 +35,7 @@ static __device__ inline double value_of(const contribution &v, size_t i)
     return v.absolute ? fabs(product) : product;
 }
 
-/* x < y exactly where key(x) < key(y); -0.0 and 0.0 share one. */
+/* key(x) < key(y) exactly where x < y; -0.0 and 0.0 have the same key. */
 static __device__ inline unsigned long long key_of(double x)
 {
     const unsigned long long bits = (unsigned long long)(__double_as_longlong(x + 0.0));
@@ -68,7 +69,7 @@ static __global__ void count_digits(contribution v, selection *s, int shift)
     }
 }
 
-/* One thread: narrows the selection to the bin that holds the rank, and clears the counts. */
+/* One thread extends the prefix by the bin that holds the rank, and clears the counts. */
 static __global__ void choose_digit(selection *s, int shift)
 {
     unsigned long long rank = s->rank;
@@ -85,7 +86,7 @@ static __global__ void choose_digit(selection *s, int shift)
     }
 }
 
-/* s->next = the smallest key above the one found. */
+/* s->next = the smallest key above the one that was found. */
 static __global__ void find_next(contribution v, selection *s)
 {
     __shared__ unsigned long long least;
@@ -117,8 +118,8 @@ static __global__ void mark(contribution v, double threshold, uint8_t *keep)
 
 /* ---- moments ---- */
 
-/* mean (D) and squares (D) of h (rows, D); *negative = 1 where a value is below 0. A block takes 32 features,
- * its warps share the rows. */
+/* mean (D) and squares (D), as `moments` in backend.h, of h (rows, D); *negative becomes 1 if a value is
+ * below 0. A block takes 32 features; its warps share the rows. */
 static __global__ void column_moments(const float *h, size_t rows, int features, double *mean,
                                       double *squares, int *negative)
 {
@@ -126,7 +127,7 @@ static __global__ void column_moments(const float *h, size_t rows, int features,
     __shared__ double partial[WARPS][32];
     const int lane = int(threadIdx.x), warp = int(threadIdx.y), feature = int(blockIdx.x) * 32 + lane;
     double centre = 0;
-    for (int pass = 0; pass < 2; pass++) { /* the mean, then the squares about it */
+    for (int pass = 0; pass < 2; pass++) { /* first the mean, then the squared differences from it */
         double sum = 0;
         for (size_t row = size_t(warp); feature < features && row < rows; row += WARPS) {
             const double x = double(h[row * size_t(features) + size_t(feature)]), d = x - centre;
@@ -217,12 +218,12 @@ static dice_status run_finite(const session &s, const float *x, size_t count, in
     return DICE_OK;
 }
 
-/* Every array passes here before it is used, so the session stays open, one a device. */
+/* Every array is checked here before it is used; so each device keeps one session open for it. */
 dice_status statistics_finite(const float *x, size_t count, int device, int *finite)
 {
     static std::mutex lock;
-    static session *const open =
-        new session[MOST_DEVICES]; /* never closed: the driver may be gone before us */
+    /* never freed: when the process ends, the driver may be unloaded first */
+    static session *const open = new session[MOST_DEVICES];
     const std::lock_guard<std::mutex> hold(lock);
     if (device >= MOST_DEVICES) {
         return dice_core->fail(DICE_E_DEVICE, "cuda:%d: one of the first %d devices is wanted", device,
@@ -237,7 +238,7 @@ dice_status statistics_finite(const float *x, size_t count, int device, int *fin
     return status;
 }
 
-/* Where the pieces of the memory for the moments of `rows` begin, and its size. */
+/* Offsets of the arrays in the memory for the moments of `rows` rows, and its size. */
 struct moments_pieces {
     size_t mean, squares, negative, h, bytes;
     moments_pieces(size_t features, size_t rows, bool direct)
@@ -251,7 +252,8 @@ struct moments_pieces {
     }
 };
 
-/* Adds the moments of `rows` to those of the `before` rows in mean and squares, by way of added (2, D). */
+/* Adds the moments of `rows` more rows to mean and squares, which are those of `before` rows; added (2, D) is
+ * working memory. */
 static dice_status add_moments(const session &s, const float *h, size_t before, size_t rows, size_t features,
                                int device, double *added, double *mean, double *squares, int *negative)
 {
@@ -314,7 +316,7 @@ dice_status statistics_moments(const float *h, size_t n, size_t features, const 
     return status;
 }
 
-/* *found: the elements of `rank` (from 0) and, as next, of rank + 1 where it is another key. */
+/* *found = the element of rank `rank` (from 0) and, as `next`, that of rank + 1 if its key is another. */
 static dice_status select_rank(const contribution &v, size_t rank, selection *device, dim3 blocks,
                                cudaStream_t stream, selection *found)
 {

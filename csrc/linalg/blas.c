@@ -29,8 +29,8 @@ extern void BLAS(dgelsd_)(const int *m, const int *n, const int *nrhs, double *a
                           const int *lwork, int *iwork, int *info);
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
-static int users;         /* our calls under way */
-static int saved_threads; /* the library's setting before the first of them */
+static int users;         /* calls of ours that are under way */
+static int saved_threads; /* the library's number of threads before the first of them */
 
 static void enter(void)
 {
@@ -56,7 +56,7 @@ static dice_status check_side(size_t side)
     return side <= INT_MAX ? DICE_OK : dice_fail(DICE_E_INPUT, "a matrix side of %zu is too long", side);
 }
 
-/* OpenBLAS wants a leading dimension of 1 or more, also of an empty matrix. */
+/* OpenBLAS wants a leading dimension of at least 1, even of an empty matrix. */
 static int leading(size_t side)
 {
     return side == 0 ? 1 : (int)side;
@@ -109,8 +109,7 @@ dice_status dice_blas_syrk_rows(size_t n, size_t k, const double *x, size_t firs
     return DICE_OK;
 }
 
-/* The lower triangle of rows is LAPACK's upper one of columns: U' U = L L', and the inverse of U is that of
- * L. */
+/* LAPACK stores by columns: our lower triangle is its upper one, and it factors U' U = L L' with U = L'. */
 dice_status dice_blas_whiten(size_t n, double *a, int *definite)
 {
     *definite = 0;

@@ -1,4 +1,4 @@
-/* Sums that keep what plain addition rounds off: a number as high + low, about 106 bits (Dekker 1971). */
+/* Sums of about 106 bits: a number is kept as high + low (Dekker 1971). */
 #ifndef DICE_LINALG_COMPENSATED_H
 #define DICE_LINALG_COMPENSATED_H
 
@@ -8,7 +8,7 @@ typedef struct dice_pair {
     double high, low; /* value = high + low, |low| <= ulp(high) / 2 */
 } dice_pair;
 
-/* x + y exactly; no order of magnitude is assumed. */
+/* x + y, exactly; either may be the larger one. */
 static inline dice_pair dice_pair_two_sum(double x, double y)
 {
     const double sum = x + y;
@@ -30,7 +30,7 @@ static inline dice_pair dice_pair_add_double(dice_pair a, double x)
     return dice_pair_two_sum(sum.high, sum.low + a.low);
 }
 
-/* a * x, to the last bits. */
+/* a * x, correct to about 106 bits. */
 static inline dice_pair dice_pair_scale(dice_pair a, double x)
 {
     const double product = a.high * x;

@@ -12,7 +12,7 @@ void dice_order_sort(uint64_t *keys, uint64_t *spare, size_t n)
             start[(from[i] >> shift) & (BINS - 1)]++;
         }
         if (n == 0 || start[(from[0] >> shift) & (BINS - 1)] == n) {
-            continue; /* one bin: as they are (scores born as float32 have 29 equal bits) */
+            continue; /* all in one bin: nothing to do (scores that were float32 have 29 equal bits) */
         }
         size_t sum = 0;
         for (int bin = 0; bin < BINS; bin++) {
@@ -66,7 +66,7 @@ void dice_order_select(uint64_t *keys, size_t n, size_t rank, int shift, uint64_
         }
         n = inside;
     }
-    /* what is left is equal */
+    /* the keys that are left are equal */
     *at_rank = keys[0];
     *at_next = rank + 1 < n ? keys[0] : above;
 }

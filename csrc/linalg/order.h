@@ -1,4 +1,4 @@
-/* Doubles as unsigned integers of the same order: what selection and sorting work on. */
+/* Sorting and selection of doubles, by way of unsigned integers of the same order (keys). */
 #ifndef DICE_LINALG_ORDER_H
 #define DICE_LINALG_ORDER_H
 
@@ -8,7 +8,7 @@
 
 #include "base/status.h"
 
-/* The key of a number that is not NaN: x < y exactly where key(x) < key(y); -0.0 and 0.0 share one. */
+/* The key of x, which is not NaN: key(x) < key(y) exactly where x < y; -0.0 and 0.0 have the same key. */
 static inline uint64_t dice_order_key(double x)
 {
     uint64_t bits;
@@ -26,29 +26,29 @@ static inline double dice_order_value(uint64_t key)
     return x;
 }
 
-/* Sorts ascending in O(n); `spare` has room for n. */
+/* Sorts keys (n) ascending, in O(n); spare (n) is working memory. */
 void dice_order_sort(uint64_t *keys, uint64_t *spare, size_t n);
 
 enum { DICE_ORDER_DIGIT = 16, DICE_ORDER_BINS = 1 << DICE_ORDER_DIGIT };
 
-/* Radix selection: keys fall into bins by the digit at `shift` (48, 32, 16, 0). */
+/* The digit of the key at `shift` (48, 32, 16 or 0): the bin that radix selection counts the key in. */
 static inline size_t dice_order_digit(uint64_t key, int shift)
 {
     return (size_t)(key >> shift) & (DICE_ORDER_BINS - 1);
 }
 
-/* The bin that holds the element of `*rank` (from 0), counted over histograms (n, DICE_ORDER_BINS); *rank
+/* The bin that holds the element of rank *rank (from 0), by the sum of histograms (n, DICE_ORDER_BINS); *rank
  * becomes its rank inside the bin. */
 size_t dice_order_find_bin(const uint32_t *histograms, size_t n, size_t *rank);
 
-/* The element of `rank` (from 0) among keys that agree above the digit at `shift`, and the one of rank + 1:
- * `above`, the smallest key known beyond these, where there is none. Reorders the keys; `histogram` is
- * scratch for DICE_ORDER_BINS counters. */
+/* *at_rank = the element of rank `rank` (from 0) of keys (n), which must be equal above the digit at `shift`;
+ * *at_next = the element of rank + 1, or `above` where there is none. Reorders the keys; histogram
+ * (DICE_ORDER_BINS) is working memory. */
 void dice_order_select(uint64_t *keys, size_t n, size_t rank, int shift, uint64_t above, uint32_t *histogram,
                        uint64_t *at_rank, uint64_t *at_next);
 
-/* Moves the `count` largest of x (n) to its front, the least of them last, the others in no order; 1 <= count
- * <= n. */
+/* Moves the `count` largest of x (n), 1 <= count <= n, to its front: the least of them last, the others in no
+ * order. */
 void dice_order_largest(double *x, size_t n, size_t count);
 
 #endif

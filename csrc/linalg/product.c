@@ -1,4 +1,4 @@
-/* Packing and running. See product.h. */
+/* Products of rows with a fixed matrix. See product.h. */
 #include "linalg/product.h"
 
 #include <string.h>
@@ -6,7 +6,7 @@
 #include "base/memory.h"
 #include "base/threads.h"
 
-enum { DEPTH = 128 }; /* inputs of a step: its weights and rows stay in the L1 cache */
+enum { DEPTH = 128 }; /* inputs of one step, few enough that its weights and rows stay in the L1 cache */
 
 typedef struct packing {
     const dice_product *product;

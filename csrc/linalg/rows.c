@@ -1,4 +1,4 @@
-/* What is made of the row kernels, and which of them this build takes at run time. See rows.h. */
+/* Softmax of a row by the row kernels, and the choice of the kernels at run time. See rows.h. */
 #include "linalg/rows.h"
 
 double dice_rows_exp(const dice_row_kernels *kernels, const double *x, size_t n, double scale, double *e,

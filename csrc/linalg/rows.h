@@ -1,6 +1,7 @@
-/* What scores and ranking ask of an instruction set: reductions and selections of one row, and products of
- * rows with fixed weights, all in double and each row on its own, in a fixed order: its bits depend neither
- * on its neighbours nor on the threads. All but the products have the same bits on every set. */
+/* The row kernels, which scores and ranking use, one table for each instruction set: reductions and
+ * selections of one row, and products of rows with fixed weights, all in double. Each row is computed on its
+ * own and in a fixed order, so that its bits depend neither on the other rows nor on the threads. All but the
+ * products have the same bits on every instruction set. */
 #ifndef DICE_LINALG_ROWS_H
 #define DICE_LINALG_ROWS_H
 
@@ -9,38 +10,37 @@
 
 #include "base/cpu.h"
 
-enum { DICE_ROW_PANEL = 24 }; /* outputs of a product's tile */
+enum { DICE_ROW_PANEL = 24 }; /* outputs of a panel of a product */
 
 typedef struct dice_row_kernels {
     /* The largest of x (n), n at least 1. */
     double (*max)(const double *x, size_t n);
-    /* e (n) = exp(scale (x - shift)), which must not exceed 1; returns their sum. Below 2^-1021 it is that.
-     */
+    /* e (n) = exp(scale (x - shift)), which must not exceed 1, and at least 2^-1021; returns the sum of e. */
     double (*exp)(const double *x, size_t n, double shift, double scale, double *e);
     double (*dot)(const double *x, const double *y, size_t n);
-    /* Sum of |x - shift|, times y where it is not NULL. */
+    /* The sum of |x - shift|, or of |x - shift| y where y is not NULL. */
     double (*distance)(const double *x, size_t n, double shift, const double *y);
-    /* v (n) = x y, or its absolute value. */
+    /* v (n) = x y, or |x y| where `absolute`. */
     void (*scaled)(const double *x, const float *y, size_t n, int absolute, double *v);
     /* keep (n) = x > threshold, as 1 and 0. */
     void (*over)(const double *x, size_t n, double threshold, uint8_t *keep);
-    /* inside (n) = the values of x in [low, end), in their order; returns their number. *below = values under
-     * low. */
+    /* inside (n) = the values of x in [low, end), in their order; returns how many there are. *below = how
+     * many values are less than low. */
     size_t (*between)(const double *x, size_t n, double low, double end, double *inside, size_t *below);
-    /* out (rows, DICE_ROW_PANEL of out_stride) += x (rows, depth of x_stride) times w (depth,
-     * DICE_ROW_PANEL). */
+    /* out (rows, DICE_ROW_PANEL) += x (rows, depth) w (depth, DICE_ROW_PANEL); rows of x and out are x_stride
+     * and out_stride apart. */
     void (*product)(const double *x, size_t x_stride, size_t rows, const double *w, size_t depth, double *out,
                     size_t out_stride);
 } dice_row_kernels;
 
 extern const dice_row_kernels dice_row_kernels_scalar, dice_row_kernels_avx2, dice_row_kernels_avx512;
 
-/* e (n) = exp((x - max) scale), *max the largest of x (n); returns their sum, so that scale max + log(sum) is
- * the logarithm of the sum of exp(scale x), and e / sum its softmax. */
+/* e (n) = exp((x - max) scale) with *max = the largest of x (n); returns the sum of e. So scale max +
+ * log(sum) is the logsumexp of scale x, and e / sum its softmax. */
 double dice_rows_exp(const dice_row_kernels *kernels, const double *x, size_t n, double scale, double *e,
                      double *max);
 
-/* The best in this build that `isa` can run. */
+/* The best row kernels of this build that a processor with `isa` can run. */
 const dice_row_kernels *dice_row_kernels_for(dice_isa isa);
 
 #endif

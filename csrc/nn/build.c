@@ -7,8 +7,8 @@
 #include "nn/families.h"
 
 typedef struct family {
-    const char *names;  /* of its members */
-    const char *has[2]; /* weights that tell it from the others */
+    const char *names;  /* the networks of this family, with spaces between them */
+    const char *has[2]; /* two weights that together only this family has */
     dice_status (*build)(dice_builder *builder);
 } family;
 
@@ -76,15 +76,14 @@ static dice_status find_family(const char *name, const char *arch, const family 
     return dice_fail(DICE_E_INPUT, "arch %.40s: not one of%s", arch, known);
 }
 
-/* The name without what size or training data do not tell: "BiT-S-R50x1" and "BiT-M-R50x1" are "BiT-R50x1".
- */
+/* The name without the training data, which the weights do not tell: "BiT-S-R50x1" becomes "BiT-R50x1". */
 static void canonical(const char *arch, char name[32])
 {
     const int is_bit = strncmp(arch, "BiT-S-", 6) == 0 || strncmp(arch, "BiT-M-", 6) == 0;
     snprintf(name, 32, "%s%s", is_bit ? "BiT-" : "", is_bit ? arch + 6 : arch);
 }
 
-/* Fills the builder's graph and checks that it is what was asked for. */
+/* Fills the builder's graph. DICE_E_INPUT if the weights are not those of `arch` (NULL = any). */
 static dice_status build(const char *arch, dice_builder *builder)
 {
     const family *chosen = NULL;

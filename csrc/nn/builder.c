@@ -23,7 +23,7 @@ int32_t dice_builder_axis(const dice_weight *weight, int32_t axis)
     return weight == NULL || axis >= weight->ndim ? 0 : weight->shape[axis];
 }
 
-/* The vector NAME.PART (count). */
+/* *out = the weight NAME.PART (count). */
 static dice_status get_vector(dice_builder *builder, const char *name, const char *part, int32_t count,
                               const float **out)
 {
@@ -32,7 +32,7 @@ static dice_status get_vector(dice_builder *builder, const char *name, const cha
     return dice_weights_get(builder->weights, full, 1, &count, out);
 }
 
-/* BatchNorm `name` in evaluation is x * scale + shift, (count) each, eps 1e-5. */
+/* scale, shift (count) = those of BatchNorm `name`, which in evaluation is x * scale + shift; eps 1e-5. */
 static dice_status batchnorm(dice_builder *builder, const char *name, int32_t count, double *scale,
                              double *shift)
 {
@@ -54,7 +54,7 @@ static dice_status batchnorm(dice_builder *builder, const char *name, int32_t co
     return status;
 }
 
-/* op->pre_scale, pre_shift = BatchNorm `name` over the channels of op->x; `scratch` holds twice as many. */
+/* op->pre_scale, pre_shift (C_x) = BatchNorm `name` over the channels of op->x; scratch (2 C_x). */
 static dice_status set_pre(dice_builder *builder, const char *name, double *scratch, dice_op *op)
 {
     const int32_t count = builder->graph->tensors[op->x].channels;
@@ -75,7 +75,7 @@ static dice_status set_pre(dice_builder *builder, const char *name, double *scra
     return status;
 }
 
-/* op->weight, bias = convolution `conv` with its post_bn folded in; `scratch` holds 2 C_y. */
+/* op->weight, bias = those of convolution `conv` with its post_bn folded in; scratch (2 C_y). */
 static dice_status set_weight(dice_builder *builder, const dice_conv_spec *conv, double *scratch, dice_op *op)
 {
     dice_graph *graph = builder->graph;

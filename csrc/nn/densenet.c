@@ -1,16 +1,15 @@
 /* DenseNet and DenseNet-BC for CIFAR, of any depth, growth and reduction (Huang et al., CVPR 2017).
  *
- * Each dense block is one wide tensor: layer j reads its first channels and
- * writes the next `growth`, so that concatenation costs nothing. A transition
- * pools before its 1 x 1 convolution: both are linear, and it is a quarter of
- * the work. */
+ * Each dense block is one wide tensor: layer j reads its first channels and writes the next `growth`, so that
+ * concatenation costs nothing. A transition pools before its 1 x 1 convolution: both are linear, so the
+ * result is the same, at a quarter of the work. */
 #include <stdio.h>
 
 #include "nn/families.h"
 
 enum { MAX_BLOCKS = 8 };
 
-/* Layer `j` of `block`: reads the first `channels` of `wide`, writes the `growth` behind them. */
+/* Adds layer `j` of `block`: it reads the first `channels` of `wide` and writes the next `growth`. */
 static dice_status dense_layer(dice_builder *b, int block, int j, int32_t wide, int32_t channels,
                                int32_t growth)
 {
@@ -63,14 +62,15 @@ static dice_status dense_layer(dice_builder *b, int block, int j, int32_t wide, 
     return status;
 }
 
-/* Channels that layer `j` of `block` adds: what its last convolution puts out; 0 behind the last layer. */
+/* The channels that layer `j` of `block` adds, which are the outputs of its last convolution; 0 where there
+ * is no such layer. */
 static int32_t growth_of(const dice_builder *b, int block, int j)
 {
     const int32_t growth = dice_builder_dim(b, 0, "block%d.layer.%d.conv2.weight", block, j);
     return growth > 0 ? growth : dice_builder_dim(b, 0, "block%d.layer.%d.conv1.weight", block, j);
 }
 
-/* One dense block over `wide`, whose first `channels` are there. */
+/* Adds the layers of one dense block over `wide`, whose first `channels` are the block's input. */
 static dice_status dense_block(dice_builder *b, int block, int32_t wide, int32_t channels)
 {
     dice_status status = DICE_OK;
@@ -82,7 +82,7 @@ static dice_status dense_block(dice_builder *b, int block, int32_t wide, int32_t
     return status;
 }
 
-/* *wide = the tensor of `block`, with room for what its layers add to `channels`; *total its channels. */
+/* *wide = a new tensor for `block`: `channels` of input and what its layers add, *total in all. */
 static dice_status block_tensor(dice_builder *b, int block, int32_t channels, int32_t *wide, int32_t *total)
 {
     int32_t growth;
@@ -93,7 +93,7 @@ static dice_status block_tensor(dice_builder *b, int block, int32_t channels, in
     return dice_graph_tensor(b->graph, *total, wide);
 }
 
-/* bn, relu, pool and 1 x 1 convolution from `wide` (`total` channels) into the next block's tensor. */
+/* Adds BatchNorm, ReLU, pool and 1 x 1 convolution of `wide` (total) to y, the tensor of the next block. */
 static dice_status transition(dice_builder *b, int block, int32_t wide, int32_t total, int32_t y)
 {
     char bn[32], conv[32];

@@ -215,7 +215,7 @@ static dice_status check_floats(const float *values, size_t count, const char *l
     return DICE_OK;
 }
 
-/* Bounds that keep every product of sizes inside 64 bits, and far above any real network. */
+/* Far above the sizes of any real network, and small enough that no product of sizes exceeds 64 bits. */
 enum { MAX_CHANNELS = 1 << 20, MAX_KERNEL = 64 };
 
 static dice_status check_tensors(const dice_graph *graph)
@@ -247,7 +247,7 @@ static int is_tensor(const dice_graph *graph, int32_t id)
     return id >= 0 && id < graph->n_tensors;
 }
 
-/* Do two tensors share a channel? */
+/* Whether two tensors share a channel. */
 static int overlap(const dice_graph *graph, int32_t a, int32_t b)
 {
     const dice_tensor *s = &graph->tensors[a], *t = &graph->tensors[b];

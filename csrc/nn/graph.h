@@ -1,12 +1,11 @@
 /* A network as data: tensors and a list of ops over them.
  *
- * A builder (densenet.c, resnet.c, ...) turns named weights into a graph; a back
- * end turns the graph into whatever it runs. Letters: N images, C channels,
- * H x W pixels, K kernel side, D features, M classes.
+ * A builder (densenet.c, resnet.c, ...) turns named weights into a graph; a back end turns the graph into
+ * what it runs. Letters: N images, C channels, H x W pixels, K kernel side, D features, M classes.
  *
- * Tensors have channels only: H and W follow from the input's, so one graph
- * serves every image size. A tensor may be a slice of another's channels;
- * DenseNet's concatenation is ops that write into slices. */
+ * A tensor has only channels: its H and W follow from those of the input, so that one graph serves every
+ * image size. A tensor may be a slice of another's channels; DenseNet concatenates by ops that write into
+ * slices. */
 #ifndef DICE_NN_GRAPH_H
 #define DICE_NN_GRAPH_H
 
@@ -24,8 +23,8 @@ typedef struct dice_tensor {
 } dice_tensor;
 
 typedef enum dice_op_kind {
-    /* y[o] = act(bias[o] + sum over i, tap of weight[o][i][tap] * pre(x)[i] (+ residual[o])),
-     * zero padding applied after pre. */
+    /* y[o] = act(bias[o] + sum over i, tap of weight[o][i][tap] * pre(x)[i] (+ residual[o])); the padding is
+     * 0 and is added after pre. */
     DICE_OP_CONV,
     /* y = max over the K x K window; padding counts as -inf, or as 0 with `zero_padded`. */
     DICE_OP_MAXPOOL,
@@ -33,7 +32,8 @@ typedef enum dice_op_kind {
     DICE_OP_AVGPOOL,
     /* y[c] = mean over all pixels of pre(x)[c]; y is 1 x 1. */
     DICE_OP_GLOBAL_MEAN,
-    /* y = act(groupnorm(x) * weight[c] + bias[c]), biased variance over each of `groups`, `eps`. */
+    /* y = act((x - mean) / sqrt(variance + eps) * weight[c] + bias[c]); mean and biased variance are those of
+     * each of `groups` groups of channels. */
     DICE_OP_GROUPNORM
 } dice_op_kind;
 
@@ -47,11 +47,11 @@ typedef struct dice_op {
     int32_t kernel, stride, pad;
     int32_t groups;      /* GROUPNORM */
     float eps;           /* GROUPNORM */
-    int relu;            /* act: 0 identity, 1 max(., 0) */
+    int relu;            /* act(x) = max(x, 0) if 1, x if 0 */
     int zero_padded;     /* MAXPOOL */
     const float *weight; /* CONV: (C_y, C_x, K, K); GROUPNORM: (C) */
     const float *bias;   /* CONV: (C_y) or NULL; GROUPNORM: (C) */
-    /* CONV, AVGPOOL, GLOBAL_MEAN: (C_x); pre(x) = max(x * scale + shift, 0); NULL: pre(x) = x */
+    /* CONV, AVGPOOL, GLOBAL_MEAN: (C_x), then pre(x) = max(x * pre_scale + pre_shift, 0); NULL: pre(x) = x */
     const float *pre_scale, *pre_shift;
     char name[64]; /* of the layer in the checkpoint, for messages and profiles */
 } dice_op;
@@ -81,15 +81,16 @@ typedef struct dice_graph {
     int32_t n_tensors;
     dice_op *ops;
     int32_t n_ops;
-    int32_t input;   /* tensor holding the normalised image */
-    int32_t output;  /* tensor handed out as the features; 1 x 1 pixel in a whole network */
-    int32_t classes; /* M; 0 = no head */
+    int32_t input;                        /* the tensor that holds the normalised image */
+    int32_t output;                       /* the tensor of the features; 1 x 1 pixel in a whole network */
+    int32_t classes;                      /* M; 0 = no head */
     const float *head_weight, *head_bias; /* (M, D), (M) */
     float mean[3], std[3]; /* normalisation of uint8 input: (v / 255 - mean) / std, in float32 */
-    int32_t image_size;    /* the side that the network was made for: 32, 224, 480 */
-    int winograd; /* F(2 x 2, 3 x 3) is allowed: the network's measured error stays inside the float32 bound
-                   */
-    /* room of the arrays above; owned weights */
+    int32_t image_size;    /* pixels of a side of the images that the network is trained on: 32, 224, 480 */
+    /* Whether Winograd's F(2 x 2, 3 x 3) may be used: the error of this network, measured with it, stays
+     * inside the bound of the precision float32. */
+    int winograd;
+    /* the room of the arrays above, and of the list of weights that the graph owns */
     int32_t tensors_room, ops_room, blobs_room, n_blobs;
     void **blobs;
 } dice_graph;
@@ -98,7 +99,7 @@ typedef struct dice_graph {
 dice_status dice_graph_new(const char *arch, dice_graph **out);
 void dice_graph_free(dice_graph *graph); /* NULL is allowed */
 
-/* *id = a new tensor of `channels`, or a slice [offset, offset + channels) of `parent`. */
+/* *id = a new tensor of `channels`, or a new slice [offset, offset + channels) of `parent`. */
 dice_status dice_graph_tensor(dice_graph *graph, int32_t channels, int32_t *id);
 dice_status dice_graph_slice(dice_graph *graph, int32_t parent, int32_t offset, int32_t channels,
                              int32_t *id);
@@ -125,11 +126,12 @@ size_t dice_op_weights(const dice_graph *graph, const dice_op *op);
 /* *out = a new graph of the same tensors and ops without any array of weights: enough for a plan. */
 dice_status dice_graph_outline(const dice_graph *graph, dice_graph **out);
 
-/* Turns the height and width of x into those of y; 0 where x is smaller than the window, which leaves them
- * alone. */
+/* Turns the height and width of x into those of y and returns 1. Returns 0, and changes nothing, where x is
+ * smaller than the window. */
 int dice_op_size(const dice_op *op, int32_t *height, int32_t *width);
 
-/* Checks ids, channels, kernels, slices, finiteness of weights; every back end may rely on it. */
+/* DICE_E_INPUT if a tensor's id, channels, a kernel or a slice is wrong, or if a weight is NaN or infinite.
+ * Back ends take only graphs that pass. */
 dice_status dice_graph_check(const dice_graph *graph);
 
 #endif

@@ -1,8 +1,8 @@
 /* Shapes, lifetimes and arena offsets. See plan.h.
  *
- * A tensor with storage of its own lives from the first write of it or of a
- * slice to the last read. Tensors are placed from the largest down, each into
- * the tightest gap that the tensors alive at the same time leave. */
+ * A tensor with storage of its own lives from the first write to the last read of it or of a slice of it.
+ * Tensors are placed from the largest down, each into the tightest gap between those that live at the same
+ * time. */
 #include "nn/plan.h"
 
 #include <stdlib.h>
@@ -15,7 +15,7 @@ typedef struct storage { /* one tensor with storage of its own */
     size_t bytes, offset;
 } storage;
 
-/* Sets the size of tensor `id`'s storage, so of every slice of it. */
+/* Sets the size of the tensor that holds `id`, and with it that of all its slices. */
 static dice_status set_size(const dice_graph *graph, int32_t id, int32_t height, int32_t width,
                             const char *layer, dice_plan *plan)
 {
@@ -52,8 +52,8 @@ static dice_status op_size(const dice_graph *graph, const dice_op *op, dice_plan
     return set_size(graph, op->y, height, width, op->name, plan);
 }
 
-/* When each tensor with storage lives; others have first > last. The input lives from op 0, the output to the
- * end. */
+/* stored (n_tensors) = when each tensor lives; first > last for slices and unused tensors. The input lives
+ * from op 0, the output to the last op. */
 static void find_lives(const dice_graph *graph, storage *stored)
 {
     for (int32_t t = 0; t < graph->n_tensors; t++) {
@@ -82,7 +82,8 @@ static int larger_first(const void *a, const void *b)
     return x->tensor < y->tensor ? -1 : 1;
 }
 
-/* The tightest gap for `mine` between the neighbours (sorted by offset) that live at the same time. */
+/* The offset of the tightest gap for `mine` between `neighbours` (count, sorted by offset), which live at the
+ * same time. */
 static size_t best_offset(const storage *mine, storage *const *neighbours, int32_t count)
 {
     size_t end = 0, best = SIZE_MAX, best_gap = SIZE_MAX;
@@ -103,7 +104,7 @@ static size_t best_offset(const storage *mine, storage *const *neighbours, int32
     return best == SIZE_MAX ? end : best;
 }
 
-/* Gives each of `stored` its offset; `placed` is room for as many pointers. Returns the size of the arena. */
+/* Gives each of stored (count) its offset; placed (count) is working memory. Returns the arena's bytes. */
 static size_t place(storage *stored, int32_t count, storage **placed)
 {
     size_t arena = 0;
@@ -136,12 +137,12 @@ static dice_status make_arena(const dice_graph *graph, dice_tensor_bytes bytes, 
     int32_t count = 0;
     for (int32_t t = 0; t < graph->n_tensors; t++) {
         if (stored[t].first > stored[t].last) {
-            continue; /* a slice, or not used */
+            continue; /* a slice, or unused */
         }
         stored[count] = stored[t];
         size_t size = bytes(graph->tensors[t].channels, plan->height[t], plan->width[t]);
         size = dice_align_up(size);
-        /* neighbours a multiple of a page apart would compete for the same lines of the first cache */
+        /* Tensors that are a multiple of a page apart would compete for the same lines of the L1 cache. */
         stored[count++].bytes = size % 4096 == 0 ? size + 5 * DICE_ALIGN : size;
     }
     plan->arena_bytes = place(stored, count, placed_memory);

@@ -1,8 +1,7 @@
 /* Shapes and buffers of a graph for one image size.
  *
- * dice_plan_make walks the op list once: H and W of every tensor, and for each
- * tensor with storage of its own an offset into ONE arena such that tensors
- * that live at the same time never overlap. */
+ * dice_plan_make walks the op list once. It finds H and W of every tensor and places each tensor in ONE
+ * arena, such that tensors that live at the same time never overlap. */
 #ifndef DICE_NN_PLAN_H
 #define DICE_NN_PLAN_H
 
@@ -10,14 +9,14 @@
 
 typedef struct dice_plan {
     int32_t *height, *width; /* (n_tensors) */
-    size_t *offset;          /* (n_tensors) bytes into the arena; a slice has its parent's */
+    size_t *offset;          /* (n_tensors) in bytes from the start of the arena; a slice has its parent's */
     size_t arena_bytes;
 } dice_plan;
 
-/* Bytes that a back end wants for a tensor of C channels on H x W pixels. */
+/* The bytes that a back end needs for a tensor of C channels and H x W pixels. */
 typedef size_t (*dice_tensor_bytes)(int32_t channels, int32_t height, int32_t width);
 
-/* *plan for images of height x width. DICE_E_INPUT where the network does not allow that size. */
+/* *plan = that for images of height x width pixels. DICE_E_INPUT if the network does not allow that size. */
 dice_status dice_plan_make(const dice_graph *graph, int32_t height, int32_t width, dice_tensor_bytes bytes,
                            dice_plan *plan);
 void dice_plan_free(dice_plan *plan); /* a zeroed plan is allowed */

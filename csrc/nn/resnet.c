@@ -1,10 +1,9 @@
 /* ResNets (He et al., CVPR 2016).
  *
- * torchvision's for ImageNet: a 7 x 7 stem and a pool, four stages of basic or
- * bottleneck blocks, the stride on the 3 x 3 convolution. For CIFAR: a 3 x 3
- * stem, three stages of basic blocks, and shortcuts without weights ("option
- * A": every second pixel, channels padded with zeros on both sides), written
- * here as an exact 1 x 1 convolution. */
+ * torchvision's for ImageNet have a 7 x 7 stem and a pool, four stages of basic or bottleneck blocks, and the
+ * stride on the 3 x 3 convolution. Those for CIFAR have a 3 x 3 stem, three stages of basic blocks, and
+ * shortcuts without weights ("option A": every second pixel, with zero channels added on both sides), which
+ * are built here as a 1 x 1 convolution with weights 0 and 1. */
 #include <stdio.h>
 
 #include "nn/families.h"
@@ -23,14 +22,14 @@ static const dice_layout cifar_layouts[] = {
 };
 
 /* One convolution of a block, with its BatchNorm, into a new tensor *y. */
-typedef struct part {
+typedef struct layer {
     const char *block;     /* "layer1.0" */
     const char *conv, *bn; /* "conv1", "bn1" */
     int32_t x, residual, channels;
     int kernel, stride, relu;
-} part;
+} layer;
 
-static dice_status push_part(dice_builder *b, const part *p, int32_t *y)
+static dice_status push_layer(dice_builder *b, const layer *p, int32_t *y)
 {
     char conv[DICE_LAYER_NAME], bn[DICE_LAYER_NAME];
     snprintf(conv, sizeof conv, "%s.%s", p->block, p->conv);
@@ -48,7 +47,7 @@ static dice_status push_part(dice_builder *b, const part *p, int32_t *y)
                                                                       .post_bn = bn});
 }
 
-/* Option A: *y = every second pixel of x between zero channels. */
+/* Adds an option A shortcut: *y (channels) = every second pixel of x, between zero channels. */
 static dice_status push_option_a(dice_builder *b, const char *block, int32_t x, int32_t channels, int32_t *y)
 {
     const int32_t cx = b->graph->tensors[x].channels, before = (channels - cx) / 2;
@@ -76,7 +75,7 @@ static dice_status push_option_a(dice_builder *b, const char *block, int32_t x, 
     return dice_graph_push(b->graph, &op);
 }
 
-/* *shortcut = what block `block` adds to its result: x itself, or x brought to `channels` and `stride`. */
+/* *shortcut = what `block` adds to its result: x itself, or x brought to `channels` and `stride`. */
 static dice_status push_shortcut(dice_builder *b, const char *block, int32_t x, int32_t channels, int stride,
                                  int is_cifar, int32_t *shortcut)
 {
@@ -87,41 +86,41 @@ static dice_status push_shortcut(dice_builder *b, const char *block, int32_t x, 
     if (is_cifar) {
         return push_option_a(b, block, x, channels, shortcut);
     }
-    return push_part(b, &(part){block, "downsample.0", "downsample.1", x, DICE_NONE, channels, 1, stride, 0},
-                     shortcut);
+    return push_layer(
+        b, &(layer){block, "downsample.0", "downsample.1", x, DICE_NONE, channels, 1, stride, 0}, shortcut);
 }
 
-/* Block `index` of `stage`: *x becomes its result. */
+/* Adds block `index` of `stage`, which reads *x; *x becomes its result. */
 static dice_status push_block(dice_builder *b, int stage, int index, int is_cifar, int32_t *x)
 {
     char block[32];
     snprintf(block, sizeof block, "layer%d.%d", stage, index);
     const int stride = stage > 1 && index == 0 ? 2 : 1;
-    /* the first block of a stage says how wide the stage is, and whether its blocks are bottlenecks */
+    /* The first block of a stage tells how wide the stage is and whether its blocks are bottlenecks. */
     const int32_t width = dice_builder_dim(b, 0, "layer%d.0.conv1.weight", stage);
     const int32_t expanded = is_cifar ? 0 : dice_builder_dim(b, 0, "layer%d.0.conv3.weight", stage);
     const int32_t channels = expanded > 0 ? expanded : width;
     int32_t shortcut, y = *x;
     dice_status status = push_shortcut(b, block, *x, channels, stride, is_cifar, &shortcut);
     if (status == DICE_OK && expanded > 0) {
-        status = push_part(b, &(part){block, "conv1", "bn1", y, DICE_NONE, width, 1, 1, 1}, &y);
+        status = push_layer(b, &(layer){block, "conv1", "bn1", y, DICE_NONE, width, 1, 1, 1}, &y);
         if (status == DICE_OK) {
-            status = push_part(b, &(part){block, "conv2", "bn2", y, DICE_NONE, width, 3, stride, 1}, &y);
+            status = push_layer(b, &(layer){block, "conv2", "bn2", y, DICE_NONE, width, 3, stride, 1}, &y);
         }
         if (status == DICE_OK) {
-            status = push_part(b, &(part){block, "conv3", "bn3", y, shortcut, channels, 1, 1, 1}, &y);
+            status = push_layer(b, &(layer){block, "conv3", "bn3", y, shortcut, channels, 1, 1, 1}, &y);
         }
     } else if (status == DICE_OK) {
-        status = push_part(b, &(part){block, "conv1", "bn1", y, DICE_NONE, width, 3, stride, 1}, &y);
+        status = push_layer(b, &(layer){block, "conv1", "bn1", y, DICE_NONE, width, 3, stride, 1}, &y);
         if (status == DICE_OK) {
-            status = push_part(b, &(part){block, "conv2", "bn2", y, shortcut, width, 3, 1, 1}, &y);
+            status = push_layer(b, &(layer){block, "conv2", "bn2", y, shortcut, width, 3, 1, 1}, &y);
         }
     }
     *x = y;
     return status;
 }
 
-/* conv1 and bn1, for ImageNet with the pool behind; *x = the result. */
+/* Adds the input, conv1 and bn1 and, for ImageNet, the pool; *x = the result. */
 static dice_status push_stem(dice_builder *b, int is_cifar, int32_t *x)
 {
     const int32_t channels = dice_builder_dim(b, 0, "conv1.weight");

@@ -1,9 +1,9 @@
-/* BiT ResNetV2 (Kolesnikov et al., ECCV 2020): GroupNorm before every convolution, weights standardised, a
- * max pool over zero padding behind the root.
+/* BiT ResNetV2 (Kolesnikov et al., ECCV 2020): GroupNorm before every convolution, standardised weights, and
+ * after the root convolution a max pool over zero padding.
  *
- * Weights come from torch files or from Google's .npz, which has other names and HWIO kernels.
- * Standardisation happens here, once: (w - mean) / sqrt(var + 1e-10) for each output channel, biased
- * variance, in double. */
+ * Weights come from torch files or from Google's .npz, which has other names and HWIO kernels. They are
+ * standardised once, here: (w - mean) / sqrt(var + 1e-10) for each output channel, with biased variance, in
+ * double. */
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
@@ -17,7 +17,7 @@ static const dice_layout layouts[] = {
     {NULL, {0}},
 };
 
-/* What one file calls things. A unit's names follow its prefix. */
+/* The names of one kind of file. Those in a unit come after the unit's prefix. */
 typedef struct naming {
     int is_hwio;
     const char *root, *unit; /* unit: format of stage and index */
@@ -57,13 +57,13 @@ static const naming google_naming = {
     "resnet/head/conv2d/bias",
 };
 
-/* prefix + separator + name, as the file writes them. */
+/* full = prefix + separator + name, as the file writes them. */
 static void join(const naming *n, const char *prefix, const char *name, char full[DICE_WEIGHT_NAME])
 {
     snprintf(full, DICE_WEIGHT_NAME, "%s%s%s", prefix, n->is_hwio ? "/" : ".", name);
 }
 
-/* *out = the kernel called `name` as (O, I, K, K), a copy owned by the graph. */
+/* *out = a copy of the kernel called `name` as (O, I, K, K), which the graph owns. */
 static dice_status get_kernel(dice_builder *b, const naming *n, const char *name, int32_t o, int32_t i,
                               int32_t k, float **out)
 {
@@ -102,7 +102,7 @@ static void standardise(float *weight, size_t rows, size_t count)
     }
 }
 
-/* y = standardised convolution of x (+ residual); y is a new tensor of `channels`. */
+/* Adds y = convolution of x with standardised weights (+ residual); y is a new tensor of `channels`. */
 static dice_status push_conv(dice_builder *b, const naming *n, const char *name, int32_t x, int32_t residual,
                              int32_t channels, int kernel, int stride, int32_t *y)
 {
@@ -128,7 +128,7 @@ static dice_status push_conv(dice_builder *b, const naming *n, const char *name,
     return dice_graph_push(b->graph, &op);
 }
 
-/* y = relu(groupnorm(x)), a new tensor. */
+/* Adds y = relu(groupnorm(x)), a new tensor. */
 static dice_status push_norm(dice_builder *b, const naming *n, const char *prefix, int32_t x, int32_t *y)
 {
     const int32_t channels = b->graph->tensors[x].channels;
@@ -168,7 +168,8 @@ static dice_status push_norm(dice_builder *b, const naming *n, const char *prefi
     return dice_graph_push(b->graph, &op);
 }
 
-/* Unit `index` (from 1) of `stage`, `width` channels in its middle: *x becomes its result. */
+/* Adds unit `index` (from 1) of `stage`, `width` channels in its middle; *x, its input, becomes the result.
+ */
 static dice_status push_unit(dice_builder *b, const naming *n, int stage, int index, int32_t width,
                              int32_t *x)
 {
@@ -196,7 +197,7 @@ static dice_status push_unit(dice_builder *b, const naming *n, int stage, int in
     return status;
 }
 
-/* Root convolution and pool; *x = the result, of `channels`. */
+/* Adds the input, the root convolution and the pool; *x = the result, of `channels`. */
 static dice_status push_root(dice_builder *b, const naming *n, int32_t channels, int32_t *x)
 {
     int32_t y;
@@ -221,7 +222,7 @@ static dice_status push_root(dice_builder *b, const naming *n, int32_t channels,
     return status;
 }
 
-/* The last layer is a 1 x 1 convolution over the pooled features. */
+/* Sets the graph's head. BiT stores it as a 1 x 1 convolution over the pooled features. */
 static dice_status set_head(dice_builder *b, const naming *n)
 {
     dice_graph *graph = b->graph;

@@ -53,7 +53,7 @@ dice_status dice_weights_get(dice_weights *weights, const char *name, int32_t nd
     return DICE_OK;
 }
 
-/* torch counts training batches beside every BatchNorm; evaluation has no use for them. */
+/* Whether this is num_batches_tracked, which torch stores with every BatchNorm and inference never needs. */
 static int is_counter(const dice_weight *weight)
 {
     static const char suffix[] = "num_batches_tracked";

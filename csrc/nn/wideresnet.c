@@ -1,13 +1,13 @@
-/* Wide ResNet-40-2 for CIFAR (Zagoruyko & Komodakis, BMVC 2016), with the names that the outlier-exposure and
- * energy papers' code uses. Pre-activation blocks; where the width changes, the shortcut reads the activated
- * input. */
+/* Wide ResNet-40-2 for CIFAR (Zagoruyko & Komodakis, BMVC 2016), with the weights' names of the code of the
+ * outlier-exposure and energy papers. Its blocks are pre-activated; where the width changes, the shortcut
+ * reads the activated input. */
 #include <stdio.h>
 
 #include "nn/families.h"
 
 static const dice_layout layouts[] = {{"wideresnet", {6, 6, 6}}, {NULL, {0}}};
 
-/* Block `index` of `stage`: *x becomes its result. */
+/* Adds block `index` of `stage`, which reads *x; *x becomes its result. */
 static dice_status push_block(dice_builder *b, int stage, int index, int32_t channels, int32_t *x)
 {
     char bn1[64], conv1[64], bn2[64], conv2[64], shortcut[64];

@@ -1,6 +1,8 @@
-"""The embedded benchmark: small real images and a small DenseNet-BC, to check that everything works here.
+"""The embedded benchmark: small real images and a small DenseNet-BC, to check that everything works on a
+machine.
 
-Origin, authors and licences are in ORIGIN.md beside this file. The evidence for DICE is the CIFAR table, not this.
+Origin, authors and licences are in ORIGIN.md in this folder. The benchmark is no evidence for DICE: that is
+the CIFAR table of the README.
 """
 
 from pathlib import Path
@@ -18,7 +20,7 @@ _OOD = ("digits-8-9", "letters", "photos", "textures")
 class Demo(NamedTuple):
     """Images are uint8 (N,32,32,3), labels int64 (N,) in 0..7."""
 
-    checkpoint: Path  # of a "densenet", for dice.load_backbone
+    checkpoint: Path  # weights of a "densenet", for dice.load_backbone
     train: tuple[np.ndarray, np.ndarray]  # images, labels
     validation: tuple[np.ndarray, np.ndarray]
     test: tuple[np.ndarray, np.ndarray]
@@ -26,19 +28,21 @@ class Demo(NamedTuple):
 
 
 def load() -> Demo:
-    """Reads the embedded benchmark; every call returns the same values."""
+    """Read the embedded benchmark. Every call returns the same values."""
     with np.load(_HERE / "images.npz", allow_pickle=False) as stored:
         train, validation, test = (
             (_upscale(stored[name]), stored[f"{name}_labels"].astype(np.int64))
             for name in ("train", "validation", "test")
         )
         ood = {name: _upscale(stored[name]) for name in _OOD}
-    noise = np.random.RandomState(0).bytes(400 * 8 * 8)  # a stream frozen for good, unlike Generator's
+    noise = np.random.RandomState(0).bytes(
+        400 * 8 * 8
+    )  # numpy keeps this stream for good, unlike Generator's
     ood["noise"] = _upscale(np.frombuffer(noise, np.uint8).reshape(400, 8, 8))
     return Demo(_HERE / "densenet.npz", train, validation, test, ood)
 
 
 def _upscale(grey: np.ndarray) -> np.ndarray:
-    """(N,8,8) grey -> (N,32,32,3), bilinear."""
+    """Grey (N,8,8) -> RGB (N,32,32,3), by bilinear interpolation."""
     upscaled = (Image.fromarray(image).resize((32, 32), Image.Resampling.BILINEAR) for image in grey)
     return np.stack([np.asarray(image.convert("RGB")) for image in upscaled])

@@ -1,4 +1,8 @@
-"""Safe readers of files from strangers: no code of theirs runs, every count is bounded before it allocates."""
+"""Readers that are safe for files from strangers.
+
+No code in a file is ever run, and every count that a file states is bounded before memory is allocated for
+it.
+"""
 
 from dice.io.checkpoint import read_state_dict
 from dice.io.cifar import read_cifar

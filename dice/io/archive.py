@@ -1,4 +1,4 @@
-"""Zip files from strangers (.pth, .npz): opened only after their directory makes sense."""
+"""Zip files from strangers (.pth, .npz), whose directory is checked before any part is read."""
 
 import contextlib
 import zipfile
@@ -16,7 +16,7 @@ _ENCRYPTED = 0x1
 
 
 class _ShortReads:
-    """A file that cannot be read by more than the largest sane directory at once; zipfile reads a directory whole."""
+    """A file that refuses to read more than _MAX_DIRECTORY bytes at once, as zipfile reads a directory."""
 
     def __init__(self, file: BinaryIO, size: int):
         self._file, self._size = file, size
@@ -30,10 +30,11 @@ class _ShortReads:
 
 @contextlib.contextmanager
 def open_archive(file: BinaryIO, size: int, path: str) -> Iterator[zipfile.ZipFile]:
-    """Open a zip file, whose parts are then read by at most 1 MiB at once (`fill`).
+    """Open a zip file of `size` bytes and check its directory. `path` is for messages.
 
-    Refused with an InputError: names that leave the folder or appear twice, parts that overlap, are encrypted, use
-    another method than stored and deflate, or unpack to far more than they are (zip bombs).
+    Raises InputError for names that leave the folder or appear twice, and for parts that overlap, are
+    encrypted, use a method other than stored and deflate, or would unpack to far more than their packed size
+    (zip bombs).
     """
     with zipfile.ZipFile(_ShortReads(file, size)) as archive:
         parts = sorted(archive.infolist(), key=lambda part: part.header_offset)
@@ -41,7 +42,8 @@ def open_archive(file: BinaryIO, size: int, path: str) -> Iterator[zipfile.ZipFi
         for part in parts:
             if wrong := _fault(part, end, size):
                 raise InputError(
-                    f"{path}: its part {part.filename[:80]!r} {wrong}; fetch the file again or do not trust it"
+                    f"{path}: its part {part.filename[:80]!r} {wrong}; "
+                    "fetch the file again or do not trust it"
                 )
             end = part.header_offset + _LOCAL_HEADER + part.compress_size
         if len({part.filename for part in parts}) != len(parts):
@@ -55,7 +57,7 @@ def open_archive(file: BinaryIO, size: int, path: str) -> Iterator[zipfile.ZipFi
 
 
 def _fault(part: zipfile.ZipInfo, end: int, size: int) -> str | None:
-    """What is wrong with a part that should begin at or after ``end`` in a file of ``size`` bytes."""
+    """What is wrong with a part of a file of ``size`` bytes, or None; the part before it ends at ``end``."""
     name = part.filename
     if name.startswith("/") or "\\" in name or ":" in name or ".." in name.split("/"):
         return "has a name that leaves the folder"

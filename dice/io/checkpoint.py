@@ -1,4 +1,4 @@
-"""Weights from checkpoint files without their framework: torch zip, torch legacy, .npz."""
+"""Reads weights from checkpoint files without a framework: PyTorch's zip and legacy formats, and .npz."""
 
 import math
 import os
@@ -19,25 +19,26 @@ __all__ = ["read_state_dict"]
 _NESTS = ("state_dict", "model_state_dict", "model", "net")
 _MAX_DEPTH = 4
 _MAX_NAME = 256
-_MAX_SHARING = 4  # elements of all tensors over elements of their storages
-_PREFIX = "module."  # of DataParallel
+_MAX_SHARING = 4  # all tensors together may have this many times the elements of the storages they share
+_PREFIX = "module."  # DataParallel puts it before every name
 
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 _LEGACY_PROTOCOL = 1001
 
 _HINT = "; if it is a whole pickled model, load it with PyTorch and save model.state_dict()"
 
-# Gives the stream at the values of a storage.
+# Returns a stream that stands at the first value of a storage.
 Source = Callable[[Storage], Any]
 
 
 def read_state_dict(path: PathLike) -> dict[str, np.ndarray]:
-    """Read the named weights of a checkpoint: torch.save's zip or older format, or .npz.
+    """Read the named weights of a checkpoint: a file of torch.save (zip or legacy format), or .npz.
 
-    Returns name -> array in the file's order; floating-point arrays as float32, others (counters) in their own type.
-    ``state_dict``, ``model`` or ``net`` around the weights and a ``module.`` before every name are removed; epochs,
-    optimiser state and other values are left out. Arrays may share memory where the file's tensors do.
-    Raises InputError for anything else, wrong sizes, NaN or infinity. Nothing a file contains is ever run.
+    Returns name -> array in the file's order: floating-point arrays as float32, others (counters) in their
+    own type. The weights may lie under the keys ``state_dict``, ``model_state_dict``, ``model`` or ``net``; a
+    ``module.`` before every name is removed; epochs, optimiser state and other values are left out. Arrays
+    may share memory where the file's tensors do. Raises InputError for other files, wrong sizes, NaN and
+    infinity. No code in the file is run.
     """
     name = os.fspath(path)
     with opened(path) as (file, size):
@@ -55,7 +56,7 @@ def read_state_dict(path: PathLike) -> dict[str, np.ndarray]:
 
 
 def _read_zip(archive: zipfile.ZipFile, pickle: str, path: str) -> dict[str, np.ndarray]:
-    """PyTorch 1.6 and later: FOLDER/data.pkl and one part FOLDER/data/KEY a storage."""
+    """The format since PyTorch 1.6: FOLDER/data.pkl, and one part FOLDER/data/KEY for each storage."""
     folder = pickle.removesuffix("data.pkl")
     order = "little"
     if f"{folder}byteorder" in archive.NameToInfo:
@@ -72,7 +73,8 @@ def _read_zip(archive: zipfile.ZipFile, pickle: str, path: str) -> dict[str, np.
             )
         if part.file_size != _nbytes(storage):
             raise InputError(
-                f"{path}: storage {storage.key[:32]!r} has {part.file_size} bytes, not the {_nbytes(storage)} it claims"
+                f"{path}: storage {storage.key[:32]!r} has {part.file_size} bytes, "
+                f"not the {_nbytes(storage)} it claims"
             )
         return archive.open(part)
 
@@ -82,7 +84,8 @@ def _read_zip(archive: zipfile.ZipFile, pickle: str, path: str) -> dict[str, np.
 
 
 def _read_legacy(file: BinaryIO, size: int, path: str) -> dict[str, np.ndarray]:
-    """Before PyTorch 1.6: pickles of magic number, protocol, system, object and storage keys, then the storages."""
+    """The format before PyTorch 1.6: pickles of a magic number, the protocol, facts about the system, the
+    object and the list of storage keys, then the storages."""
 
     def load() -> tuple[Any, dict[str, Storage]]:
         return pickles.load(file, size, path, _HINT)
@@ -93,7 +96,7 @@ def _read_legacy(file: BinaryIO, size: int, path: str) -> dict[str, np.ndarray]:
         )
     if load()[0] != _LEGACY_PROTOCOL:
         raise InputError(f"{path}: its legacy torch format is not the known one, {_LEGACY_PROTOCOL}")
-    load()  # the system's integer sizes; the values are little-endian everywhere
+    load()  # facts about the system; not needed, since values are always little-endian
     root, storages = load()
     keys, _ = load()
     if (
@@ -105,7 +108,7 @@ def _read_legacy(file: BinaryIO, size: int, path: str) -> dict[str, np.ndarray]:
             f"{path}: its list of storages is not the one its tensors use; fetch or copy it again"
         )
     starts, at = {}, file.tell()
-    for key in keys:  # each: element count in 8 bytes, values
+    for key in keys:  # each storage: its number of elements in 8 bytes, then its values
         file.seek(at)
         count, nbytes = int.from_bytes(file.read(8), "little"), _nbytes(storages[key])
         starts[key] = at + 8
@@ -125,7 +128,7 @@ def _read_legacy(file: BinaryIO, size: int, path: str) -> dict[str, np.ndarray]:
 
 
 def _read_npz(archive: zipfile.ZipFile, path: str) -> dict[str, np.ndarray]:
-    """numpy.savez's parts, as in Google's BiT files."""
+    """The arrays of an .npz file, such as Google's BiT files."""
     state = {}
     for key, array in npz.parts(archive, path):
         state[key] = _float32(array)
@@ -136,7 +139,7 @@ def _read_npz(archive: zipfile.ZipFile, path: str) -> dict[str, np.ndarray]:
 
 
 def _float32(array: np.ndarray) -> np.ndarray:
-    with np.errstate(over="ignore"):  # an infinity that comes out is refused by name
+    with np.errstate(over="ignore"):  # check_finite refuses the infinity that this makes, and names the array
         return array.astype(np.float32, copy=False) if array.dtype.kind == "f" else array
 
 
@@ -145,12 +148,12 @@ def _nbytes(storage: Storage) -> int:
 
 
 class _Weights:
-    """Makes arrays of the tensors of one torch file; each storage is read once and shared by its tensors."""
+    """Turns the tensors of one torch file into arrays. Each storage is read once for all its tensors."""
 
     def __init__(self, path: str, storages: dict[str, Storage], source: Source, byteorder: str):
         self.path, self.source, self.byteorder = path, source, byteorder
         self.flat: dict[str, np.ndarray] = {}
-        self.allowance = 0  # elements that the storages read so far may still give
+        self.allowance = 0  # elements that further tensors over the storages read so far may have
 
     def read(self, root: Any) -> dict[str, np.ndarray]:
         state = {}
@@ -161,7 +164,7 @@ class _Weights:
         return state
 
     def find(self, root: Any) -> dict[str, Tensor]:
-        """The dictionary of tensors, out of the dictionaries around it."""
+        """The dictionary of tensors, which may be nested in others."""
         for _ in range(_MAX_DEPTH):
             if type(root) is not dict:
                 break
@@ -190,21 +193,21 @@ class _Weights:
         return tensors
 
     def values(self, storage: Storage) -> np.ndarray:
-        """A storage's values (numel,), native, floating-point ones as float32."""
+        """A storage's values (numel,) in native byte order, floating-point ones as float32."""
         if storage.key not in self.flat:
             code = "u2" if storage.dtype == "bfloat16" else storage.dtype
             stream = self.source(storage)
             dtype = np.dtype(code).newbyteorder(self.byteorder)  # type: ignore[arg-type]
             raw = fill(stream, np.empty(storage.numel, dtype), f"{self.path}: storage {storage.key[:32]!r}")
             raw = raw.astype(dtype.newbyteorder("="), copy=False)
-            if storage.dtype == "bfloat16":  # the upper half of a float32
+            if storage.dtype == "bfloat16":  # a bfloat16 is the upper half of a float32
                 raw = (raw.astype(np.uint32) << 16).view(np.float32)
             self.flat[storage.key] = _float32(raw)
             self.allowance += _MAX_SHARING * storage.numel
         return self.flat[storage.key]
 
     def view(self, tensor: Tensor, where: str) -> np.ndarray:
-        """The tensor's array; its extent is checked against the storage before that is read."""
+        """The tensor's array. Its extent is checked against its storage before the storage is read."""
         size, stride, numel = tensor.size, tensor.stride, tensor.storage.numel
         if len(size) != len(stride) or min((tensor.offset, numel, *size, *stride)) < 0:
             raise InputError(

@@ -1,4 +1,5 @@
-"""The batches of CIFAR-10 and CIFAR-100: Python 2 pickles of {"data", "labels" or "fine_labels", ...}."""
+"""Reads the batch files of CIFAR-10 and CIFAR-100: Python 2 pickles of {"data", "labels" or "fine_labels",
+...}."""
 
 import math
 import os
@@ -34,9 +35,10 @@ def read_cifar(path: PathLike) -> tuple[np.ndarray, np.ndarray]:
 
 
 def read_planes(stream: Any, images: np.ndarray, where: str, columns_first: bool = False) -> None:
-    """Fill uint8 (N, 32, 32, 3) from a stream of N images stored as three planes each, a block at a time.
+    """Fill uint8 (N, 32, 32, 3) from a stream of N images of three colour planes each, a few images at a
+    time.
 
-    A plane is rows of columns, or with ``columns_first`` (MATLAB's order) columns of rows.
+    A plane is stored row by row or, with ``columns_first`` (MATLAB's order), column by column.
     """
     order = (0, 3, 2, 1) if columns_first else (0, 2, 3, 1)
     block = np.empty((min(len(images), 1024), 3, 32, 32), np.uint8)
@@ -46,7 +48,8 @@ def read_planes(stream: Any, images: np.ndarray, where: str, columns_first: bool
 
 
 def _find(batch: dict[Any, Any], *names: str) -> Any:
-    """The first of ``names`` in the batch; Python 3 may have written the keys as bytes."""
+    """The value of the first of ``names`` that the batch has. Its keys may be text or bytes (as Python 3
+    writes)."""
     for name in names:
         for key in (name, name.encode()):
             if key in batch:
@@ -61,7 +64,7 @@ def _labels(name: str, labels: Any) -> np.ndarray:
 
 
 def _pixels_start(name: str, data: Any, n: int) -> int:
-    """Where in the file the pixels of n images begin."""
+    """The byte of the file at which the pixels of n images begin."""
     if (
         type(data) is not pickles.Array
         or type(data.dtype) is not pickles.DType

@@ -1,4 +1,4 @@
-"""Opening, fingerprinting and writing files, with one clear error for whatever goes wrong."""
+"""Opens, fingerprints and writes files. Whatever goes wrong becomes an InputError that names the file."""
 
 import contextlib
 import hashlib
@@ -22,10 +22,11 @@ PathLike = str | os.PathLike[str]
 
 CHUNK = 1 << 20  # bytes moved at a time
 
-# A compressed part may unpack to RATIO times its packed size, or to SLACK bytes (runs of zeros are honest when small).
+# A compressed part may unpack to RATIO times its packed size or to SLACK bytes, whichever is more: zeros
+# compress much better than weights, and a few of them are no attack.
 RATIO, SLACK = 20, 8 << 20
 
-# What zipfile, zlib, struct and numpy raise on damaged bytes.
+# The exceptions of zipfile, zlib, struct and numpy for damaged bytes.
 _DAMAGE = (
     EOFError,
     IndexError,
@@ -42,7 +43,7 @@ _DAMAGE = (
 def opened(path: PathLike) -> Iterator[tuple[BinaryIO, int]]:
     """Open a regular, non-empty file for reading; yields (file, size in bytes).
 
-    Whatever a damaged file makes the parsers inside raise leaves as an InputError that names the file.
+    An exception that damaged bytes cause inside the `with` block becomes an InputError that names the file.
     """
     name = os.fspath(path)
     try:
@@ -66,7 +67,7 @@ def opened(path: PathLike) -> Iterator[tuple[BinaryIO, int]]:
 
 
 def fill(stream: Any, array: np.ndarray, where: str) -> np.ndarray:
-    """Read exactly the bytes of a C-contiguous ``array`` from ``stream`` into it; returns ``array``."""
+    """Fill a C-contiguous ``array`` with the next bytes of ``stream``; return it. InputError if too few."""
     view = array.reshape(-1).view(np.uint8).data
     done = 0
     while done < len(view):
@@ -80,7 +81,7 @@ def fill(stream: Any, array: np.ndarray, where: str) -> np.ndarray:
 
 
 def check_finite(array: np.ndarray, where: str) -> None:
-    """Refuse NaN and infinity. Minimum and maximum carry both, and need no second array."""
+    """InputError if a float array holds NaN or infinity, which its minimum or maximum then is."""
     if (
         array.dtype.kind in "fc"
         and array.size
@@ -93,9 +94,9 @@ _fingerprints: dict[tuple[str, int, int], str] = {}
 
 
 def fingerprint(path: PathLike) -> str:
-    """SHA-256 of the file's bytes, 64 hex digits. Remembered while path, size and modification time stay.
+    """SHA-256 of the file's bytes as 64 hex digits. InputError if the file cannot be read.
 
-    Raises InputError if the file cannot be read.
+    The value is remembered, and computed anew when the file's size or modification time changes.
     """
     with opened(path) as (file, size):
         key = (os.path.abspath(path), size, os.fstat(file.fileno()).st_mtime_ns)
@@ -108,10 +109,11 @@ def fingerprint(path: PathLike) -> str:
 
 
 def write_atomic(path: PathLike, writer: Callable[[BinaryIO], object]) -> None:
-    """Write a file whole or not at all: ``writer(file)`` fills a temporary name beside it, which is then renamed.
+    """Write a file whole or not at all: ``writer(file)`` fills a temporary file in its folder, which is then
+    renamed.
 
-    ``file`` is binary and seekable. If anything fails, ``path`` keeps what it had and the temporary name is removed.
-    Raises InputError where the file system refuses (full disk, no permission, no such folder).
+    ``file`` is binary and seekable. If anything fails, ``path`` keeps its content and the temporary file is
+    removed. Raises InputError where the file system refuses (full disk, no permission, no such folder).
     """
     path = Path(path)
     part = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.part")

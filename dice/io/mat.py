@@ -1,8 +1,9 @@
-"""SVHN's .mat files: the two arrays X and y out of a MATLAB version 5 file, and nothing else of the format.
+"""Reads SVHN's .mat files: the two arrays X and y of a MATLAB version 5 file, and nothing else of that
+format.
 
-Format: MathWorks, "MAT-File Format", level 5. An element is a tag (type, bytes), values, and padding to 8 bytes; an array
-is an element of elements (flags, dimensions, name, values), often deflated as a whole. Read here and not by SciPy,
-which allocates what a file claims.
+Format: MathWorks, "MAT-File Format", level 5. An element is a tag (type, number of bytes), values, and
+padding to 8 bytes. An array is an element made of elements (flags, dimensions, name, values), often deflated
+as a whole. SciPy's reader is not used, because it allocates as much as a file claims to hold.
 """
 
 import math
@@ -20,9 +21,9 @@ __all__ = ["read_svhn"]
 
 _INT8, _INT32, _UINT32, _MATRIX, _COMPRESSED = 1, 5, 6, 14, 15
 _VALUES = {1: "i1", 2: "u1", 3: "i2", 4: "u2", 5: "i4", 6: "u4", 7: "f4", 9: "f8", 12: "i8", 13: "u8"}
-_NUMERIC = range(
-    6, 16
-)  # array classes from double to uint64; below are cells, structures, objects, text, sparse
+# The array classes from double to uint64; smaller numbers are cells, structures, objects, text and sparse
+# arrays.
+_NUMERIC = range(6, 16)
 _COMPLEX = 0x800
 _MAX_ELEMENTS = 64
 
@@ -30,8 +31,8 @@ _MAX_ELEMENTS = 64
 def read_svhn(path: PathLike) -> tuple[np.ndarray, np.ndarray]:
     """Read a file of SVHN's cropped digits: images uint8 (N, 32, 32, 3) RGB, labels int64 (N,).
 
-    The file holds X, uint8 (32, 32, 3, N), and y, (N, 1), with label 10 for the digit 0 (http://ufldl.stanford.edu/housenumbers);
-    here that is label 0. Raises InputError if it does not.
+    The file holds X, uint8 (32, 32, 3, N), and y (N, 1), in which label 10 stands for the digit 0
+    (http://ufldl.stanford.edu/housenumbers); here it becomes label 0. Raises InputError for any other file.
     """
     name = os.fspath(path)
     with opened(path) as (file, size):
@@ -44,7 +45,8 @@ def read_svhn(path: PathLike) -> tuple[np.ndarray, np.ndarray]:
             kind, nbytes = np.frombuffer(file.read(8), order + "u4").tolist()
             if at + 8 + nbytes > size:
                 raise InputError(
-                    f"{name}: is truncated, it goes on for {at + 8 + nbytes - size} bytes beyond its end; fetch it again"
+                    f"{name}: is truncated, it goes on for {at + 8 + nbytes - size} bytes beyond its end; "
+                    "fetch it again"
                 )
             if kind == _COMPRESSED:
                 _read_array(_Inflated(file, nbytes, order, name), found, name)
@@ -72,11 +74,11 @@ def _byte_order(file: IO[bytes], path: str) -> str:
 
 
 class _Element:
-    """The bytes of one array element, which its parts cannot leave."""
+    """The bytes of one array element. Nothing beyond them can be read through it."""
 
     def __init__(self, file: IO[bytes], nbytes: int, order: str, path: str):
         self.file, self.left, self.order, self.path = file, nbytes, order, path
-        self.most = nbytes  # that it can sensibly hold
+        self.most = nbytes  # the most bytes of values that it may hold
 
     def readinto(self, view: memoryview) -> int:
         data = self.file.read(min(len(view), self.left))
@@ -85,11 +87,12 @@ class _Element:
         return len(data)
 
     def finish(self, padding: int) -> None:
-        """Read what may follow the values."""
+        """Read the padding that may follow the values."""
         self.values("u1", min(padding, self.left))
 
     def tag(self) -> tuple[int, int, int]:
-        """Type, bytes, and the bytes of padding behind them. Up to four bytes are packed into the tag itself."""
+        """The type of the next values, their bytes, and the bytes of padding after them. Up to four bytes of
+        values lie inside the tag itself."""
         first = int(self.values("u4", 1)[0])
         if small := first >> 16:
             if small > 4:
@@ -102,7 +105,7 @@ class _Element:
         return fill(self, np.empty(n, np.dtype(self.order + code)), self.path)
 
     def part(self, kind: int, most: int) -> np.ndarray:
-        """A short part of a given type: its values."""
+        """The values of the next part, which must have the type `kind` and at most `most` bytes."""
         found, nbytes, padding = self.tag()
         code = _VALUES[kind]
         if found != kind or nbytes > most or nbytes % int(code[1]):
@@ -113,7 +116,7 @@ class _Element:
 
 
 class _Inflated(_Element):
-    """An array element that is deflated."""
+    """An array element whose bytes are compressed with deflate."""
 
     def __init__(self, file: IO[bytes], nbytes: int, order: str, path: str):
         super().__init__(file, nbytes, order, path)
@@ -136,14 +139,14 @@ class _Inflated(_Element):
         return 0
 
     def finish(self, padding: int) -> None:
-        """Nothing but padding may follow; reaching the end makes zlib compare its checksum."""
+        """Check that nothing but padding follows. Reaching the end makes zlib verify its checksum."""
         rest = np.empty(8, np.uint8)
         if self.readinto(rest.data) > padding or self.readinto(rest.data) or not self.inflate.eof:
             raise ValueError("a deflated array does not end where it should")
 
 
 def _read_array(element: _Element, found: dict[str, np.ndarray], path: str) -> None:
-    """Read one array into ``found`` if it is X or y; leave any other."""
+    """Read one array into ``found`` if its name is X or y; ignore any other."""
     flags = int(element.part(_UINT32, 8)[0])
     shape = tuple(element.part(_INT32, 32).tolist())
     name = element.part(_INT8, 64).tobytes().decode("latin-1")

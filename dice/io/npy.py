@@ -1,4 +1,4 @@
-"""numpy's .npy format, read without pickle and without evaluating its header.
+"""Reads numpy's .npy format without pickle and without evaluating the header as Python.
 
 Format: https://numpy.org/doc/stable/reference/generated/numpy.lib.format.html
 """
@@ -18,17 +18,18 @@ __all__ = ["read_npy"]
 _MAGIC = b"\x93NUMPY"
 _MAX_HEADER = 4096
 _MAX_DIMENSIONS = 8
-NUMBERS = "b1|[iu][1248]|f[248]"  # the types that are read
+NUMBERS = "b1|[iu][1248]|f[248]"  # the dtypes that are accepted, as a regular expression
 _HEADER = re.compile(
-    rf"\s*\{{\s*'descr': '([<>|=]?(?:{NUMBERS}))', 'fortran_order': (True|False), 'shape': \(([0-9L, ]*)\), \}}\s*"
+    rf"\s*\{{\s*'descr': '([<>|=]?(?:{NUMBERS}))', "
+    r"'fortran_order': (True|False), 'shape': \(([0-9L, ]*)\), \}\s*"
 )
 
 
 def read_npy(path: PathLike, *, ndim: int | None = None, mmap: bool = False) -> np.ndarray:
-    """Read an array of bool, integers or floats, any shape of at most 8 dimensions, in the dtype the file has.
+    """Read an array of bool, integers or floats with at most 8 dimensions, in the file's dtype.
 
-    ``ndim`` asks for that many dimensions. With ``mmap`` the array stays in the file (read-only).
-    Raises InputError if the file is not such an array, is truncated, or holds NaN or infinity.
+    ``ndim`` is the number of dimensions wanted, None for any. With ``mmap`` the array is memory-mapped,
+    read-only. Raises InputError if the file is not such an array, is truncated, or holds NaN or infinity.
     """
     name = os.fspath(path)
     with opened(path) as (file, size):
@@ -46,7 +47,7 @@ def read_npy(path: PathLike, *, ndim: int | None = None, mmap: bool = False) -> 
 
 
 def read_header(stream: Any, where: str) -> tuple[np.dtype, tuple[int, ...], bool]:
-    """The dtype, shape and fortran_order at the beginning of a stream, which then stands at the values."""
+    """Read the header: dtype, shape and fortran_order. The stream then stands at the first value."""
     start = stream.read(8)
     if start[:6] != _MAGIC or len(start) < 8 or start[6] not in (1, 2, 3):
         raise InputError(f"{where}: is not in numpy's .npy format")
@@ -60,7 +61,7 @@ def read_header(stream: Any, where: str) -> tuple[np.dtype, tuple[int, ...], boo
 
 
 def check_size(dtype: np.dtype, shape: tuple[int, ...], there: int, where: str) -> None:
-    """Refuse a shape whose values are not exactly the ``there`` bytes behind the header."""
+    """InputError if an array of this dtype and shape does not take exactly the ``there`` bytes."""
     need = math.prod(shape) * dtype.itemsize
     if need != there:
         raise InputError(
@@ -71,7 +72,7 @@ def check_size(dtype: np.dtype, shape: tuple[int, ...], there: int, where: str) 
 def read_values(
     stream: Any, dtype: np.dtype, shape: tuple[int, ...], fortran: bool, where: str
 ) -> np.ndarray:
-    """The array behind a checked header, in native byte order and C order of axes."""
+    """Read the array after a checked header, in native byte order. A Fortran-ordered array is a view."""
     array = fill(stream, np.empty(shape[::-1] if fortran else shape, dtype), where)
     array = array.astype(dtype.newbyteorder("="), copy=False)
     return array.T if fortran else array

@@ -1,4 +1,4 @@
-"""numpy's .npz format: a zip file of .npy parts."""
+"""Reads numpy's .npz format: a zip file of .npy parts."""
 
 import os
 import zipfile
@@ -15,10 +15,10 @@ __all__ = ["read_npz"]
 
 
 def read_npz(path: PathLike) -> dict[str, np.ndarray]:
-    """Name -> array of bool, integers or floats, in the dtype the file has.
+    """Read name -> array of bool, integers or floats, in the file's dtypes.
 
-    Raises InputError if the file is no such archive, is truncated, would unpack to far more than it is, or holds NaN or
-    infinity.
+    Raises InputError if the file is no such archive, is truncated, would unpack to far more than its size, or
+    holds NaN or infinity.
     """
     name = os.fspath(path)
     with opened(path) as (file, size), open_archive(file, size, name) as archive:
@@ -29,13 +29,14 @@ def read_npz(path: PathLike) -> dict[str, np.ndarray]:
 
 
 def parts(archive: zipfile.ZipFile, path: str) -> Iterator[tuple[str, np.ndarray]]:
-    """(name, array) of each part NAME.npy of an archive that `open_archive` gave; values may be anything."""
+    """Yield (name, array) for each part NAME.npy of an open archive; values may be NaN or infinite."""
     for part in archive.infolist():
         key = part.filename.removesuffix(".npy")
         where = f"{path}: {key[:256]!r}"
         if key == part.filename:
             raise InputError(
-                f"{where} is neither part of a torch file nor of an .npz; it is no checkpoint and no archive of arrays"
+                f"{where} is neither part of a torch file nor of an .npz; "
+                "it is no checkpoint and no archive of arrays"
             )
         with archive.open(part) as stream:
             dtype, shape, fortran = npy.read_header(stream, where)

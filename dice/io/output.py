@@ -1,4 +1,4 @@
-"""Files that the package writes, each whole or not at all."""
+"""Writes JSON, text, .npy and .npz files, each whole or not at all."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -22,11 +22,11 @@ __all__ = [
 
 
 class WriteError(InputError):
-    """The disk is full or cannot be written."""
+    """A result could not be written: the disk is full or read-only."""
 
 
 def check_writable(folder: Path) -> None:
-    """Makes `folder`. InputError where it cannot be written, so that nothing is computed in vain."""
+    """Make `folder` and try to write in it. InputError if that fails, before anything is computed in vain."""
     probe = folder / f".probe-{np.random.default_rng().integers(2**62):x}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -37,7 +37,7 @@ def check_writable(folder: Path) -> None:
 
 
 def check_target(path: Path) -> None:
-    """InputError where the file `path` cannot be written, or is something that renaming would destroy."""
+    """InputError if the file `path` cannot be written, or is a folder or device."""
     if path.exists() and not path.is_file():
         raise InputError(f"{path}: is not a regular file; name one to be written")
     check_writable(path.absolute().parent)
@@ -57,7 +57,8 @@ def write_npy(path: Path, array: np.ndarray) -> None:
 
 
 def write_npz(path: Path, **arrays: np.ndarray) -> None:
-    _write(path, lambda file: np.savez(file, **arrays))  # type: ignore[arg-type]  # allow_pickle is no array
+    # numpy's stub takes any keyword for its own `allow_pickle`
+    _write(path, lambda file: np.savez(file, **arrays))  # type: ignore[arg-type]
 
 
 def _write(path: Path, writer: Callable[[BinaryIO], object]) -> None:

@@ -1,10 +1,11 @@
 """A pickle reader that runs nothing.
 
-It is its own interpreter of the opcodes that PyTorch, numpy and the CIFAR batches use. It imports nothing and calls
-nothing a file names: the few allowed names make inert records (`Array`, `Tensor`, `Storage`), which the readers of
-`checkpoint.py` and `cifar.py` check and fill. Every count is bounded before it allocates: opcodes, text, strings (a
-long byte string stays in the file, as a `Span`), integers, names. Nothing recurses, and only strings and small integers
-become dictionary keys, so neither depth nor sharing nor crafted hashes cost more than the file is long.
+It interprets the opcodes that PyTorch, numpy and the CIFAR batches use. It imports and calls nothing that a
+file names: the few allowed names make inert records (`Array`, `Tensor`, `Storage`), which `checkpoint.py` and
+`cifar.py` check and fill. The numbers of opcodes, of bytes of text, integers and names are bounded before
+memory is allocated; a long byte string stays in the file, as a `Span`. Nothing recurses, and only strings and
+small integers become dictionary keys, so nesting, shared objects and crafted hashes take no more time than
+the length of the file allows.
 """
 
 import re
@@ -20,16 +21,24 @@ from dice.io.npy import NUMBERS
 __all__ = ["Array", "Span", "Storage", "Tensor", "load"]
 
 MAX_OPS = 400_000  # the 50,000 images of CIFAR-100 take 250,000
-MAX_TEXT = 8 << 20  # bytes of short strings in all
-MAX_SHORT = 4096  # longer byte strings become a Span
+MAX_TEXT = 8 << 20  # bytes of all short strings together
+MAX_SHORT = 4096  # bytes; a longer byte string becomes a Span
 MAX_INT = 16  # bytes of an integer
 MAX_NAME = 256  # characters of a module's or function's name
-MAX_ARGS = 8  # of a call, and dimensions of a tensor
+MAX_ARGS = 8  # arguments of a call, and dimensions of a tensor
 
 _STORAGES = {
-    "Float": "f4", "Double": "f8", "Half": "f2", "BFloat16": "bfloat16", "Long": "i8", "Int": "i4", "Short": "i2",
-    "Char": "i1", "Byte": "u1", "Bool": "?",
-}  # fmt: skip
+    "Float": "f4",
+    "Double": "f8",
+    "Half": "f2",
+    "BFloat16": "bfloat16",
+    "Long": "i8",
+    "Int": "i4",
+    "Short": "i2",
+    "Char": "i1",
+    "Byte": "u1",
+    "Bool": "?",
+}
 
 
 @dataclass(slots=True)
@@ -42,7 +51,7 @@ class Span:
 
 @dataclass(slots=True)
 class DType:
-    """A numpy dtype as pickled: code such as "u1", byte order "<", ">", "|" or "="."""
+    """A numpy dtype as pickled: a code such as "u1", and the byte order "<", ">", "|" or "="."""
 
     code: str
     order: str = "="
@@ -55,7 +64,7 @@ class DType:
 
 @dataclass(slots=True)
 class Array:
-    """A numpy array, not yet read: ``raw`` is the Span of its bytes, or the bytes (a str: as Latin-1)."""
+    """A numpy array, not read yet. ``raw`` is the Span of its bytes, or the bytes (as Latin-1 if a str)."""
 
     dtype: Any = None
     shape: Any = None
@@ -65,7 +74,7 @@ class Array:
 
 @dataclass(slots=True)
 class Storage:
-    """A torch storage: ``dtype`` is numpy's code, or "bfloat16"; ``numel`` is what the pickle claims."""
+    """A torch storage. ``dtype`` is numpy's code or "bfloat16"; ``numel`` is what the pickle claims."""
 
     dtype: str
     key: str
@@ -74,7 +83,7 @@ class Storage:
 
 @dataclass(slots=True)
 class Tensor:
-    """A torch tensor over a storage; offset and strides count elements. Nothing of it is checked but the types."""
+    """A torch tensor over a storage. Offset and strides count elements; only their types are checked."""
 
     storage: Storage
     offset: int
@@ -109,21 +118,22 @@ def _frombuffer(raw: Any, dtype: Any, shape: Any, order: Any) -> Array:
 
 
 def _encode(text: Any, encoding: Any) -> str:
-    """Bytes as Python 3 writes them for Python 2; kept as Latin-1 text, which is what Python 2's own strings become."""
+    """Bytes as Python 3 writes them for Python 2. They stay Latin-1 text, as Python 2's strings do."""
     if type(text) is not str or encoding not in ("latin1", "latin-1"):
         raise TypeError("bytes are not written as Latin-1 text")
     return text
 
 
 def _key(key: Any) -> Any:
-    """Only keys whose hash is cheap and cannot be made to collide."""
+    """`key` if its type is one whose hash is cheap and cannot be made to collide; TypeError for others."""
     if type(key) in (str, bytes) or (type(key) is int and -(2**63) <= key < 2**63):
         return key
     raise TypeError("a dictionary key is neither text nor a number")
 
 
 def _ordered_dict(items: Any = None) -> dict[Any, Any]:
-    """From nothing, or from Python 2's list of pairs. The list is used up: many calls that share one cost no more."""
+    """A dictionary from nothing, or from Python 2's list of pairs. The list is emptied, so that a pickle
+    which calls this many times with one long list gains nothing."""
     if items is None:
         return {}
     if type(items) is not list or any(type(item) not in (list, tuple) or len(item) != 2 for item in items):
@@ -133,7 +143,7 @@ def _ordered_dict(items: Any = None) -> dict[Any, Any]:
     return result
 
 
-# What a pickle may name, and what its call makes. Storage types and ndarray are only ever arguments.
+# The names that a pickle may use, and what a call of each makes. Storage types and ndarray are never called.
 _ALLOWED: dict[str, Any] = {
     "torch._utils._rebuild_tensor": _tensor,
     "torch._utils._rebuild_tensor_v2": _tensor,
@@ -153,7 +163,7 @@ _ALLOWED: dict[str, Any] = {
 
 
 class _Machine:
-    """The state of one pickle: its stack, marks and memo, and the storages it named."""
+    """The state of one pickle: its stack, marks and memo, and the storages that it names."""
 
     def __init__(self, file: IO[bytes], size: int, path: str, hint: str):
         self.file, self.size, self.path, self.hint = file, size, path, hint
@@ -197,7 +207,8 @@ class _Machine:
         self.text += n
         if self.text > MAX_TEXT:
             raise InputError(
-                f"{self.path}: its pickle has more than {MAX_TEXT >> 20} MiB of text; no such file is expected"
+                f"{self.path}: its pickle has more than {MAX_TEXT >> 20} MiB of text; "
+                "no such file is expected"
             )
         data = self.file.read(n)
         if len(data) < n:
@@ -291,11 +302,11 @@ class _Machine:
             _, target.shape, target.dtype, target.fortran, target.raw = state
         elif type(target) is DType:
             target.order = state[1]
-        elif type(target) is not dict:  # an OrderedDict's attributes are of no use here
+        elif type(target) is not dict:  # the attributes of an OrderedDict are ignored
             raise TypeError("attributes for what has none")
 
     def storage(self) -> None:
-        """The persistent id of a storage: ("storage", type, key, device, elements[, view])."""
+        """Make a storage of its persistent id ("storage", type, key, device, elements[, view])."""
         pid = self.pop()
         if type(pid) is not tuple or len(pid) not in (5, 6):
             raise TypeError("a persistent id that names no storage")
@@ -329,7 +340,7 @@ class _Machine:
 
 _OPS: dict[bytes, Any] = {
     b"\x80": lambda m: m.protocol(),
-    b"\x95": lambda m: m.number("<Q"),  # a frame is only a hint
+    b"\x95": lambda m: m.number("<Q"),  # a frame's length, which is only a hint
     # constants and numbers
     b"N": lambda m: m.push(None),
     b"\x88": lambda m: m.push(True),
@@ -379,11 +390,11 @@ _OPS: dict[bytes, Any] = {
 
 
 def load(file: IO[bytes], size: int, path: str, hint: str = "") -> tuple[Any, dict[str, Storage]]:
-    """Read one pickle from where ``file`` (``size`` bytes long) stands, and stop behind it.
+    """Read one pickle from where ``file`` (``size`` bytes long) stands; the file then stands right after it.
 
-    Returns the value, made of None, bool, int, float, str, bytes, list, tuple, dict, Span, Array, DType and Tensor, and
-    the storages it names, by key. Python 2's strings become Latin-1 text. Raises InputError for whatever else the
-    pickle holds; ``hint`` ends the message that refuses a name.
+    Returns the value, made of None, bool, int, float, str, bytes, list, tuple, dict, Span, Array, DType and
+    Tensor, and the storages that it names, by key. Python 2's strings become Latin-1 text. Raises InputError
+    if the pickle holds anything else; ``hint`` is added to the message that refuses a name.
     """
     machine = _Machine(file, size, path, hint)
     try:

@@ -1,4 +1,4 @@
-/* The functions of cuBLAS that gemm.cu uses, on the host: gemm.cu finds them as loaded already. */
+/* The functions of cuBLAS that gemm.cu uses, on the host. gemm.cu finds them among the loaded libraries. */
 #include <cuda_runtime.h>
 
 #define EXPORT extern "C" __attribute__((visibility("default")))
@@ -39,7 +39,7 @@ static void multiply(int m, int n, int k, const T *a, int lda, const T *b, int l
     }
 }
 
-/* c (m, n) = a' (m, k) * b (k, n), columns first, all of one type; other uses are refused. */
+/* c (m, n) = a' (m, k) b (k, n), columns first, all of one type; other uses return an error. */
 EXPORT int cublasGemmEx(void *h, int trans_a, int trans_b, int m, int n, int k, const void *alpha,
                         const void *a, int type, int lda, const void *b, int b_type, int ldb,
                         const void *beta, void *c, int c_type, int ldc, int compute, int)

@@ -1,14 +1,19 @@
-/* The part of CUDA that csrc/cuda uses, on the host, for the tests: the plug-in's sources compile unchanged.
+/* The part of CUDA that csrc/cuda uses, emulated on the host for the tests. The plug-in's sources compile
+ * unchanged.
  *
- * A block's threads are fibers of one host thread that switch at barriers, shuffles and tile products; blocks
- * run one after another. Streams are queues that run when somebody waits for them, so that a buffer reused
- * too early or read too soon shows in the results; an error of the machine empties them. Memory is the
- * host's, ends against a guard page and is filled with 8e37; kernels cannot reach another device's.
+ * The threads of a block are fibers of one host thread, which switch at barriers, shuffles and tile products;
+ * blocks run one after another. Streams are queues that run only when something waits for them, so that a
+ * buffer that is reused or read too early shows in the results; an error of the machine empties them. Device
+ * memory is host memory that is filled with 8e37 and ends at a guard page; kernels cannot reach the memory of
+ * another device.
  *
- * DICE_EMULATED_DEVICES (1) and DICE_EMULATED_BYTES (no limit) describe the machine; devices 0 means no
- * device, -1 no driver, -2 one that is too old. DICE_EMULATED_CODE=0: the plug-in holds no code for these
- * devices. DICE_EMULATED_BACKWARDS=1 runs the threads of a block from the last to the first: where a barrier
- * is missing, one of the two orders gives other results. */
+ * Environment variables describe the machine:
+ * - DICE_EMULATED_DEVICES (default 1): the number of devices; 0 no device, -1 no driver, -2 a driver that is
+ * too old;
+ * - DICE_EMULATED_BYTES (default no limit): the memory of a device;
+ * - DICE_EMULATED_CODE=0: the plug-in has no code for these devices;
+ * - DICE_EMULATED_BACKWARDS=1: the threads of a block run from the last to the first. If a barrier is
+ * missing, the two orders give different results. */
 #ifndef DICE_CUDA_EMULATION_RUNTIME_H
 #define DICE_CUDA_EMULATION_RUNTIME_H
 
@@ -56,7 +61,7 @@ extern thread_local dim3 threadIdx, blockIdx, blockDim, gridDim;
 void __syncthreads();
 namespace emulation
 {
-/* All 32 lanes of the warp leave `size` bytes; returns those of `lane` once all have come. */
+/* Waits until all 32 lanes of the warp have given their `size` bytes, then returns those of `lane`. */
 const void *exchange(const void *mine, size_t size, unsigned lane);
 unsigned lane();
 }  // namespace emulation
@@ -148,8 +153,8 @@ cudaError_t cudaDeviceGetAttribute(int *, cudaDeviceAttr, int);
 extern "C" { /* the tests call them too */
 __attribute__((visibility("default"))) cudaError_t emulated_set_device(int);
 __attribute__((visibility("default"))) cudaError_t emulated_malloc(void **, size_t);
-/* The n-th call from now on that can fails with `error`, and where it `stays` all after it; error 0: none.
- * Returns whether what was asked for before has come. */
+/* Makes the n-th call from now on, counting calls that can fail, return `error`, and with `stays` all calls
+ * after it; error 0 turns this off. Returns whether the error that was asked for before has come. */
 __attribute__((visibility("default"))) int emulated_fail_at(long n, int error, int stays);
 __attribute__((visibility("default"))) size_t emulated_used(int device); /* bytes allocated */
 }

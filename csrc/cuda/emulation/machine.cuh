@@ -1,4 +1,4 @@
-/* The host's twin of device/machine.cuh. */
+/* What the kernels need beyond CUDA C++, emulated on the host; device/machine.cuh has the same for a GPU. */
 #ifndef DICE_CUDA_MACHINE_CUH
 #define DICE_CUDA_MACHINE_CUH
 

@@ -1,4 +1,4 @@
-/* The runtime library of the emulated machine. See cuda_runtime.h beside this. */
+/* The CUDA runtime library of the emulated machine. See cuda_runtime.h. */
 #include <cuda_runtime.h>
 
 #include <cstdio>
@@ -58,7 +58,7 @@ cudaError_t fault = cudaSuccess;
 long calls_before_fault;
 bool fault_stays, fault_came;
 
-/* What this call fails with, as emulated_fail_at asked. */
+/* The error of this call, if emulated_fail_at has asked for one. */
 cudaError_t failing()
 {
     const std::lock_guard<std::mutex> hold(fault_lock);
@@ -77,7 +77,7 @@ cudaError_t failing()
         }                                                                                                    \
     } while (0)
 
-/* Ends against a page that nobody may touch. */
+/* *out = memory that ends right before a page that nobody may touch. */
 cudaError_t allocate(void **out, size_t size, cudaMemoryType type)
 {
     MAY_FAIL();
@@ -117,7 +117,7 @@ cudaError_t release(void *memory)
     return cudaSuccess;
 }
 
-/* Makes the other devices' memory readable and writable, or neither. */
+/* Sets the protection of the other devices' memory (mprotect's flags). */
 void reach_others(int protection)
 {
     if (setting("DICE_EMULATED_DEVICES", 1) > 1) {
@@ -331,7 +331,7 @@ cudaError_t cudaStreamDestroy(cudaStream_t stream)
 cudaError_t cudaStreamSynchronize(cudaStream_t stream)
 {
     if (reinterpret_cast<uintptr_t>(stream) <= 2) {
-        return failing(); /* the default streams: nothing is ever under way there */
+        return failing(); /* a default stream, on which no work is ever started */
     }
     const cudaError_t error = failing();
     if (error != cudaSuccess) {

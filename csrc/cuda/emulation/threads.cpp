@@ -1,4 +1,4 @@
-/* The threads of an emulated block. See cuda_runtime.h beside this. */
+/* The threads of an emulated block. See cuda_runtime.h. */
 #undef _FORTIFY_SOURCE /* its longjmp refuses to change stacks */
 #include <cuda_runtime.h>
 
@@ -37,13 +37,13 @@ struct fiber {
     bool finished = true;
 };
 
-struct block_state {                            /* the block that this host thread is running */
+struct block_state {                            /* the block that this host thread runs */
     std::vector<std::unique_ptr<fiber>> fibers; /* kept from block to block */
     std::vector<warp> warps;
     barrier gate;
     unsigned threads = 0, current = 0, alive = 0;
-    unsigned step = 1;      /* from a thread to the one that runs next */
-    unsigned long idle = 0; /* switches since anything happened */
+    unsigned step = 1;      /* index of the next thread to run minus that of this one */
+    unsigned long idle = 0; /* switches of threads since one of them made progress */
     jmp_buf home;
     const std::function<void()> *body = nullptr;
 };
@@ -65,7 +65,7 @@ thread_local block_state block;
     resume(next);
 }
 
-/* Waits until `expected` threads came; the last one runs `action` before anybody goes on. */
+/* Waits until `expected` threads have come; the last one runs `action` before any goes on. */
 template <typename Action> void wait(barrier &gate, unsigned expected, Action action)
 {
     block.idle = 0;
@@ -174,8 +174,8 @@ static float half_of(uint32_t pair, int upper)
     return __uint_as_float(upper ? pair & 0xffff0000u : pair << 16);
 }
 
-/* sums += eight products, column by column: sum and products, exact, are cut to 24 bits behind the first of
- * the largest of them, added, and cut to float32. */
+/* sums (8) += eight products for each column. The exact products and the sum are truncated to 24 bits below
+ * the first bit of the largest of them, added, and truncated to float32. */
 static void add_eight(float (&sums)[8], const float *a, const float (*b)[8])
 {
     double terms[9][8], largest[8] = {}, exact[8] = {}, unit[8], share[8];
@@ -204,7 +204,7 @@ static void add_eight(float (&sums)[8], const float *a, const float (*b)[8])
     }
 }
 
-/* What the instruction does to the whole warp; a (16 x 16) has been put together. */
+/* d of all lanes += a (16 x 16) times b of all lanes, as the instruction does for a whole warp. */
 static void multiply_fragments(fragments *lanes, int n, const float (&a)[16][16])
 {
     float b[16][8];
@@ -241,7 +241,8 @@ static void multiply_all(fragments *lanes, int count)
             any |= pair;
         }
     }
-    for (int n = 0; n < count && any != 0; n++) { /* rows past the last pixel are all zeros */
+    for (int n = 0; n < count && any != 0;
+         n++) { /* nothing to do for tiles after the last pixel, all zeros */
         multiply_fragments(lanes, n, a);
     }
 }

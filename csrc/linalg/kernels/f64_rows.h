@@ -1,7 +1,7 @@
-/* Rows in double, for one instruction set (see rows.h). Included by f64_rows_<isa>.c.
+/* The row kernels for one instruction set (see rows.h). Included by f64_rows_<isa>.c.
  *
- * Reductions keep eight partial sums and never contract, so that every set has the same bits; products may
- * fuse. */
+ * Reductions keep eight partial sums and use no fused multiply-adds, so that every set gives the same bits;
+ * products do use them. */
 #include <math.h>
 #include <stdint.h>
 #include <string.h>
@@ -97,7 +97,7 @@ static double rows_distance(const double *x, size_t n, double shift, const doubl
     return dice_sum8(sum);
 }
 
-/* What a set calls a vector of doubles; ROWS x 3 of them are a tile's sums. */
+/* The vectors of this set: WIDTH doubles each. The sums of a product's tile are ROWS x 3 of them. */
 #if defined(__AVX512F__)
 #include <immintrin.h>
 typedef __m512d vec;

@@ -1,4 +1,4 @@
-/* Rows in double, compiled for avx512 (see f64_rows.h). */
+/* The row kernels compiled for AVX-512 (see f64_rows.h). */
 #include "linalg/kernels/f64_rows.h"
 
 ROW_KERNELS(avx512);

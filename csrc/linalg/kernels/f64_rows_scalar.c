@@ -1,4 +1,4 @@
-/* Rows in double, in plain C (see f64_rows.h). */
+/* The row kernels in plain C (see f64_rows.h). */
 #include "linalg/kernels/f64_rows.h"
 
 ROW_KERNELS(scalar);

@@ -8,7 +8,7 @@
 #include "base/threads.h"
 #include "linalg/blas.h"
 
-enum { COLUMNS = 128, SQUARE = 256 }; /* features a task, of the means and of the scatter */
+enum { COLUMNS = 128, SQUARE = 256 }; /* features in a task that updates the means, the scatter */
 
 static size_t least(size_t a, size_t b)
 {
@@ -21,7 +21,7 @@ typedef struct square_job {
     double *scatter;
 } square_job;
 
-static dice_status square_part(void *context, size_t index, int thread)
+static dice_status square_task(void *context, size_t index, int thread)
 {
     (void)thread;
     const square_job *job = context;
@@ -30,11 +30,11 @@ static dice_status square_part(void *context, size_t index, int thread)
                                job->scatter);
 }
 
-/* The upper triangle of scatter += rows' rows. */
+/* scatter (D, D) += rows' rows, upper triangle only. */
 static dice_status add_squares(double *scatter, const double *rows, size_t n, size_t features)
 {
     square_job job = {rows, n, features, scatter};
-    return dice_parallel_for((features + SQUARE - 1) / SQUARE, square_part, &job);
+    return dice_parallel_for((features + SQUARE - 1) / SQUARE, square_task, &job);
 }
 
 typedef struct add_job {

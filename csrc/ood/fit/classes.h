@@ -1,8 +1,8 @@
-/* Means of classes and the scatter within them, in one pass over the images: centred, mergeable sums.
+/* The means of classes and the scatter within them, in one pass over the images, mergeable.
  *
- * The scatter gains sqrt((k - 1) / k) (x - mean before x) as a row of a sum of squares for the k-th image of
- * a class (Welford 1962): nothing is ever subtracted from it. Any split, order and merging gives the same to
- * 1e-12. */
+ * The k-th image x of a class adds y y' to the scatter, with y = sqrt((k - 1) / k) (x - the class's mean
+ * before x) (Welford 1962). Nothing is ever subtracted, so any split, order and merging gives the same to
+ * 1e-12 relative. */
 #ifndef DICE_OOD_FIT_CLASSES_H
 #define DICE_OOD_FIT_CLASSES_H
 
@@ -15,17 +15,18 @@ typedef struct dice_classes {
     size_t classes, features; /* K, D */
     double *count;            /* (K) images seen */
     double *mean;             /* (K, D) */
-    double *scatter; /* (D, D), its upper triangle: sum of (x - mean)(x - mean)', or NULL = not wanted */
+    double *
+        scatter; /* (D, D), upper triangle: sum of (x - mean)(x - mean)' over all images; NULL = not wanted */
 } dice_classes;
 
-/* Adds x (n, D); label (n) is each row's class, below 0 = leave it out. */
+/* Adds the images x (n, D) of classes label (n); images with a label below 0 are left out. */
 dice_status dice_classes_add(dice_classes *classes, const double *x, const int64_t *label, size_t n);
 
-/* Adds what `other`, of the same K and D, has seen. */
+/* Adds the images of `other`, which has the same K and D. */
 dice_status dice_classes_merge(dice_classes *classes, const dice_classes *other);
 
 /* to (D, D), both triangles = the scatter within the classes or, with `total`, about the mean of all images;
- * mean (D) = that mean. At least one image was seen. */
+ * mean (D) = the mean of all images. At least one image must have been added. */
 dice_status dice_classes_scatter(const dice_classes *classes, int total, double *to, double *mean);
 
 #endif

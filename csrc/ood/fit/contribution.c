@@ -1,11 +1,13 @@
-/* Percentile by selection. See contribution.h.
+/* The percentile, by selection, and the mask. See contribution.h.
  *
- * A sample says between which values the wanted rank nearly always lies (Floyd & Rivest 1975); one pass
- * collects what lies there and counts what lies below, and selection goes on among the few collected.
+ * A sample of V tells between which two values the wanted rank nearly always lies (Floyd & Rivest 1975). One
+ * pass over V collects the values between them and counts those below; the wanted one is then selected among
+ * the few collected.
  *
- * Where the sample does not help (a small V, many ties, bad luck), a pass counts the keys' first digit (sign,
- * exponent, four bits of the fraction), and the next one collects the bin of the wanted rank. Where a bin
- * holds more than a sixteenth of V, further digits are counted first, so memory stays bounded. */
+ * Where the sample does not help (a small V, many ties, bad luck), a pass counts the first digit of the keys
+ * (sign, exponent, four bits of the fraction), and the next pass collects the bin that holds the wanted rank.
+ * Where that bin has more than a sixteenth of V, further digits are counted first, so that memory stays
+ * bounded. */
 #include "ood/fit/contribution.h"
 
 #include <math.h>
@@ -17,12 +19,12 @@
 
 enum { BLOCK = 256, FEW = 1 << 16, FEW_SHARE = 16, STRIPE_LIMIT = 1 << 30, SAMPLE = 8192 };
 
-/* What a stripe found. */
+/* What a pass finds in one stripe. */
 typedef struct share {
-    size_t first, room; /* its part of `collected` */
-    size_t found;       /* wanted values; those without room are not collected */
-    size_t below;       /* values below the wanted ones */
-    double above;       /* smallest value beyond the wanted ones, where asked for */
+    size_t first, room; /* where in `collected` this stripe may write, and how much */
+    size_t found;       /* number of wanted values, also of those that have no room */
+    size_t below;       /* number of values below the wanted ones */
+    double above;       /* smallest value above the wanted ones, if `ask_above` */
 } share;
 
 /* A pass over V in stripes of rows. */
@@ -30,18 +32,18 @@ typedef struct pass {
     const dice_row_kernels *kernels;
     const dice_contribution *v;
     size_t stripes;
-    uint64_t mask, prefix; /* counted are keys that agree with `prefix` in the bits of `mask` */
-    int shift;             /* of the digit below the mask; negative where the mask is whole */
+    uint64_t mask, prefix; /* a pass counts the keys that agree with `prefix` in the bits of `mask` */
+    int shift;             /* of the digit below the mask; negative where the mask has all bits */
     uint32_t *histograms;  /* (stripes, DICE_ORDER_BINS) */
-    double low, end;       /* wanted are the values in [low, end) */
+    double low, end;       /* the wanted values are those in [low, end) */
     share *shares;         /* (stripes) */
-    int ask_above;         /* the next rank lies beyond the wanted values */
+    int ask_above;         /* whether the next rank lies above the wanted values */
     uint64_t *collected;   /* the keys of the wanted values, or NULL */
     double threshold;
     uint8_t *keep;
 } pass;
 
-/* What a pass does with n <= BLOCK values of V, the first of them number `at`. */
+/* What a pass does with n <= BLOCK neighbouring values of V, from index `at` on. */
 typedef void (*block_use)(const pass *job, size_t stripe, const double *values, size_t n, size_t at);
 
 static dice_status walk(const pass *job, size_t stripe, block_use use)
@@ -137,8 +139,8 @@ static dice_status start_pass(const dice_contribution *v, pass *job)
     return DICE_OK;
 }
 
-/* job->low, end: values between which those of `rank` and rank + 1 nearly always lie; `keys` has room for 2
- * SAMPLE. */
+/* Sets job->low and end such that the values of rank `rank` and rank + 1 nearly always lie between them; keys
+ * (2 SAMPLE) is working memory. */
 static void guess(pass *job, size_t rank, uint64_t *keys)
 {
     const dice_contribution *v = job->v;
@@ -158,7 +160,8 @@ static void guess(pass *job, size_t rank, uint64_t *keys)
     job->end = last >= SAMPLE ? INFINITY : dice_order_value(keys[(size_t)last]);
 }
 
-/* Brings together what the stripes collected; its number, or 0 where some found no room. */
+/* Moves the values that the stripes collected to the front of `collected`. Returns their number, or 0 if a
+ * stripe had too little room. */
 static size_t gather(const pass *job)
 {
     size_t found = 0;
@@ -173,7 +176,7 @@ static size_t gather(const pass *job)
     return found;
 }
 
-/* The elements of `rank` and rank + 1 by a sample; *found = 0 where that did not work. */
+/* *at_rank, *at_next = the elements of rank `rank` and rank + 1, by a sample; *found = 0 if that failed. */
 static dice_status select_by_sample(pass *job, size_t rank, double *at_rank, double *at_next, int *found)
 {
     const size_t n = job->v->classes * job->v->features, room = n / FEW_SHARE / job->stripes;
@@ -210,7 +213,7 @@ static dice_status select_by_sample(pass *job, size_t rank, double *at_rank, dou
     return status;
 }
 
-/* Counts one digit and narrows the prefix to the bin that holds *rank. */
+/* Counts one digit and extends the prefix by the bin that holds *rank. */
 static dice_status narrow(pass *job, size_t *rank, size_t *found)
 {
     const dice_status status = dice_parallel_for(job->stripes, count, job);
@@ -230,7 +233,7 @@ static dice_status narrow(pass *job, size_t *rank, size_t *found)
     return DICE_OK;
 }
 
-/* The same by counting digits. */
+/* The same as select_by_sample, found by counting digits. */
 static dice_status select_by_digits(pass *job, size_t rank, double *at_rank, double *at_next)
 {
     const size_t n = job->v->classes * job->v->features;
@@ -255,7 +258,7 @@ static dice_status select_by_digits(pass *job, size_t rank, double *at_rank, dou
             return status;
         }
         job->collected = collected;
-    } else { /* the found ones are equal */
+    } else { /* all values that agree with the prefix are equal */
         for (size_t i = 0; i < job->stripes; i++) {
             job->shares[i].room = 0;
         }
@@ -278,7 +281,7 @@ static dice_status select_by_digits(pass *job, size_t rank, double *at_rank, dou
     return status;
 }
 
-/* The elements of `rank` and of rank + 1; the latter is infinite where there is none. */
+/* *at_rank, *at_next = the elements of rank `rank` and rank + 1; *at_next is infinite if there is none. */
 static dice_status select_ranks(const dice_contribution *v, size_t rank, double *at_rank, double *at_next)
 {
     pass job;
@@ -313,7 +316,7 @@ dice_status dice_contribution_percentile(const dice_contribution *v, double p, d
     if (v->features > STRIPE_LIMIT) {
         return dice_fail(DICE_E_INPUT, "W: got %zu features, want at most %d", v->features, STRIPE_LIMIT);
     }
-    /* numpy's own steps: index (n - 1) q, then the interpolation from the nearer end */
+    /* numpy's steps: the index is (n - 1) p / 100; the interpolation starts from the nearer value */
     const double index = (double)(v->classes * v->features - 1) * (p / 100);
     const double whole = floor(index), t = index - whole;
     double a = 0, b = 0;
@@ -321,7 +324,7 @@ dice_status dice_contribution_percentile(const dice_contribution *v, double p, d
     if (status != DICE_OK) {
         return status;
     }
-    b = isinf(b) ? a : b; /* the last one has no next */
+    b = isinf(b) ? a : b; /* the largest value has no next one */
     *threshold = t >= 0.5 ? b - (b - a) * (1 - t) : a + (b - a) * t;
     return DICE_OK;
 }

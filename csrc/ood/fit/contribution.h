@@ -1,8 +1,8 @@
-/* DICE's ranking: V = mean * W, its exact percentile, and the weights above it (Sun & Li 2022, section 3).
+/* DICE's ranking: V = mean * W, its exact percentile t, and the mask V > t (Sun & Li 2022, section 3).
  *
- * V (M, D) is computed in double from double mean and float W wherever it is read and never stored.
- * Percentile and mask equal numpy's, bit by bit, for every size: numpy.percentile(V, p) with linear
- * interpolation, V > t. */
+ * V (M, D) is never stored: it is computed in double, from double mean and float W, each time that it is
+ * read. For every size, percentile and mask equal those of numpy bit by bit: numpy.percentile(V, p) with
+ * linear interpolation. */
 #ifndef DICE_OOD_FIT_CONTRIBUTION_H
 #define DICE_OOD_FIT_CONTRIBUTION_H
 
@@ -15,7 +15,7 @@ typedef struct dice_contribution {
     const double *mean;       /* (D), finite */
     const float *weight;      /* (M, D), finite */
     size_t classes, features; /* M, D, both at least 1 */
-    int absolute;             /* rank |V|: for features that may be negative */
+    int absolute;             /* rank |V| instead, for features that may be negative */
 } dice_contribution;
 
 /* *threshold = the p-th percentile of V, p in [0, 100]. */

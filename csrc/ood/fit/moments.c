@@ -30,8 +30,7 @@ static void store(dice_moments *m, size_t d, column value)
     at[3 * row] = value.squares.low;
 }
 
-/* S = S_a + S_b + (m_b - m_a)^2 n_a n_b / (n_a + n_b), the difference of the means taken before any rounding
- */
+/* S = S_a + S_b + (m_b - m_a)^2 n_a n_b / (n_a + n_b); the means are subtracted before they are rounded. */
 static column combine(column a, double n_a, column b, double n_b)
 {
     const dice_pair crossed = dice_pair_add(dice_pair_scale(b.sum, n_a), dice_pair_scale(a.sum, -n_b));
@@ -77,7 +76,7 @@ static dice_status add_columns(void *context, size_t index, int thread)
         }
     }
     for (size_t d = 0; d < width; d++) {
-        /* the centre is the mean rounded: take off what that adds */
+        /* the centre is the rounded mean: subtract what the rounding adds to the squares */
         const column seen = {sum[d],
                              dice_pair_add_double(squares[d], -(offset[d].high * offset[d].high / n))};
         const double before = (double)job->moments->count;

@@ -1,4 +1,5 @@
-/* One sweep of the threshold over both sorted sets, or over a bootstrap sample of them. See metric.h. */
+/* All metrics come from one sweep of the threshold over both sorted sets, or over a bootstrap sample of them.
+ * See metric.h. */
 #include "ood/metrics/metric.h"
 
 #include <math.h>
@@ -8,8 +9,8 @@
 #include "linalg/compensated.h"
 #include "linalg/order.h"
 
-/* The area below a curve given point by point, recall rising or falling: trapezoids, or steps as high as the
- * precision at their higher recall. */
+/* The area under a curve that is given point by point, with recall rising or falling. It is a sum of
+ * trapezoids or, where `steps`, of rectangles as high as the precision at the higher recall. */
 typedef struct area {
     double recall, precision;
     int steps;
@@ -26,18 +27,19 @@ static void area_to(area *a, double recall, double precision)
     a->precision = precision;
 }
 
-/* The threshold climbs from below all scores to above them, one level (a score that occurs) at a time. */
+/* The threshold rises from below all scores to above them, one level at a time. A level is a value that
+ * occurs as a score. */
 typedef struct sweep {
     dice_metric_convention convention;
     double tpr, ids, oods;
-    double below_id, below_ood; /* scores under the threshold */
-    double level_id, level_ood; /* scores at the last level */
-    double rank;                /* PAPER: the threshold's rank among ID */
+    double below_id, below_ood; /* how many scores are below the threshold */
+    double level_id, level_ood; /* how many scores the last level has */
+    double rank;                /* PAPER: the threshold's rank among the ID scores */
     double end;                 /* precision at recall 0 */
     double fpr, best;
     int found;             /* OPENOOD: fpr is known */
     area roc, in, outside; /* roc: TPR (as precision) over FPR (as recall) */
-    double first, last;    /* the lowest and the highest level's place */
+    double first, last;    /* places of the lowest and the highest level */
     dice_pair id_places, ood_places;
 } sweep;
 
@@ -59,8 +61,8 @@ static sweep sweep_start(const dice_metric_rule *rule, size_t n_id, size_t n_ood
     };
 }
 
-/* All counts are as before the level: is it, or the threshold right behind the last level, the one of `fpr`?
- */
+/* Sets s->fpr if it is taken at the next level, of `id` and `ood` scores (PAPER, SKLEARN), or at the level
+ * before it (OPENOOD). The counts in s do not include the next level yet. */
 static void sweep_corner(sweep *s, double id, double ood)
 {
     const int first = s->below_id + s->below_ood == 0;
@@ -87,8 +89,8 @@ static void sweep_corner(sweep *s, double id, double ood)
     }
 }
 
-/* The next level: how many `id` and `ood` scores it holds, and its place between the lowest score (0) and the
- * highest (1). */
+/* Raises the threshold above the next level, which has `id` and `ood` scores. Its place is 0 for the lowest
+ * score and 1 for the highest, linear in between. */
 static void sweep_level(sweep *s, double id, double ood, double place)
 {
     sweep_corner(s, id, ood);
@@ -123,17 +125,18 @@ static dice_metric sweep_end(sweep *s)
         .auin = s->in.sum.high,
         .auout = s->outside.sum.high,
         .dterr = fmin(s->best, s->below_id) / (s->ids + s->oods),
-        /* the mean of FPR over the thresholds is the OOD scores' mean place, that of FNR the ID scores' from
-           1 */
+        /* the mean FPR over the thresholds is the mean place of the OOD scores, the mean FNR is 1 minus that
+           of ID */
         .autc = width == 0 ? 0.5 : 0.5 - (id - ood) / width / 2,
     };
 }
 
-/* Both sets' keys, ascending, and the ends of both together. */
+/* The keys of both sets, ascending, and the range of all scores. */
 typedef struct sorted {
     uint64_t *id, *ood;
     size_t n_id, n_ood;
-    double low, width; /* halves of the lowest score and of the range: no overflow; NaN for infinite scores */
+    /* Half the lowest score and half the range, which does not overflow; NaN where a score is infinite. */
+    double low, width;
 } sorted;
 
 static double place_of(const sorted *s, uint64_t key)
@@ -141,7 +144,7 @@ static double place_of(const sorted *s, uint64_t key)
     return s->width == 0 ? 0 : (dice_order_value(key) / 2 - s->low) / s->width;
 }
 
-/* *keys = the scores' keys, ascending; (n) with as much scratch behind. */
+/* *keys (n) = the keys of the scores, ascending, followed by n more that were working memory. */
 static dice_status sorted_keys(const double *scores, size_t n, const char *name, uint64_t **keys)
 {
     if (n == 0) {
@@ -186,7 +189,7 @@ static void sorted_free(sorted *s)
     dice_free(s->ood);
 }
 
-/* The level above i ID and o OOD scores; both move behind it. */
+/* The key of the level above the first *i ID and *o OOD scores, both of which move past the level. */
 static uint64_t sorted_next(const sorted *s, size_t *i, size_t *o)
 {
     const uint64_t key = *i == s->n_id || (*o < s->n_ood && s->ood[*o] < s->id[*i]) ? s->ood[*o] : s->id[*i];
@@ -220,9 +223,9 @@ typedef struct bootstrap {
     const dice_metric_rule *rule;
     uint64_t seed;
     size_t n_id, n_ood, levels;
-    const uint32_t *level_of; /* (n_id + n_ood): each score's level */
+    const uint32_t *level_of; /* (n_id + n_ood): the level of each score */
     const double *places;     /* (levels) */
-    uint32_t *counts;         /* (threads, levels, 2): ID and OOD scores drawn */
+    uint32_t *counts;         /* (threads, levels, 2): how many ID and OOD scores were drawn */
     dice_metric *out;
 } bootstrap;
 

@@ -7,7 +7,7 @@
 #include "base/threads.h"
 #include "linalg/order.h"
 
-enum { IMAGES = 32 }; /* a task */
+enum { IMAGES = 32 }; /* images in a task */
 
 typedef struct run_job {
     dice_activation rule;
@@ -26,7 +26,7 @@ static void cut(const run_job *job, const float *h, float *out)
     }
 }
 
-/* Returns 0 where a product leaves float. */
+/* out (D) = h (D) by an ASH rule or SCALE; order (D) is working memory. Returns 0 if one is not finite. */
 static int shape(const run_job *job, const float *h, double *order, float *out)
 {
     double all = 0, largest = 0;
@@ -36,7 +36,7 @@ static int shape(const run_job *job, const float *h, double *order, float *out)
     }
     dice_order_largest(order, job->features, job->kept);
     const double least = order[job->kept - 1];
-    size_t ties = 0; /* of the least, among the kept */
+    size_t ties = 0; /* how many of the kept features equal the least of them */
     for (size_t d = 0; d < job->kept; d++) {
         largest += order[d];
         ties += order[d] == least;

@@ -1,4 +1,4 @@
-/* Rules that reshape a feature before the last layer sees it: one image at a time. */
+/* Rules that change the features of an image before the last layer, each image by itself. */
 #ifndef DICE_OOD_SCORES_ACTIVATION_H
 #define DICE_OOD_SCORES_ACTIVATION_H
 
@@ -15,9 +15,9 @@ typedef enum dice_activation {
     DICE_VRA_CLIP /* the same, but below a: a */
 } dice_activation;
 
-/* out (n, D) from h (n, D). k = D - round(D a / 100) but at least 1, ties by their place; s1 is the sum of
- * all D, s2 that of the k largest; where s2 is 0 nothing is multiplied. DICE_E_INPUT where a product leaves
- * float. */
+/* out (n, D) = h (n, D) changed by `rule`. k = D - round(D a / 100), but at least 1; of equal features the
+ * earlier ones are kept. s1 is the sum of all D features, s2 that of the k largest; where s2 is 0 nothing is
+ * multiplied. DICE_E_INPUT where a product is not finite in float. */
 dice_status dice_activation_run(dice_activation rule, const float *h, size_t n, size_t features, double a,
                                 double b, float *out);
 

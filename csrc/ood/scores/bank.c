@@ -1,4 +1,4 @@
-/* One pass over a bank. See bank.h. */
+/* Scores in one pass over a bank. See bank.h. */
 #include "ood/scores/bank.h"
 
 #include <math.h>
@@ -11,8 +11,8 @@
 #include "linalg/rows.h"
 #include "linalg/order.h"
 
-enum { ROWS = 1024, IMAGES = 16 }; /* a block of the bank; images a task */
-static const double DOUBT = 2e-6;  /* more than what a float product of unit vectors can be off */
+enum { ROWS = 1024, IMAGES = 16 }; /* rows in a block of the bank; images in a task */
+static const double DOUBT = 2e-6;  /* more than the error of a float product of unit vectors */
 
 typedef struct candidate {
     float product;
@@ -24,18 +24,19 @@ typedef struct pass {
     const dice_row_kernels *kernels;
     const float *h, *p, *row_p;
     size_t n, classes, k;
-    size_t room, slack; /* candidates an image has room for; those kept beyond k */
+    size_t room, slack; /* how many candidates an image has room for; how many are kept beyond k */
     double least, power;
     float *unit;                        /* (N, D) h / norm */
     candidate *candidates;              /* (N, room) */
     size_t *count;                      /* (N) */
-    float *bound;                       /* (N) products below it cannot matter */
+    float *bound;                       /* (N) smaller products cannot change the result */
     double *scratch;                    /* (threads, 2 D + room) */
-    size_t first, rows;                 /* the block */
+    size_t first, rows;                 /* the block's first row and its size */
     const float *products, *p_products; /* (N, rows) */
-    float *block;                       /* (rows, D): scaled */
-    float *bias;                        /* (rows): added to products */
-    float zero_bias; /* that of a row of zeros: KNN ranks by 1 - distance / 2, and |q - 0|^2 is 1, not 2 */
+    float *block;                       /* (rows, D) scaled rows */
+    float *bias;                        /* (rows) added to the products */
+    /* The bias of a row of zeros: KNN ranks a row by 1 - |q - row|^2 / 2, which is 0.5 for such a row. */
+    float zero_bias;
     double *out;
 } pass;
 
@@ -95,7 +96,7 @@ dice_status dice_bank_norms(const float *rows, size_t n, size_t features, double
     return status;
 }
 
-/* unit = h / norm(h), image by image. */
+/* job->unit = h / norm(h). */
 static dice_status unit_task(void *context, size_t index, int thread)
 {
     const pass *job = context;
@@ -127,7 +128,7 @@ static dice_status scale_task(void *context, size_t index, int thread)
     return DICE_OK;
 }
 
-/* Moves the `count` largest of c (n) to its front (Hoare's FIND); equals keep no order. */
+/* Moves the `count` largest of c (n) to its front, in no order (Hoare's FIND). */
 static void largest_first(candidate *c, size_t n, size_t count)
 {
     ptrdiff_t low = 0, high = (ptrdiff_t)n - 1;
@@ -153,7 +154,7 @@ static void largest_first(candidate *c, size_t n, size_t count)
     }
 }
 
-/* The block's products among each image's largest. */
+/* Keeps the block's products that are among the largest of each image. */
 static dice_status keep_task(void *context, size_t index, int thread)
 {
     (void)thread;
@@ -180,7 +181,7 @@ static dice_status keep_task(void *context, size_t index, int thread)
     return DICE_OK;
 }
 
-/* The squared distance of the unit vectors of image i, in q, and of a row. */
+/* The squared distance between q, the unit vector of an image, and the unit vector of a row. */
 static double distance(const pass *job, const double *q, uint32_t row, double *scratch)
 {
     const size_t features = job->bank->features;
@@ -214,7 +215,7 @@ static dice_status knn_task(void *context, size_t index, int thread)
         largest_first(c, job->count[i], job->k);
         const double kth = (double)c[job->k - 1].product;
         unit_of(job, i, q);
-        size_t nearer = 0, doubtful = 0; /* than the k-th */
+        size_t nearer = 0, doubtful = 0; /* rows surely nearer than the k-th, and rows that may be the k-th */
         for (size_t j = 0; j < job->count[i]; j++) {
             const double product = (double)c[j].product;
             if (product > kth + DOUBT) {
@@ -238,7 +239,7 @@ static int falling(const void *a, const void *b)
     return (x < y) - (x > y);
 }
 
-/* The k largest are added by falling size: their order in memory is nobody's business. */
+/* Adds the k largest from the largest down, so that the sum does not depend on their order in memory. */
 static dice_status guide_task(void *context, size_t index, int thread)
 {
     (void)thread;
@@ -267,7 +268,7 @@ static dice_status relation_task(void *context, size_t index, int thread)
         int have_unit = 0;
         for (size_t r = 0; r < job->rows; r++) {
             double v = products[r] > 0 ? (double)products[r] * (double)p_products[r] : 0;
-            if (fabs(v - job->least) < DOUBT) { /* in or out: look closer */
+            if (fabs(v - job->least) < DOUBT) { /* too close to tell in float */
                 const size_t row = job->first + r;
                 if (!have_unit) {
                     unit_of(job, i, q);
@@ -288,7 +289,7 @@ static dice_status relation_task(void *context, size_t index, int thread)
     return DICE_OK;
 }
 
-/* to (N, rows) = x (N, width) times a block's rows (rows, width)'. */
+/* to (N, rows) = x (N, width) times the rows of a block (rows, width)'. */
 static dice_status multiply(const dice_backend *backend, const dice_options *options, const float *rows,
                             size_t n_rows, size_t width, const float *bias, const float *x, size_t n,
                             float *to)
@@ -303,8 +304,8 @@ static dice_status multiply(const dice_backend *backend, const dice_options *opt
     return status;
 }
 
-/* The whole pass: `take` after every block, `finish` (NULL = nothing) at the end, both over IMAGES images a
- * task. */
+/* The whole pass: runs `take` after every block and `finish`, unless it is NULL, at the end, each as tasks of
+ * IMAGES images. */
 static dice_status run(pass *job, dice_task take, dice_task finish)
 {
     const size_t features = job->bank->features, n = job->n, tasks = (n + IMAGES - 1) / IMAGES;

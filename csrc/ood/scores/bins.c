@@ -1,9 +1,9 @@
-/* Counting. See bins.h. */
+/* Histograms of each image. See bins.h. */
 #include "ood/scores/bins.h"
 
 #include "base/threads.h"
 
-enum { IMAGES = 32 }; /* a task */
+enum { IMAGES = 32 }; /* images in a task */
 
 typedef struct count_job {
     const dice_rows *rows;

@@ -10,7 +10,7 @@
 #include "linalg/blas.h"
 #include "linalg/product.h"
 
-enum { IMAGES = 64 }; /* a task, at most: they pass over the weights together */
+enum { IMAGES = 64 }; /* images in a task, at most: they share one pass over the weights */
 
 struct dice_gaussian {
     const dice_row_kernels *kernels;
@@ -19,7 +19,7 @@ struct dice_gaussian {
     double *centre;             /* (D) */
     double *norms;              /* (K) squares of the whitened means' norms */
     const dice_backend *backend;
-    dice_distance *elsewhere; /* the same made ready by the back end; NULL: the products here */
+    dice_distance *elsewhere; /* the same on the back end; NULL: the products above are used */
 };
 
 void dice_gaussian_free(dice_gaussian *gaussian)
@@ -46,7 +46,7 @@ size_t dice_gaussian_features(const dice_gaussian *gaussian)
     return gaussian->features;
 }
 
-/* The root of the pseudo-inverse: a's first *rank rows. */
+/* The first *rank rows of a (n, n), symmetric, become a root R of its pseudo-inverse: R' R = pinv(a). */
 static dice_status root_of_singular(double *a, size_t n, size_t *rank)
 {
     void *memory;
@@ -74,7 +74,7 @@ static dice_status root_of_singular(double *a, size_t n, size_t *rank)
     return status;
 }
 
-/* gaussian->means and norms, from means (K, D); and the back end's, from root (rank, D) too. */
+/* Sets g->means and g->norms from means (K, D), and g->elsewhere from these and root (rank, D). */
 static dice_status set_means(dice_gaussian *g, const double *means, const double *root,
                              const dice_options *options)
 {

@@ -1,8 +1,9 @@
 /* Squared Mahalanobis distances to the nearest of several means with one shared covariance (Lee et al. 2018).
  *
- * A feature is centred, whitened by the inverse Cholesky factor L^-1 and compared there: |L^-1 (h - mu_c)|^2
- * = |y|^2 - 2 y . y_c + |y_c|^2. A singular covariance has no L: its pseudo-inverse's root serves, from the
- * eigenvectors, eigenvalues up to D eps of the largest left out (as scipy.linalg.pinvh does). */
+ * A feature vector h is centred and whitened, y = L^-1 (h - centre), with the Cholesky factor L of the
+ * covariance; so is each mean, as y_c. Then |L^-1 (h - mu_c)|^2 = |y|^2 - 2 y . y_c + |y_c|^2. A singular
+ * covariance has no L: instead of L^-1 a root of its pseudo-inverse is used, from eigenvectors whose
+ * eigenvalues exceed D eps times the largest (as in scipy.linalg.pinvh). */
 #ifndef DICE_OOD_SCORES_GAUSSIAN_H
 #define DICE_OOD_SCORES_GAUSSIAN_H
 
@@ -11,8 +12,8 @@
 
 typedef struct dice_gaussian dice_gaussian;
 
-/* covariance (D, D) is overwritten; centre (D) is near the means (K, D), K at least 1. `backend` computes the
- * distances where it offers them. */
+/* *out = the distances to means (K, D), K at least 1. covariance (D, D) is overwritten; centre (D) should be
+ * near the means, for precision. The distances are computed by `backend` if it offers that. */
 dice_status dice_gaussian_create(double *covariance, const double *centre, const double *means,
                                  size_t classes, size_t features, const dice_backend *backend,
                                  const dice_options *options, dice_gaussian **out);
@@ -21,8 +22,8 @@ void dice_gaussian_free(dice_gaussian *gaussian); /* NULL is allowed */
 size_t dice_gaussian_rank(const dice_gaussian *gaussian);
 size_t dice_gaussian_features(const dice_gaussian *gaussian);
 
-/* out (N) = the least squared distance of h (N, D). The same bits for every N and number of threads, by the
- * core's own kernels; a back end says what it promises. */
+/* out (N) = the least squared distance of each row of h (N, D). On the CPU the same bits for every N and
+ * number of threads; see distance_forward in backend.h for others. */
 dice_status dice_gaussian_distance(const dice_gaussian *gaussian, const dice_rows *h, double *out);
 
 #endif

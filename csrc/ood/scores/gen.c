@@ -1,11 +1,11 @@
-/* GEN (Liu, Lochman & Zach, CVPR 2023), negated: -sum over the M largest p of p^g (1 - p)^g. */
+/* GEN (Liu, Lochman & Zach, CVPR 2023), negated: -(sum of p^g (1 - p)^g over the M largest p). */
 #include <math.h>
 #include <string.h>
 
 #include "linalg/order.h"
 #include "ood/scores/score.h"
 
-/* (1 - p)^g, by its series where four terms are enough. */
+/* (1 - p)^g; for small p by four terms of its series, which are enough there. */
 static double power_of_rest(double p, double g)
 {
     if (p > 0x1p-10) {
@@ -14,7 +14,8 @@ static double power_of_rest(double p, double g)
     return 1 - g * p * (1 - (g - 1) / 2 * p * (1 - (g - 2) / 3 * p * (1 - (g - 3) / 4 * p)));
 }
 
-/* numbers: g, M. The largest p comes apart: its 1 - p is the sum of the others, however small. */
+/* numbers: g, M. The largest p is treated apart: its 1 - p is computed as the sum of the others, which keeps
+ * its digits when p is close to 1. */
 static void gen(const dice_score_image *image, double *out)
 {
     double max, *z = image->scratch, *e = z + image->classes;

@@ -1,9 +1,9 @@
-/* KL matching (Hendrycks et al. 2022), negated: -min over k of KL(p || d_k) = -(sum p log p - max over k of p
- * . log d_k).
+/* KL matching (Hendrycks et al. 2022), negated: -min over k of KL(p || d_k) = max over k of p . log d_k - sum
+ * p log p.
  *
- * A product of floats finds the classes that can hold the maximum: p is positive and log d_k is not, so that
- * nothing cancels and each product is off by at most C roundings of itself. Those are then taken in double.
- */
+ * The products p . log d_k are first computed in float. All their terms have the same sign, so the relative
+ * error of a product is at most C roundings. The products that can be the maximum are then computed again in
+ * double. */
 #include "ood/scores/klm.h"
 
 #include <math.h>
@@ -12,14 +12,15 @@
 #include "base/memory.h"
 #include "base/threads.h"
 
-enum { WAVE = 512, IMAGES = 16, LANES = 16 }; /* images whose products exist at a time; images a task */
+/* WAVE: images whose products exist at the same time; IMAGES: images in a task; LANES: partial maxima */
+enum { WAVE = 512, IMAGES = 16, LANES = 16 };
 
 typedef struct klm_job {
     const dice_row_kernels *kernels;
     const dice_rows *z;
     const double *log_typical; /* (K, C) */
     size_t n_typical;
-    size_t first, n;       /* the wave */
+    size_t first, n;       /* the wave's first image and its size */
     double *scratch;       /* (threads, C) */
     double *p;             /* (WAVE, C) */
     float *short_p;        /* (WAVE, C) */

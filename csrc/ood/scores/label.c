@@ -1,9 +1,9 @@
-/* Scores of the feature against something of the predicted class: fDBD, NCI, SHE. */
+/* Scores that compare the features with a property of the predicted class y: fDBD, NCI, SHE. */
 #include <math.h>
 
 #include "ood/scores/score.h"
 
-/* away (D) = h - mean, in the scratch behind the classes'; returns its norm. */
+/* *away (D) = h - mean, in the scratch after the first 2 C numbers; returns its norm. */
 static double centre(const dice_score_image *image, const double *mean, double **away)
 {
     *away = image->scratch + 2 * image->classes;
@@ -13,9 +13,8 @@ static double centre(const dice_score_image *image, const double *mean, double *
     return sqrt(image->kernels->dot(*away, *away, image->features));
 }
 
-/* fDBD (Liu & Qin, ICML 2024): the mean distance to the decision boundaries as a sum,
- * sum over c of |z_y - z_c| / norm(w_y - w_c), over norm(h - mean). arrays: mean, 1 / norm(w_y - w_c) as
- * floats */
+/* fDBD (Liu & Qin, ICML 2024): sum over c of |z_y - z_c| / norm(w_y - w_c), the distances to the decision
+ * boundaries, divided by norm(h - mean). arrays: mean (D); 1 / norm(w_y - w_c) (C, C) as floats */
 static void fdbd(const dice_score_image *image, double *out)
 {
     double *away;

@@ -1,5 +1,5 @@
-/* Scores of the logits alone: MSP, MaxLogit, energy, entropy, the temperature's fit, and two more that read
- * nothing but a row. */
+/* Rules that read the logits alone: MSP, MaxLogit, energy, entropy, the likelihood for fitting a temperature,
+ * and KL matching with the predicted class; and Residual, which reads coordinates in their place. */
 #include <math.h>
 
 #include "ood/scores/score.h"
@@ -34,8 +34,8 @@ static void energy(const dice_score_image *image, double *out)
 const dice_score_rule dice_score_energy = {
     .name = "energy", .reads = "z", .arrays = "", .numbers = 1, .outputs = 1, .score = energy};
 
-/* Entropy, negated: sum p log p = sum p (z - max) - log sum. The largest e, 1, is left out of the sum, so
- * that the logarithm of a sum next to 1 keeps its digits. */
+/* Entropy, negated: sum p log p = sum p (z - max) - log(sum e), with e = exp(z - max). The largest e, 1, is
+ * left out of the sum and log1p is taken of the rest, which keeps its digits when the sum is close to 1. */
 static void entropy(const dice_score_image *image, double *out)
 {
     double max, *e = image->scratch;
@@ -49,8 +49,8 @@ static void entropy(const dice_score_image *image, double *out)
 const dice_score_rule dice_score_entropy = {
     .name = "entropy", .reads = "z", .arrays = "", .numbers = 0, .outputs = 1, .score = entropy};
 
-/* For the fit of a temperature 1 / s (Guo et al. 2017): LSE(s z), and mean and variance of z under softmax(s
- * z), the derivatives of LSE by s. numbers: s */
+/* For the fit of a temperature 1 / s (Guo et al. 2017), three outputs: LSE(s z), and its first two
+ * derivatives with respect to s, which are the mean and the variance of z under softmax(s z). numbers: s */
 static void likelihood(const dice_score_image *image, double *out)
 {
     double max, *e = image->scratch, *away = e + image->classes;
@@ -67,7 +67,7 @@ static void likelihood(const dice_score_image *image, double *out)
 const dice_score_rule dice_score_likelihood = {
     .name = "likelihood", .reads = "z", .arrays = "", .numbers = 1, .outputs = 3, .score = likelihood};
 
-/* KL(p || d_y), negated, d_y the typical output of the predicted class y. arrays: log d (C, C) */
+/* KL(p || d_y), negated; d_y is the typical softmax output of the predicted class y. arrays: log d (C, C) */
 static void klm_label(const dice_score_image *image, double *out)
 {
     double max, *e = image->scratch;
@@ -80,7 +80,7 @@ static void klm_label(const dice_score_image *image, double *out)
 const dice_score_rule dice_score_klm_label = {
     .name = "klm-label", .reads = "z", .arrays = "CC", .numbers = 0, .outputs = 1, .score = klm_label};
 
-/* What is left of a feature outside a subspace, z its coordinates there: -norm(z). */
+/* Residual: -norm(z), where z are the coordinates of the features in the complement of a subspace. */
 static void residual(const dice_score_image *image, double *out)
 {
     *out = -sqrt(image->kernels->dot(image->z, image->z, image->classes));

@@ -3,8 +3,8 @@
 
 #include "ood/scores/score.h"
 
-/* arrays: class means (C, C) of the logits; per class (C, 3) the Weibull tail's origin, scale and shape, the
- * latter 0 where there is none. numbers: alpha, how many of the largest logits are revised. */
+/* arrays: (C, C) the mean logits of each class; (C, 3) the origin, scale and shape of each class's Weibull
+ * tail, shape 0 for a class without one. numbers: alpha, how many of the largest logits are revised. */
 static void openmax(const dice_score_image *image, double *out)
 {
     const double *means = image->arrays[0], *tails = image->arrays[1];
@@ -14,7 +14,8 @@ static void openmax(const dice_score_image *image, double *out)
     for (size_t c = 0; c < classes; c++) {
         v[c] = image->z[c];
     }
-    double below = INFINITY; /* the last logit taken, and its place: equals go by their place */
+    /* The last logit taken and its index; equal logits are taken in the order of their indices. */
+    double below = INFINITY;
     size_t place = 0;
     for (size_t rank = 0; rank < alpha; rank++) {
         size_t label = classes;

@@ -1,4 +1,4 @@
-/* The table of row rules and their runner. See score.h. */
+/* The table of rules and their runner. See score.h. */
 #include "ood/scores/score.h"
 
 #include <string.h>
@@ -6,7 +6,7 @@
 #include "base/memory.h"
 #include "base/threads.h"
 
-enum { IMAGES = 32 }; /* a task */
+enum { IMAGES = 32 }; /* images in a task */
 
 #define ADDRESS(name) &dice_score_##name,
 static const dice_score_rule *const rules[] = {DICE_SCORE_RULES(ADDRESS)};
@@ -52,7 +52,7 @@ typedef struct run_job {
     const dice_score_rule *rule;
     const dice_rows *z, *h;
     dice_score_image image;
-    size_t n, scratch; /* images; doubles a task */
+    size_t n, scratch; /* images; doubles of working memory for a thread */
     double *memory;    /* (threads, scratch) */
     double *out;
 } run_job;
