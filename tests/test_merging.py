@@ -2,8 +2,10 @@
 
 import numpy as np
 import pytest
-from tiny import FakeNet, array_set
+from test_cli import dice_run, refused
+from tiny import FakeNet, array_set, save_densenet, save_images
 
+import dice
 from dice import InputError
 from dice.detectors import Detector, fitting, merging
 from dice.detectors.registry import METHODS, make
@@ -121,3 +123,30 @@ def test_a_detector_file_is_told_by_how_it_begins(tmp_path):
     assert not merging.is_detector_file(tmp_path / "two.npz")
     with pytest.raises(InputError, match="nowhere"):
         merging.is_detector_file(tmp_path / "nowhere")
+
+
+# --- the command line ---------------------------------------------------------------------------------------
+
+
+def test_merge_takes_detector_files_and_refuses_a_mixture(tmp_path):
+    save_densenet(tmp_path / "net.npz")
+    flags = ("--checkpoint", "net.npz", "--in-dataset", "toy")
+    for seed in (1, 2):
+        images = save_images(tmp_path / f"train{seed}", 40 + seed, seed, classes=4)
+        done = dice_run("fit", *flags, "--method", "mds", "--in-data", images, "--out", f"{seed}.dice", cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+    done = dice_run("merge", "1.dice", "2.dice", "--out", "all.dice", cwd=tmp_path)
+    assert done.returncode == 0 and "without verdict and p-value" in done.stderr
+    assert done.stdout.strip() == "all.dice: mds, fitted on 67 images of toy"  # 33 of 41 and 34 of 42
+    images = save_images(tmp_path / "new", 3, 3)
+    done = dice_run("score", "--detector", "all.dice", "--format", "jsonl", images, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert [row.count('"p_value": null') for row in done.stdout.splitlines()] == [1, 1, 1]
+    whole = dice.Detector.load(tmp_path / "all.dice")
+    assert sorted(row["n"] for row in whole.about_["fitted_on"]["merged"]) == [33, 34]
+    refused(dice_run("merge", "1.dice", "1.dice", "--out", "x.dice", cwd=tmp_path), "1.dice", "same training images")
+    done = dice_run("precompute", *flags, "--in-data", "train1", "--shard", "1/2", "--out", "s.npz", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    for files in (("1.dice", "s.npz"), ("s.npz", "1.dice")):
+        refused(dice_run("merge", *files, "--out", "x.npz", cwd=tmp_path), "s.npz", "is not a detector file")
+    assert not (tmp_path / "x.npz").exists()

@@ -20,7 +20,7 @@ from tiny import FakeNet, array_set, save_densenet, save_images
 
 import dice
 from dice.cli.main import main
-from dice.detectors import fitting
+from dice.detectors import Detector, fitting
 from dice.detectors.registry import METHODS, make
 from dice.errors import InputError
 from dice.eval import precompute
@@ -574,6 +574,45 @@ def test_precompute_and_merge(args, data, tmp_path):
     assert not list(tmp_path.rglob("*.partial.npz"))
     done = dice_run(*args, "--max-images", 100, "--out", "sample.npz", cwd=tmp_path)
     assert done.returncode == 0 and "mask at p=90: differs from that of all images in about" in done.stdout
+
+
+def test_fit_on_a_file_reads_no_image_and_says_so(args, data, tmp_path):
+    net, held = ("--checkpoint", data / "net.npz", "--in-dataset", "toy"), tmp_path / "held"
+    save_images(held, 30, 2)
+    assert dice_run(*args, "--in-dataset", "toy", "--out", "s.npz", cwd=tmp_path).returncode == 0
+    fit = ("fit", *net, "--statistics", "s.npz", "--calibration", f"held={held}", "--tpr", 0.9, "--out")
+    for name in ("dice", "mds"):
+        done = dice_run(*fit, f"{name}.dice", "--method", name, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.strip() == (
+            f"{name}.dice: {name}, fitted on 600 images of toy, calibrated on 30 images of held"
+        )
+    detector = Detector.load(tmp_path / "mds.dice")
+    fitted = detector.about_["fitted_on"]
+    assert (fitted["split"], fitted["n"], fitted["sample"]) == ("train", 600, None)
+    assert fitted["statistics"] == str(tmp_path / "s.npz")
+    found, network = Statistics.load(tmp_path / "s.npz"), dice.load_backbone("densenet", data / "net.npz")
+    direct = make("mds")
+    fit_on(direct, found, net=network)
+    h = network.forward(np.random.default_rng(0).integers(0, 256, (9, 32, 32, 3), np.uint8))[0]
+    np.testing.assert_array_equal(detector.score_samples(h), direct.score_samples(h))
+    refused(dice_run(*fit, "x.dice", "--method", "knn", cwd=tmp_path), "s.npz: what KNN learns", "mds, rmds, dice,")
+    refused(dice_run(*fit, "x.dice", "--method", "msp", cwd=tmp_path), "--statistics: msp learns nothing")
+    for flag in (("--mean", "s.npz"), ("--in-data", data / "train")):
+        refused(dice_run(*fit, "x.dice", "--method", "dice", *flag, cwd=tmp_path), "do not go with it")
+    clash = ("fit", *net, "--statistics", "s.npz", "--calibration", f"t={data / 'train'}", "--tpr", 0.9)
+    refused(dice_run(*clash, "--method", "mds", "--out", "x.dice", cwd=tmp_path), "these are the training images")
+    save_densenet(tmp_path / "other.npz", seed=5)
+    other = ("fit", "--checkpoint", "other.npz", "--statistics", "s.npz", "--method", "mds", "--out", "x.dice")
+    refused(dice_run(*other, cwd=tmp_path), "s.npz", "another checkpoint")
+    assert not (tmp_path / "x.dice").exists()
+
+
+def test_the_help_of_fit_names_the_methods_that_statistics_serve(tmp_path):
+    done = dice_run("fit", "--help", cwd=tmp_path)
+    words = done.stdout.partition("\n  --statistics")[2].partition("\n  --calibration")[0]
+    named = " ".join(words.split()).partition("reading them; for ")[2].split(", ")
+    assert sorted(named) == sorted(ABLE)
 
 
 @pytest.mark.parametrize("flags, words", [

@@ -198,8 +198,8 @@ class _Fitter:
 def fit_on_statistics(detector: Detector, found: Statistics, logits: Logits, name: str) -> Fit:
     """Adds what `found`, called `name`, has seen: all images of its set, for none of them was held out.
 
-    The scores are to 1e-12 those of a fit on the same images. InputError where what `detector` learns is not
-    in it.
+    The scores are to 1e-12 those of a fit on the same images (of Residual, whose coordinates are float32, to
+    their rounding). InputError where what `detector` learns is not in it.
     """
     if not detector.learns_statistics:
         able = [method for method in METHODS if METHODS[method].needs_fit and _learns_statistics(method)]
