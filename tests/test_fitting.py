@@ -175,7 +175,7 @@ def test_what_keeps_the_features_shares_one_copy_of_them():
     H = net.forward(train.pixels)[0]
     chunks = ((np.arange(first, min(first + 32, 203)), H[first : first + 32]) for first in range(0, 203, 32))
     fitting.fit(detectors, train, chunks, net, evaluate.Clock())
-    rows = [detectors[name]._bank.columns()[0] for name in ("knn", "relation")]
+    rows = [detectors[name]._state.columns()[0] for name in ("knn", "relation")]
     assert np.shares_memory(*rows)
     for bank in rows:
         np.testing.assert_array_equal(bank, H[np.arange(203) % 5 != 4])

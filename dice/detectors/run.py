@@ -63,7 +63,7 @@ def fit_and_score(
 
 
 def _scores(
-    methods: Mapping[str, Detector], arrays: Mapping[str, np.ndarray], head: Any
+    methods: Mapping[str, Detector], arrays: Mapping[str, np.ndarray], head: _core.Head
 ) -> dict[str, dict[str, list[np.ndarray]]]:
     found: dict[str, dict[str, list[np.ndarray]]] = {
         method: {name: [] for name in arrays} for method in methods
@@ -83,5 +83,5 @@ def _features(value: Any, name: str, weight: np.ndarray) -> np.ndarray:
     return array
 
 
-def _logits(head: Any, block: np.ndarray) -> np.ndarray:
+def _logits(head: _core.Head, block: np.ndarray) -> np.ndarray:
     return head.forward(block.astype(np.float32, copy=False), np.inf, "logits")[0]
