@@ -1,5 +1,4 @@
-"""Detectors put before images: fitted on a network's training images, calibrated on held-out ones, kept in a
-file."""
+"""A detector before a network: fitted on training images, calibrated on held-out ones, asked of new ones."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -7,6 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from dice.arrays import Bool, Float32, Float64, Int64
 from dice.backbone import Backbone
 from dice.console import progress
 from dice.detectors import Detector
@@ -20,14 +20,14 @@ __all__ = ["Origin", "Verdicts", "calibrate", "judge", "learn", "origin"]
 class Origin(NamedTuple):
     """The network that a detector was fitted on."""
 
-    checkpoint: str  #: its file at that time
+    checkpoint: str  #: where its file was then
     fingerprint: str
     arch: str
     precision: str
 
 
 def origin(detector: Detector, path: Path) -> Origin:
-    """Of the detector of the file `path`; InputError where that was not made by `dice fit`."""
+    """The origin of the detector in the file `path`. InputError where the file was not made by `dice fit`."""
     network = getattr(detector, "about_", {}).get("network")
     if not isinstance(network, dict):
         raise InputError(f"{path}: does not say which network it belongs to; make it by `dice fit`")
@@ -37,15 +37,15 @@ def origin(detector: Detector, path: Path) -> Origin:
 class Verdicts(NamedTuple):
     """What a detector says of n images."""
 
-    indices: np.ndarray  #: int64 (n,), within their set
-    scores: np.ndarray  #: float64 (n,)
-    p_values: np.ndarray | None  #: float64 (n,); None without held-out scores
-    inside: np.ndarray | None  #: bool (n,), in-distribution; None without a threshold
-    classes: np.ndarray  #: int64 (n,), predicted
+    indices: Int64  #: (n,), of the images within their set
+    scores: Float64  #: (n,)
+    p_values: Float64 | None  #: (n,); None without held-out scores
+    inside: Bool | None  #: (n,), whether in-distribution; None without a threshold
+    classes: Int64  #: (n,), predicted
 
 
 def learn(detector: Detector, net: Backbone, images: ImageSet, transform: Transform, **decode: Any) -> int:
-    """Fits on `images` in one streaming pass of the network; returns how many there were."""
+    """Fits on `images` in one streaming pass of the network; returns how many images there were."""
     seen = 0
     for indices, x, _ in _passed(detector, net, images, transform, **decode):
         if detector.needs_labels and images.labels is None:
@@ -99,8 +99,8 @@ def _passed(
     *,
     batch_size: int = 64,
     **decode: Any,
-) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """(indices, what the detector takes, predicted classes) of each batch."""
+) -> Iterator[tuple[Int64, Float32, Int64]]:
+    """Of each batch: indices (n,), what the detector takes, (n, D) or (n, C), and predicted classes (n,)."""
     with progress(len(images), images.name) as bar:
         for indices, pixels in images.batches(transform, batch_size, **decode):
             h, z = net.forward(pixels)
