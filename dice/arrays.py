@@ -1,4 +1,4 @@
-"""Arrays of any framework as numpy arrays, and the names of the array types that the package passes around."""
+"""Arrays of any framework as numpy arrays; names of the array types."""
 
 from collections.abc import Iterator
 from typing import Any, TypeAlias
@@ -24,8 +24,9 @@ BLOCK_BYTES = 8 << 20  # of a converted copy; bounds what a pass over features a
 def as_array(value: Any, name: str, ndim: int) -> np.ndarray:
     """`value` as a numpy array of floats or integers, not copied where the framework shares its memory.
 
-    Takes numpy arrays (memory-mapped too), lists, and whatever offers `__array__` or DLPack (torch, JAX, cupy on the
-    host). InputError, naming `name`, where it is no such array or has another number of dimensions than `ndim`.
+    Takes numpy arrays (memory-mapped too), lists, and whatever offers `__array__` or DLPack (torch,
+    JAX, cupy on the host). InputError, naming `name`, where it is no such array or has another
+    number of dimensions than `ndim`.
     """
     if hasattr(value, "toarray"):
         raise InputError(f"{name}: is a sparse matrix, which is not supported; give {name}.toarray()")
@@ -68,8 +69,8 @@ def _unpacked(array: np.ndarray, name: str) -> np.ndarray:
 
 
 def on_gpu(value: Any) -> bool:
-    """Whether `value` says that it lives on a GPU, by DLPack or `__cuda_array_interface__`: cupy's, torch's, JAX's, numba's
-    arrays."""
+    """Whether `value` says that it lives on a GPU, by DLPack or `__cuda_array_interface__`: cupy's,
+    torch's, JAX's, numba's arrays."""
     if isinstance(value, np.ndarray):
         return False
     device = getattr(value, "__dlpack_device__", None)
@@ -79,7 +80,9 @@ def on_gpu(value: Any) -> bool:
 
 
 def blocks(array: np.ndarray, dtype: type, size: int | None = None) -> Iterator[np.ndarray]:
-    """Runs of rows of `array` (N, D) as contiguous `dtype`, converted a few at a time; one empty run where N is 0.
+    """Blocks of consecutive rows of `array` (N, D) as contiguous `dtype`, converted one block at a time.
+
+    There is one empty block where N is 0.
 
     A run has up to `size` bytes, default BLOCK_BYTES."""
     row_bytes = max(1, array.shape[1] * np.dtype(dtype).itemsize)

@@ -1,5 +1,4 @@
-"""Detectors put before images: fitted on a network's training images, calibrated on held-out ones, kept in a
-file."""
+"""A detector before a network: fitted on training images, calibrated on held-out ones, asked of new ones."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -7,6 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from dice.arrays import Bool, Float32, Float64, Int64
 from dice.backbone import Backbone
 from dice.console import progress
 from dice.detectors import Detector, fitting
@@ -20,14 +20,14 @@ __all__ = ["Origin", "Verdicts", "calibrate", "judge", "learn", "origin"]
 class Origin(NamedTuple):
     """The network that a detector was fitted on."""
 
-    checkpoint: str  #: its file at that time
+    checkpoint: str  #: where its file was then
     fingerprint: str
     arch: str
     precision: str
 
 
 def origin(detector: Detector, path: Path) -> Origin:
-    """Of the detector of the file `path`; InputError where that was not made by `dice fit`."""
+    """The origin of the detector in the file `path`. InputError where the file was not made by `dice fit`."""
     network = getattr(detector, "about_", {}).get("network")
     if not isinstance(network, dict):
         raise InputError(f"{path}: does not say which network it belongs to; make it by `dice fit`")
@@ -37,11 +37,11 @@ def origin(detector: Detector, path: Path) -> Origin:
 class Verdicts(NamedTuple):
     """What a detector says of n images."""
 
-    indices: np.ndarray  #: int64 (n,), within their set
-    scores: np.ndarray  #: float64 (n,)
-    p_values: np.ndarray | None  #: float64 (n,); None without held-out scores
-    inside: np.ndarray | None  #: bool (n,), in-distribution; None without a threshold
-    classes: np.ndarray  #: int64 (n,), predicted
+    indices: Int64  #: (n,), of the images within their set
+    scores: Float64  #: (n,)
+    p_values: Float64 | None  #: (n,); None without held-out scores
+    inside: Bool | None  #: (n,), whether in-distribution; None without a threshold
+    classes: Int64  #: (n,), predicted
 
 
 def learn(
@@ -97,8 +97,8 @@ def judge(
 
 def _passed(
     net: Backbone, images: ImageSet, transform: Transform, *, batch_size: int = 64, **decode: Any
-) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """(indices, features, logits) of each batch."""
+) -> Iterator[tuple[Int64, Float32, Float32]]:
+    """Of each batch: indices (n,), features (n, D) and logits (n, C)."""
     with progress(len(images), images.name) as bar:
         for indices, pixels in images.batches(transform, batch_size, **decode):
             h, z = net.forward(pixels)
