@@ -18,8 +18,10 @@ HELD_OUT = ("tempscale", "klm", "react", "vra")
 
 def cut(array, size):
     """Runs of `size` rows with their numbers."""
-    return ((np.arange(first, min(first + size, len(array))), array[first : first + size])
-            for first in range(0, len(array), size))  # fmt: skip
+    return (
+        (np.arange(first, min(first + size, len(array))), array[first : first + size])
+        for first in range(0, len(array), size)
+    )
 
 
 def fitted(detectors, h, labels, size=32, **options):
@@ -29,8 +31,8 @@ def fitted(detectors, h, labels, size=32, **options):
 
 @pytest.mark.parametrize("name", [name for name, row in METHODS.items() if row.needs_fit])
 def test_eval_fit_and_arrays_learn_from_the_same_images(name):
-    """`dice eval`'s call of the fitter, `dice fit`'s, and `fit_and_score`, against a detector fitted by hand. Plain
-    arrays differ where nothing is calibrated: there the detector sees every row."""
+    """`dice eval`'s call of the fitter, `dice fit`'s, and `fit_and_score`, against a detector fitted by hand.
+    Plain arrays differ where nothing is calibrated: there the detector sees every row."""
     net, train = FakeNet(), array_set("id", 203, 7, labels=True)
     h, new = net.forward(train.pixels)[0], net.forward(array_set("far", 30, 2).pixels)[0]
     z, z_new = (fitting.last_logits(net.weight, net.bias)(x) for x in (h, new))

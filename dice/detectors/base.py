@@ -84,7 +84,9 @@ class Detector:
 
     takes = "h"  #: what is fitted and scored: "z" logits, "h" features
     needs_labels = False  #: whether fit wants the training images' classes
-    ranks = False  #: whether it ranks weights by a mean feature, which `fitting` takes from all training images
+    ranks = (
+        False  #: whether it ranks weights by a mean feature, which `fitting` takes from all training images
+    )
     keeps_features = False  #: whether it keeps all training features, and float32 ones without a copy
     device = "cpu"  #: where products are computed; a parameter of the detectors that can use a GPU
     fit_depends_on: tuple[str, ...] = ()  #: parameters that shape what is learnt: another value forgets it
@@ -306,12 +308,13 @@ class Detector:
 
     @property
     def learns_statistics(self) -> bool:
-        """Whether all that it learns is in `dice.stats.training.Statistics`, so that `learn_statistics` can take it."""
+        """Whether all that it learns is in `dice.stats.training.Statistics`, so that `learn_statistics` can
+        take it."""
         return False
 
     def learn_block(self, h: np.ndarray, z: np.ndarray, y: Any = None) -> None:
-        """Learns from further training features `h` (n, D) with logits `z` float32 (n, C) and labels `y` (n,), all but
-        the mean feature of a detector that `ranks`."""
+        """Learns from further training features `h` (n, D) with logits `z` float32 (n, C) and labels `y`
+        (n,), all but the mean feature of a detector that `ranks`."""
         self.partial_fit_with_logits(h, z, y)
 
     def learn_mean(self, moments: Moments) -> None:
@@ -319,7 +322,8 @@ class Detector:
         raise NotImplementedError
 
     def learn_statistics(self, found: Statistics) -> None:
-        """Adds what `found` has seen; only where it `learns_statistics`. InputError where a part of it is missing."""
+        """Adds what `found` has seen; only where it `learns_statistics`. InputError where a part of it is
+        missing."""
         self._merge_state(self._state_in(found))
 
     def _state_in(self, found: Statistics) -> State:

@@ -286,7 +286,9 @@ def fit_and_score(
         for name, found in fits.by_name.items():
             if found.short_of:
                 warnings.warn(f"{name}: {found.short_of}", UserWarning, stacklevel=2)
-    scores: dict[str, dict[str, list[Float64]]] = {method: {name: [] for name in arrays} for method in methods}
+    scores: dict[str, dict[str, list[Float64]]] = {
+        method: {name: [] for name in arrays} for method in methods
+    }
     for name, array in arrays.items():
         for block in blocks(array, float_type(array)):
             z = logits(block)
