@@ -19,7 +19,6 @@ from dice.eval import gate
 from dice.images.imagesets import FileSet
 from dice.images.preprocess import transform_for
 
-
 FITTED = {"dice": 60, "mds": 48}  # of 60 images: the mean of all, else all but every 5th
 
 

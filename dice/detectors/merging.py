@@ -105,8 +105,8 @@ def _identified(detector: Detector) -> dict[str, Any]:
     )
 
 
-def _join_machines(network: dict[str, Any], other: Mapping[str, Any]) -> None:
-    """Names in `network` the devices and instruction sets of both."""
+def _join_machines(mine: dict[str, Any], other: Mapping[str, Any]) -> None:
+    """Names in `mine`, what is known of a network, the devices and instruction sets of both."""
     for key in ("device", "isa"):
-        names = {name for each in (network, other) for name in str(each.get(key)).split("+")}
-        network[key] = "+".join(sorted(names))
+        names = {name for each in (mine, other) for name in str(each.get(key)).split("+")}
+        mine[key] = "+".join(sorted(names))
