@@ -16,10 +16,10 @@ import numpy as np
 
 import dice
 from dice import _core
+from dice.eval.precompute import select
 from dice.images.datasets import open_set
 from dice.images.preprocess import transform_for
 from dice.madeup import made_up_weights
-from dice.stats.training import select
 
 
 def load(net: str, root: Path) -> dice.Backbone:

@@ -15,7 +15,7 @@ _NAMES = {
     "Backbone": "dice.backbone",
     "DICE": "dice.detectors.dice",
     "Detector": "dice.detectors.base",
-    "fit_and_score": "dice.detectors.run",
+    "fit_and_score": "dice.detectors.fitting",
 }
 _MODULES = {
     "metrics": "dice.eval.metrics",

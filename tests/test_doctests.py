@@ -32,7 +32,7 @@ def test_there_are_some():
         "dice.detectors.dice.DICE",
         "dice.detectors.last_layer.LastLayer",
         "dice.detectors.registry.make",
-        "dice.detectors.run.fit_and_score",
+        "dice.detectors.fitting.fit_and_score",
         "dice.eval.metrics.evaluate",
         "dice.stats.quantiles.QuantileSketch",
         "dice.stats.thresholds.conformal_threshold",

@@ -194,18 +194,6 @@ def test_a_refusal_of_one_fit_does_not_stop_the_others(tmp_path):
     assert {"she", "openmax"} <= set(entries[0]["left_out"]) and "0 to 3" in entries[0]["left_out"]["she"]
 
 
-def test_what_keeps_the_features_shares_one_copy_of_them():
-    net, train = FakeNet(), array_set("id", 203, 7, labels=True)
-    detectors = {name: make(name, net.weight, net.bias) for name in ("knn", "relation", "klm")}
-    H = net.forward(train.pixels)[0]
-    chunks = ((np.arange(first, min(first + 32, 203)), H[first : first + 32]) for first in range(0, 203, 32))
-    fitting.fit(detectors, train, chunks, net, features.Clock())
-    rows = [detectors[name]._bank.columns()[0] for name in ("knn", "relation")]
-    assert np.shares_memory(*rows)
-    for bank in rows:
-        np.testing.assert_array_equal(bank, H[np.arange(203) % 5 != 4])
-
-
 def test_what_a_fit_is_short_of_is_said(tmp_path):
     _, id_set, far = sets()
     few = array_set("id", 10, 7, labels=True)

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dice import InputError, _core
-from dice.stats.moments import Moments
+from dice.stats.moments import ClassMoments, Moments
 
 
 def exact(x):
@@ -44,6 +44,85 @@ def test_any_split_order_and_merge_agree(seed, n, cuts):
         np.testing.assert_allclose(m.mean(), mean, rtol=1e-12, atol=0 if n == 1 else 1e-18 * scale.max())
         np.testing.assert_allclose(m.variance(), variance, rtol=1e-12, atol=0)
         np.testing.assert_allclose(m.mean(), whole.mean(), rtol=1e-12, atol=0)
+
+
+def summed(x, y, classes):
+    """Number, mean and scatter within the class of each of `classes` classes, from sums of squares in long double."""
+    wide = x.astype(np.longdouble)
+    count = np.bincount(y, minlength=classes).astype(float)
+    mean = np.zeros((classes, x.shape[1]), np.longdouble)
+    for c in np.unique(y):
+        mean[c] = wide[y == c].mean(0)
+    away = wide - mean[y]
+    return count, mean.astype(float), (away.T @ away).astype(float)
+
+
+def assert_classes(moments, x, y, classes):
+    count, mean, scatter = summed(x, y, classes)
+    np.testing.assert_array_equal(moments.count, count)
+    size = np.abs(x).mean(0)
+    np.testing.assert_allclose(moments.mean, mean, rtol=1e-12, atol=1e-13 * size.max())
+    room = 1e-12 * np.sqrt(np.outer(scatter.diagonal(), scatter.diagonal())) + 1e-24 * size.max() ** 2
+    assert (np.abs(moments.scatter()[0] - scatter) <= room).all()
+
+
+@given(
+    st.integers(0, 2**32 - 1), st.integers(1, 60), st.integers(1, 7), st.lists(st.integers(0, 60), max_size=5)
+)
+@settings(deadline=None)
+def test_any_split_order_and_merge_of_classes_agree(seed, n, classes, cuts):
+    rng = np.random.default_rng(seed)
+    x = rng.standard_normal((n, 4)) * [1, 1e-3, 30, 1] + [0, 1, 5, -100]
+    y = rng.integers(0, classes, n)
+    order = rng.permutation(n)
+    parts = np.split(order, sorted(c for c in cuts if c <= n))
+    streamed, merged = (ClassMoments(classes, 4, scatter=True) for _ in range(2))
+    for part in parts:
+        streamed.add(x[part], y[part])
+    for part in parts[::-1]:
+        merged.merge(merged.empty().add(x[part], y[part]))
+    for moments in (ClassMoments(classes, 4, scatter=True).add(x, y), streamed, merged):
+        assert_classes(moments, x, y, classes)
+        assert_classes(moments.pooled(), x, np.zeros(n, int), 1)
+        present, chosen = moments.present()
+        np.testing.assert_array_equal(present, np.unique(y))
+        assert_classes(chosen, x, np.searchsorted(present, y), len(present))
+
+
+def test_one_class_pooled_is_the_same_to_the_bit():
+    x = np.random.default_rng(0).random((40, 6))
+    one = ClassMoments(1, 6, scatter=True).add(x, np.zeros(40, np.int64))
+    np.testing.assert_array_equal(one.pooled().mean, one.mean)
+    np.testing.assert_array_equal(one.pooled().scatter()[0], one.scatter()[0])
+
+
+def test_a_class_without_an_image_is_taken_from_elsewhere():
+    x, y = np.random.default_rng(0).random((40, 6)), np.repeat([0, 1, 2, 3], 10)
+    some, every = ClassMoments(4, 6), ClassMoments(4, 6).add(x, y)
+    some.add(x[::2], np.where(y[::2] < 2, y[::2], -1))
+    whole = some.otherwise(every)
+    np.testing.assert_array_equal(whole.count, [5, 5, 10, 10])
+    np.testing.assert_array_equal(whole.mean[:2], some.mean[:2])
+    np.testing.assert_array_equal(whole.mean[2:], every.mean[2:])
+
+
+@pytest.mark.parametrize("scatter", [True, False])
+def test_stored_classes_go_on_where_they_were(scatter, tmp_path):
+    x, y = np.random.default_rng(2).random((50, 5)), np.arange(50) % 3
+    np.savez(tmp_path / "state.npz", **ClassMoments(3, 5, scatter=scatter).add(x[:20], y[:20]).to_arrays())
+    whole = ClassMoments(3, 5, scatter=scatter).add(x[:20], y[:20]).add(x[20:], y[20:])
+    with np.load(tmp_path / "state.npz") as stored:
+        resumed = ClassMoments.from_arrays(5, stored, scatter=scatter).add(x[20:], y[20:])
+        good = dict(stored)
+    for name, value in whole.to_arrays().items():
+        np.testing.assert_array_equal(resumed.to_arrays()[name], value)
+    for name, bad in (("mean", good["mean"][:2]), ("mean", good["mean"].astype(np.float32)),
+                      ("mean", good["mean"] * np.nan), ("count", -good["count"])):  # fmt: skip
+        with pytest.raises(ValueError, match=name):
+            ClassMoments.from_arrays(5, good | {name: bad}, scatter=scatter)
+    if not scatter:
+        with pytest.raises(KeyError):
+            ClassMoments.from_arrays(5, good, scatter=True)
 
 
 def test_a_hundred_thousand_single_images():

@@ -234,7 +234,8 @@ def test_one_pass_over_the_features(labels, monkeypatch):
     for name, sets in found.items():
         row, det = METHODS[name], make(name, *case.layer32)
         if row.needs_fit:
-            det.fit(Z if row.takes == "z" else case.train32, case.y)
+            taken = slice(4, None, 5) if det.wants_held_out else slice(None)
+            det.fit((Z if row.takes == "z" else case.train32)[taken], case.y[taken])
         np.testing.assert_allclose(
             sets["a"], det.score_samples(z if row.takes == "z" else case.test32), rtol=1e-9, atol=1e-9
         )

@@ -1,7 +1,9 @@
 """Statistics of training features: one pass, killed and resumed, sharded and merged, sampled, and refused where they do not belong."""
 
 import json
+import pickle
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -10,32 +12,38 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 from test_cli import ROOT, dice_run, environment, refused
 from tiny import FakeNet, array_set, save_densenet, save_images
 
 import dice
 from dice.cli.main import main
+from dice.detectors import fitting
+from dice.detectors.registry import METHODS, make
 from dice.errors import InputError
-from dice.images.imagesets import FileSet
+from dice.eval import precompute
+from dice.eval.precompute import compute, mask_drift, select
+from dice.images.imagesets import Decoding, FileSet
 from dice.images.preprocess import transform_for
 from dice.io import read_npz
-from dice.stats import training as statistics
-from dice.stats.training import Statistics, compute, load_mean, mask_drift, merge, save, select
+from dice.stats.training import Statistics, check_name, load_mean, merge, save
 
 TRANSFORM = transform_for("cifar")
 
 
 @pytest.fixture(autouse=True)
 def small_chunks(monkeypatch):
-    monkeypatch.setattr(statistics, "CHUNK_IMAGES", 8)
+    monkeypatch.setattr(precompute, "CHUNK_IMAGES", 8)
 
 
 def run(tmp_path, train, net=None, batch_size=5, **options):
     chosen = {key: options.pop(key) for key in ("max_images", "seed", "shard") if key in options}
     part = select(train, **chosen)
     state = tmp_path / "state.npz"
-    found = compute(net or FakeNet(), part, TRANSFORM, state, batch_size=batch_size, **options)
+    decoding = Decoding(batch_size, skip_bad=options.pop("skip_bad", False))
+    found = compute(net or FakeNet(), part, TRANSFORM, state, decoding=decoding, **options)
     state.unlink(missing_ok=True)
     return found
 
@@ -58,15 +66,27 @@ def by_numpy(train, net):
         "mean": h.mean(0),
         "variance": h.var(0),
         "scatter": (h - h.mean(0)).T @ (h - h.mean(0)),
+        "class_scatter": sum(
+            np.cov(h[train.labels == c].T, ddof=0) * np.sum(train.labels == c) for c in classes
+        ),
         "class_count": [np.sum(train.labels == c) for c in classes],
-        "class_sum": [h[train.labels == c].sum(0) for c in classes],
-        "hit_count": [np.sum(hit & (train.labels == c)) for c in classes],
-        "hit_sum": [h[hit & (train.labels == c)].sum(0) for c in classes],
+        "class_mean": [h[train.labels == c].mean(0) for c in classes],
+        "right_count": [np.sum(hit & (train.labels == c)) for c in classes],
+        "right_sum": [h[hit & (train.labels == c)].sum(0) for c in classes],
     }
 
 
 def assert_numpys(found, train, net):
-    have = {"mean": found.mean(), "variance": found.moments.variance(), **found.arrays}
+    have = {
+        "mean": found.mean(),
+        "variance": found.moments.variance(),
+        "scatter": found.classes.scatter(total=True)[0],
+        "class_scatter": found.classes.scatter()[0],
+        "class_count": found.classes.count,
+        "class_mean": found.classes.mean,
+        "right_count": found.right.count,
+        "right_sum": found.right.mean * found.right.count[:, None],
+    }
     for name, value in by_numpy(train, net).items():
         np.testing.assert_allclose(have[name], value, rtol=1e-12, atol=1e-12, err_msg=name)
 
@@ -78,7 +98,7 @@ def test_one_pass_gives_what_numpy_gives_and_no_bit_depends_on_the_batch_size(tm
     train = array_set("train", 83, 1, labels=True)
     found = run(tmp_path, train)
     assert_numpys(found, train, FakeNet())
-    assert found.count == 83 and 0 < found.arrays["hit_count"].sum() < 83
+    assert found.count == 83 and 0 < found.right.count.sum() < 83
     for batch_size in (1, 8, 64):
         assert_same_bits(found, run(tmp_path, train, batch_size=batch_size))
 
@@ -86,12 +106,18 @@ def test_one_pass_gives_what_numpy_gives_and_no_bit_depends_on_the_batch_size(tm
 def test_the_mean_alone_and_sets_without_usable_labels(tmp_path):
     train = array_set("train", 20, 1, labels=True)
     whole = run(tmp_path, train)
-    assert run(tmp_path, train, full=False).arrays == {}
+    bare = run(tmp_path, train, full=False)
+    assert bare.classes is None and bare.right is None and set(arrays(bare)) == {"count", "negative", "state"}
     np.testing.assert_array_equal(run(tmp_path, train, full=False).mean(), whole.mean())
     train.labels = train.labels + 1  # one is no class of the network
-    assert list(run(tmp_path, train).arrays) == ["scatter"]
-    train.labels = None
-    assert list(run(tmp_path, train).arrays) == ["scatter"]
+    for labels in (train.labels, train.labels - 2, None):
+        train.labels = labels
+        found = run(tmp_path, train)
+        assert found.right is None and found.classes.count == [20]
+        np.testing.assert_allclose(found.classes.mean[0], whole.mean(), rtol=1e-12)
+        np.testing.assert_allclose(
+            found.classes.scatter()[0], whole.classes.scatter(total=True)[0], rtol=1e-12
+        )
 
 
 class Dying(FakeNet):
@@ -107,7 +133,7 @@ class Dying(FakeNet):
 
 @pytest.mark.parametrize("after", [0, 5, 10, 40, 80])
 def test_a_killed_pass_goes_on_with_the_same_bits(tmp_path, monkeypatch, after):
-    monkeypatch.setattr(statistics, "SAVE_SECONDS", 0)
+    monkeypatch.setattr(precompute, "SAVE_SECONDS", 0)
     train = array_set("train", 83, 1, labels=True)
     whole = run(tmp_path, train)
     with pytest.raises(KeyboardInterrupt):
@@ -123,7 +149,7 @@ def test_a_killed_pass_goes_on_with_the_same_bits(tmp_path, monkeypatch, after):
 
 
 def test_a_state_that_does_not_belong_is_said_and_left(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(statistics, "SAVE_SECONDS", 0)
+    monkeypatch.setattr(precompute, "SAVE_SECONDS", 0)
     train = array_set("train", 40, 1)
     for spoil in (
         lambda path: path.write_bytes(path.read_bytes()[:-9]),
@@ -137,6 +163,17 @@ def test_a_state_that_does_not_belong_is_said_and_left(tmp_path, monkeypatch, ca
             spoil(tmp_path / "state.npz")
         assert run(tmp_path, train, net).count == 40 and net.images == 40
         assert "starting again" in capsys.readouterr().err
+
+
+def test_a_state_with_other_labels_is_left(tmp_path, monkeypatch, capsys):
+    """A list may get labels later; its images, and so its identity, stay the same."""
+    monkeypatch.setattr(precompute, "SAVE_SECONDS", 0)
+    train = array_set("train", 40, 1)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, train, Dying(30))
+    train.labels = array_set("train", 40, 1, labels=True).labels
+    assert_numpys(run(tmp_path, train), train, FakeNet())
+    assert "differs in labels; starting again" in capsys.readouterr().err
 
 
 def bad_images(tmp_path, n=40, bad=(17, 18, 33)):
@@ -154,7 +191,7 @@ def test_a_corrupt_image_is_refused_by_name_or_left_out_and_counted(tmp_path):
     done = net.images
     found = run(tmp_path, train, net, skip_bad=True)
     assert net.images <= 37 + 8 and done >= 15  # the two whole chunks before it were kept
-    assert found.count == found.arrays["class_count"].sum() == 37
+    assert found.count == found.classes.count.sum() == 37
     assert [
         name[-4:] in text
         for name, text in zip(("0017", "0018", "0033"), found.about["left_out"], strict=True)
@@ -162,7 +199,8 @@ def test_a_corrupt_image_is_refused_by_name_or_left_out_and_counted(tmp_path):
     assert_same_bits(run(tmp_path, train, skip_bad=True, batch_size=3), found)
     with pytest.raises(InputError, match="no image of it"):
         bad = bad_images(tmp_path / "all", 4, range(4))
-        compute(FakeNet(), select(bad), TRANSFORM, tmp_path / "other.npz", batch_size=2, skip_bad=True)
+        decoding = Decoding(2, skip_bad=True)
+        compute(FakeNet(), select(bad), TRANSFORM, tmp_path / "other.npz", decoding=decoding)
 
 
 def test_a_decompression_bomb_is_refused(tmp_path):
@@ -229,7 +267,7 @@ def test_merge_names_what_does_not_belong(tmp_path, monkeypatch):
     save(tmp_path / "whole.npz", run(tmp_path, train))
     with pytest.raises(InputError, match=r"whole\.npz: is the whole set"):
         merge([one, tmp_path / "whole.npz"])
-    monkeypatch.setattr(statistics, "SAVE_SECONDS", 0)
+    monkeypatch.setattr(precompute, "SAVE_SECONDS", 0)
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path, train, Dying(10), shard=(2, 2))
     with pytest.raises(InputError, match="unfinished"):
@@ -268,9 +306,11 @@ def test_a_mean_of_another_network_is_refused_and_a_bare_one_warned_about(tmp_pa
 
 
 @pytest.mark.parametrize("name, value", [
-    ("about", {"format": 2}), ("about", {"done": "all"}), ("about", {"size": 10**9}), ("about", {"shard": "ab"}), ("about", {"shard": [1, 10**12]}),
+    ("about", {"format": 3}), ("about", {"format": "2"}), ("about", {"done": "all"}), ("about", {"size": 10**9}), ("about", {"shard": "ab"}), ("about", {"shard": [1, 10**12]}),
     ("about", {"left_out": 3}), ("about", {"checkpoint": 3}), ("about", None), ("state", np.zeros((4, 11))), ("state", np.zeros((3, 12))),
-    ("scatter", np.zeros((12, 11))), ("scatter", None), ("class_sum", np.zeros((3, 12))), ("count", np.int64(-1)), ("count", np.int64(10**9)),
+    ("class_scatter", np.zeros((12, 11))), ("class_scatter", None), ("class_mean", np.zeros((3, 12))),
+    ("class_count", np.full(4, 6.0)), ("class_count", np.array([-1.0, 7, 7, 7])), ("class_mean", np.zeros((4, 12), np.float32)),
+    ("right_count", np.full(4, 20.0)), ("right_mean", None), ("right_mean", np.zeros((3, 12))), ("count", np.int64(-1)), ("count", np.int64(10**9)),
 ])  # fmt: skip
 def test_files_that_do_not_fit_together_are_refused(tmp_path, name, value):
     path = tmp_path / "a file.npz"
@@ -287,12 +327,159 @@ def test_other_files_are_refused(tmp_path):
     for name, words in (("a.txt", r"\.npz"), ("a.npy", None)):
         if words:
             with pytest.raises(InputError, match=words):
-                statistics.check_name(tmp_path / name)
+                check_name(tmp_path / name)
     with pytest.raises(InputError, match="shards"):
-        statistics.check_name(tmp_path / "a.npy", (1, 2))
+        check_name(tmp_path / "a.npy", (1, 2))
     save_densenet(tmp_path / "net.npz")
     with pytest.raises(InputError, match=r"net\.npz: no statistics"):
         Statistics.load(tmp_path / "net.npz")
+
+
+def old_format(path, found):
+    """The file as the format before this one had it: other sums, the same moments."""
+    parts = {
+        name: value for name, value in found.to_arrays().items() if name in ("count", "negative", "state")
+    }
+    about = found.about | {"format": 1}
+    np.savez(path, about=np.frombuffer(json.dumps(about).encode(), np.uint8), scatter=np.eye(12), **parts)
+
+
+def test_of_the_format_before_the_mean_alone_is_read(tmp_path, monkeypatch, capsys):
+    train, net = array_set("train", 40, 1, labels=True), FakeNet()
+    found = run(tmp_path, train)
+    old_format(tmp_path / "old.npz", found)
+    np.testing.assert_array_equal(load_mean(tmp_path / "old.npz", net), found.mean())
+    detector = make("mds")
+    with pytest.raises(InputError, match=r"old\.npz: has the mean feature alone"):
+        fit_on(detector, Statistics.load(tmp_path / "old.npz"), "old.npz")
+    one, two = (run(tmp_path, train, shard=(i, 2)) for i in (1, 2))
+    old_format(tmp_path / "1of2.npz", one)
+    save(tmp_path / "2of2.npz", two)
+    for paths in (["1of2.npz", "2of2.npz"], ["2of2.npz", "1of2.npz"], ["1of2.npz", "1of2.npz"]):
+        with pytest.raises(InputError, match=r"1of2\.npz: format 1, want 2; make it again"):
+            merge([tmp_path / path for path in paths])
+    old_format(tmp_path / "state.npz", one)
+    part = select(train, shard=(1, 2))
+    compute(net, part, TRANSFORM, tmp_path / "state.npz")
+    assert net.images == 20 and "differs in format, full; starting again" in capsys.readouterr().err
+
+
+def test_what_a_forged_file_says_takes_neither_memory_nor_time(tmp_path):
+    train = array_set("train", 40, 1)
+    found = run(tmp_path, train, shard=(1, 2))
+    found.about |= {"shard": [1, 10**9], "images_in_set": 10**9}
+    save(tmp_path / "1of2.npz", found)
+    with pytest.raises(InputError, match=r"shard 2/1000000000, .* 21/1000000000, \.\.\. is missing"):
+        merge([tmp_path / "1of2.npz"])
+    parts = dict(np.load(tmp_path / "1of2.npz")) | {"about": np.frombuffer(b"[" * 200_000, np.uint8)}
+    np.savez(tmp_path / "deep.npz", **parts)
+    with pytest.raises(InputError, match=r"deep\.npz: no statistics"):
+        Statistics.load(tmp_path / "deep.npz")
+
+
+# --- detectors ----------------------------------------------------------------------------------------------------
+
+
+class Pixels(FakeNet):
+    """Its features are single pixels, whose covariance is well conditioned; every class is predicted."""
+
+    def __init__(self):
+        super().__init__()
+        self.bias = np.zeros(4, np.float32)
+        self.bias -= self.forward(array_set("train", 400, 1).pixels)[1].mean(0)
+
+    def forward(self, images):
+        h = (images[:, 0, ::8].reshape(len(images), 12) / 64).astype(np.float32)
+        return h, h @ self.weight.T + self.bias
+
+
+WIDE = Pixels()
+
+
+def fit_on(detector, found, name="s.npz", net=WIDE):
+    return fitting.fit_on_statistics(detector, found, fitting.last_logits(net.weight, net.bias), name)
+
+
+ABLE = ("mds", "rmds", "dice", "dice+react", "residual", "she", "fdbd", "nci")
+
+
+@pytest.mark.parametrize("name", ABLE)
+def test_a_detector_fitted_on_statistics_scores_as_one_fitted_on_the_images(name, tmp_path):
+    train = array_set("train", 400, 1, labels=True)
+    h, z = WIDE.forward(train.pixels)
+    new = WIDE.forward(array_set("new", 50, 3).pixels)[0]
+    logits = fitting.last_logits(WIDE.weight, WIDE.bias)
+    direct = make(name, WIDE.weight, WIDE.bias)
+    chunks = ((np.arange(i, i + 8), h[i : i + 8]) for i in range(0, 400, 8))
+    options = {"labels": train.labels, "count": 400, "name": "train", "others": fitting.ALL}
+    row = fitting.fit({name: direct}, chunks, logits, **options).by_name[name]
+    save(tmp_path / "s.npz", run(tmp_path, train, WIDE))
+    save(tmp_path / "merged.npz", merge(shards(tmp_path, train, 3, WIDE)))
+    for file in ("s.npz", "merged.npz"):
+        found = make(name, WIDE.weight, WIDE.bias)
+        assert fit_on(found, Statistics.load(tmp_path / file)) == row
+        # the coordinates of Residual are float32, and a last bit of the sums decides how they are rounded
+        within = {"rtol": 2e-6 if name == "residual" else 1e-12, "atol": 0}
+        np.testing.assert_allclose(found.score_samples(new), direct.score_samples(new), **within)
+        if file == "s.npz" and name in (
+            "dice",
+            "dice+react",
+            "fdbd",
+            "nci",
+        ):  # the same sums in the same order
+            np.testing.assert_array_equal(found.score_samples(new), direct.score_samples(new))
+        found.partial_fit(h[:9], train.labels[:9])
+        direct_on = pickle.loads(pickle.dumps(direct)).partial_fit(h[:9], train.labels[:9])
+        np.testing.assert_allclose(found.score_samples(new), direct_on.score_samples(new), **within)
+
+
+def test_what_statistics_do_not_hold_is_refused_by_name(tmp_path):
+    train = array_set("train", 400, 1, labels=True)
+    found = run(tmp_path, train, WIDE)
+    for name, row in METHODS.items():
+        if row.needs_fit and name not in ABLE:
+            with pytest.raises(
+                InputError, match=r"s\.npz: what .* learns is not in it.*: " + re.escape(", ".join(ABLE))
+            ):
+                fit_on(make(name, WIDE.weight, WIDE.bias), found)
+    bare = run(tmp_path, train, WIDE, full=False)
+    train.labels = None
+    unlabelled = run(tmp_path, train, WIDE)
+    for name in ABLE:
+        for found_, words in ((bare, "the mean feature alone"), (unlabelled, "had no labels")):
+            detector = make(name, WIDE.weight, WIDE.bias)
+            if name in ("dice", "dice+react", "fdbd", "nci") or found_ is unlabelled and name == "residual":
+                assert fit_on(detector, found_).n == 400
+            else:
+                with pytest.raises(InputError, match=rf"s\.npz: .*{words}"):
+                    fit_on(detector, found_)
+    with pytest.raises(InputError, match="mean: given"):
+        fit_on(make("dice", WIDE.weight, WIDE.bias, mean=np.ones(12)), found)
+
+
+@given(st.integers(0, 2**32 - 1), st.lists(st.integers(0, 60), max_size=4))
+@settings(deadline=None)
+def test_any_split_order_and_merge_of_statistics_agree(seed, cuts):
+    rng = np.random.default_rng(seed)
+    h, labels, predicted = rng.normal(1, 3, (60, 5)), rng.integers(0, 3, 60), rng.integers(0, 3, 60)
+    about = {"full": True}
+
+    def of(rows):
+        found = Statistics(about, 5, 3)
+        found.add(h[rows], labels[rows], predicted[rows])
+        return found
+
+    whole, merged = of(np.arange(60)), Statistics(about, 5, 3)
+    for rows in np.split(rng.permutation(60), sorted(cuts)):
+        merged.merge(of(rows))
+    assert merged.shapes() == whole.shapes()
+    for one, other in ((whole.classes, merged.classes), (whole.right, merged.right)):
+        np.testing.assert_array_equal(one.count, other.count)
+        np.testing.assert_allclose(one.mean, other.mean, rtol=1e-12, atol=1e-12)
+    np.testing.assert_allclose(whole.mean(), merged.mean(), rtol=1e-12)
+    for total in (False, True):
+        pair = (each.classes.scatter(total=total)[0] for each in (whole, merged))
+        np.testing.assert_allclose(*pair, rtol=1e-12, atol=1e-11)
 
 
 # --- samples ------------------------------------------------------------------------------------------------------
@@ -370,7 +557,7 @@ def args(data):
 
 OFTEN = (
     "-c",
-    "import sys; from dice.stats import training as s; s.CHUNK_IMAGES = 16; s.SAVE_SECONDS = 0; "
+    "import sys; from dice.eval import precompute as s; s.CHUNK_IMAGES = 16; s.SAVE_SECONDS = 0; "
     "from dice.cli.main import main; sys.exit(main(sys.argv[1:]))",
 )
 

@@ -6,14 +6,14 @@ from pathlib import Path
 from typing import Any
 
 from dice.cli import inputs
-from dice.console import note
-from dice.detectors import registry
+from dice.console import note, warn
+from dice.detectors import fitting, registry
 from dice.errors import InputError
 from dice.eval import gate
 from dice.images import datasets, preprocess
 from dice.io.output import check_target
 from dice.stats import thresholds
-from dice.stats import training as statistics
+from dice.stats.training import Statistics, load_mean
 
 
 def run(args: Namespace) -> int:
@@ -23,20 +23,26 @@ def run(args: Namespace) -> int:
         raise InputError(f"--method {args.method}: unknown; choose from {', '.join(registry.METHODS)}")
     parameters = dict(args.param)
     train = held_out = None
-    if registry.METHODS[args.method].needs_fit and not args.mean:
+    found = Statistics.load(Path(args.statistics)) if args.statistics else None
+    if args.statistics and (args.in_data or args.mean):
+        raise InputError("--statistics: is all that is fitted on; --in-data and --mean do not go with it")
+    if args.statistics and not registry.METHODS[args.method].needs_fit:
+        raise InputError(f"--statistics: {args.method} learns nothing from images; leave it out")
+    if registry.METHODS[args.method].needs_fit and not (args.mean or args.statistics):
         train = inputs.own_or_known(args.in_data, args.in_dataset, args.root, "train")
+    known = train.identity if train is not None else found.about["identity"] if found is not None else None
     if args.calibration:
         held_out = datasets.open_set(args.calibration, args.root)
         if not args.by_class:
             thresholds.realised_tpr(len(held_out), args.tpr)  # refuses now, not after a pass over all images
-        if train is not None and train.identity == held_out.identity:
+        if held_out.identity == known:
             raise InputError(
                 f"--calibration {args.calibration}: these are the training images; give held-out ones"
             )
     net = inputs.open_network(args, args.in_dataset)
     transform = preprocess.transform_for(net.arch)
     if args.mean:
-        parameters["mean"] = statistics.load_mean(Path(args.mean), net)
+        parameters["mean"] = load_mean(Path(args.mean), net)
     detector = registry.make(args.method, net.weight, net.bias, dataset=args.in_dataset, **parameters)
     about: dict[str, Any] = {
         "method": args.method,
@@ -54,12 +60,21 @@ def run(args: Namespace) -> int:
         "fitted_on": None,
         "calibrated_on": None,
     }
-    decode = asdict(inputs.decoding(args))
+    decoding = inputs.decoding(args)
+    fitted = None
     if train is not None:
-        n = gate.learn(detector, net, train, transform, **decode)
-        about["fitted_on"] = {"set": train.name, "identity": train.identity, "n": n}
+        fitted = gate.learn(detector, net, train, transform, decoding)
+        about["fitted_on"] = asdict(fitted) | {"identity": train.identity}
+    elif found is not None:
+        logits = fitting.last_logits(net.weight, net.bias)
+        found.check(Path(args.statistics), net)
+        fitted = fitting.fit_on_statistics(detector, found, logits, args.statistics)
+        source = {"statistics": str(Path(args.statistics).absolute()), "sample": found.about["sample"]}
+        about["fitted_on"] = asdict(fitted) | {"identity": found.about["identity"]} | source
+    if fitted and fitted.short_of:
+        warn(f"{args.method}: {fitted.short_of}")
     if held_out is not None:
-        n = gate.calibrate(detector, net, held_out, transform, tpr=args.tpr, by_class=args.by_class, **decode)
+        n = gate.calibrate(detector, net, held_out, transform, decoding, tpr=args.tpr, by_class=args.by_class)
         about["calibrated_on"] = {
             "set": held_out.name,
             "identity": held_out.identity,

@@ -1,7 +1,6 @@
 """What flags name: the network, the image sets, the methods and the mean feature."""
 
 from argparse import Namespace
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ from dice.cli.flags import NO_CLIP
 from dice.console import debug, error, note
 from dice.detectors.registry import METHODS
 from dice.errors import InputError
-from dice.eval import evaluate
+from dice.eval import evaluate, precompute
 from dice.eval.folders import statistics_stem
 from dice.eval.methods import Method, choose_methods, parse_run
 from dice.images import datasets
@@ -187,13 +186,13 @@ def stored_mean(
     args: Namespace, name: str, net: Backbone, train: ImageSet, transform: Transform, base: Path
 ) -> Float64:
     """The mean feature of `train`, float64 (D,), stored under `base`; computed where it is not there yet."""
-    part = statistics.select(train)
+    part = precompute.select(train)
     stored, state = statistics_files(base, net, name, part)
     if stored.is_file() and not args.fresh:
         debug(f"mean feature {stored}")
         return statistics.load_mean(stored, net)
-    found = statistics.compute(
-        net, part, transform, state, full=False, fresh=args.fresh, **asdict(decoding(args))
+    found = precompute.compute(
+        net, part, transform, state, full=False, fresh=args.fresh, decoding=decoding(args)
     )
     statistics.save(stored, found, state)
     return found.mean()

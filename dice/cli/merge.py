@@ -1,18 +1,28 @@
-"""`dice merge`: one statistics file from those of all shards."""
+"""`dice merge`: one statistics file from those of all shards, or one detector from several."""
 
 from argparse import Namespace
 from pathlib import Path
 
 from dice.cli.precompute import print_statistics
+from dice.console import note
+from dice.detectors import merging
 from dice.io.output import check_target
 from dice.stats import training as statistics
 
 
 def run(args: Namespace) -> int:
-    out = Path(args.out)
+    out, files = Path(args.out), [Path(file) for file in args.files]
+    if any(merging.is_detector_file(file) for file in files):
+        check_target(out)
+        detector = merging.merge(files)
+        detector.save(out)
+        fitted = detector.about_["fitted_on"]
+        print(f"{out}: {detector.about_['method']}, fitted on {fitted['n']} images of {fitted['set']}")
+        note("a threshold of its parts does not hold for it: it scores images, without verdict and p-value")
+        return 0
     statistics.check_name(out)
     check_target(out)
-    found = statistics.merge([Path(file) for file in args.files])
+    found = statistics.merge(files)
     statistics.save(out, found)
     print_statistics(out, found)
     return 0

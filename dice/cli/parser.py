@@ -150,9 +150,17 @@ def _merge(commands: _Commands) -> None:
 
         return run(args)
 
-    parser = _command(commands, "merge", "one statistics file from those of all shards", run)
-    parser.add_argument("files", nargs="+", metavar="FILE")
-    parser.add_argument("--out", required=True, metavar="FILE", help=".npz, or .npy for the mean alone")
+    words = "one statistics file from those of all shards, or one detector from several"
+    parser = _command(commands, "merge", words, run)
+    parser.add_argument(
+        "files", nargs="+", metavar="FILE", help="of `dice precompute --shard`, or of `dice fit`: no mixture"
+    )
+    parser.add_argument(
+        "--out",
+        required=True,
+        metavar="FILE",
+        help="of statistics: .npz, or .npy for the mean alone; of detectors: any name",
+    )
 
 
 def _fit(commands: _Commands) -> None:
@@ -178,6 +186,12 @@ def _fit(commands: _Commands) -> None:
     parser.add_argument("--in-data", metavar="FOLDER|LIST", help="training images of your own")
     parser.add_argument(
         "--mean", metavar="FILE.npy", help="mean feature for DICE: no training images are read"
+    )
+    parser.add_argument(
+        "--statistics",
+        metavar="FILE.npz",
+        help="of `dice precompute`: fit on all its images, none held out, without reading them; for dice, "
+        "dice+react, mds, rmds, residual, she, fdbd, nci",
     )
     parser.add_argument(
         "--calibration",

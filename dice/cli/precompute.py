@@ -1,12 +1,12 @@
 """`dice precompute`: statistics of the training features."""
 
 from argparse import Namespace
-from dataclasses import asdict
 from pathlib import Path
 
 from dice.backbone import Backbone
 from dice.cli import inputs
 from dice.console import note
+from dice.eval import precompute
 from dice.images import preprocess
 from dice.io.output import check_target
 from dice.stats import training as statistics
@@ -20,12 +20,12 @@ def run(args: Namespace) -> int:
     statistics.check_name(out, args.shard)
     check_target(out)
     train = inputs.own_or_known(args.in_data, args.in_dataset, args.root, "train")
-    part = statistics.select(train, max_images=args.max_images, seed=args.seed, shard=args.shard)
+    part = precompute.select(train, max_images=args.max_images, seed=args.seed, shard=args.shard)
     state = inputs.statistics_files(Path(args.base_dir), net, args.name, part)[1]
     transform = preprocess.transform_for(net.arch)
     full = not args.mean_only and out.suffix == ".npz"
-    decode = asdict(inputs.decoding(args))
-    found = statistics.compute(net, part, transform, state, full=full, fresh=args.fresh, **decode)
+    decoding = inputs.decoding(args)
+    found = precompute.compute(net, part, transform, state, full=full, fresh=args.fresh, decoding=decoding)
     statistics.save(out, found, state)
     print_statistics(out, found, net)
     for words in train.notes:
@@ -46,7 +46,7 @@ def print_statistics(out: Path, found: statistics.Statistics, net: Backbone | No
         note(f"{len(about['left_out'])} of {about['size']} images were left out")
     if net is not None and about["sample"] and not about["shard"]:
         for p in (10, 70, 90):
-            drift, spread = statistics.mask_drift(found, net.weight, net.bias, p)
+            drift, spread = precompute.mask_drift(found, net.weight, net.bias, p)
             print(
                 f"mask at p={p}: differs from that of all images in about {drift:.2f} % of the weights "
                 f"(+- {spread:.2f})"

@@ -2,7 +2,7 @@
 
 from argparse import Namespace
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import replace
 from pathlib import Path
 
 from dice.backbone import Backbone
@@ -10,7 +10,6 @@ from dice.cli import inputs
 from dice.cli.flags import NO_CLIP
 from dice.console import error, note
 from dice.detectors import Detector
-from dice.detectors import run as running
 from dice.errors import InputError
 from dice.eval import gate, tables
 from dice.images import datasets, preprocess
@@ -44,7 +43,7 @@ def score_by_methods(args: Namespace) -> int:
     scored = 0
     for indices, pixels in images.batches(transform, skip_bad=True, batch_size=args.batch_size):
         h, z = net.forward(pixels)
-        scores = [running.score(detector, h, z).tolist() for detector in detectors]
+        scores = [detector.score_with_logits(h, z).tolist() for detector in detectors]
         for i, *row in zip(indices, z.argmax(axis=1).tolist(), *scores, strict=True):
             write([images.files[i], *row])
         scored += len(indices)
@@ -68,8 +67,8 @@ def score_by_detector(args: Namespace) -> int:
     images = FileSet("files", Path(), files, None)
     write = tables.row_writer(args.format, COLUMNS)
     scored = outside = 0
-    decode = asdict(inputs.decoding(args)) | {"skip_bad": True}
-    for part in gate.judge(detector, net, images, transform, **decode):
+    decoding = replace(inputs.decoding(args), skip_bad=True)
+    for part in gate.judge(detector, net, images, transform, decoding):
         words: Sequence[str | None] = [None] * len(part.indices)
         if part.inside is not None:
             words = ["ID" if inside else "OOD" for inside in part.inside]

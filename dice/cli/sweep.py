@@ -12,13 +12,12 @@ from dice.cli import inputs
 from dice.cli.flags import range_of
 from dice.console import note
 from dice.errors import InputError
-from dice.eval import evaluate, metrics, tables
+from dice.eval import evaluate, metrics, precompute, tables
 from dice.eval.features import FeaturePass
 from dice.eval.sweep import Choice, Grid, Point, Sweep, choose, measure
 from dice.images import datasets, preprocess
 from dice.images.imagesets import ImageSet
 from dice.io.output import check_target, check_writable, write_lines
-from dice.stats import training as statistics
 
 CHOICE_IMAGES = 2000  # of the training images, to choose p by
 BAR = 40  # characters of the longest bar
@@ -45,7 +44,7 @@ def run(args: Namespace) -> int:
         train = inputs.own_or_known(args.choose_data, args.in_dataset, args.root, "train")
         if train.identity == id_set.identity:
             raise InputError("--choose-data: these are the ID images of the table; give others")
-        train = statistics.select(train, max_images=min(CHOICE_IMAGES, len(train)))
+        train = precompute.select(train, max_images=min(CHOICE_IMAGES, len(train)))
     net = inputs.open_network(args, args.in_dataset)
     transform = preprocess.transform_for(net.arch)
     mean = inputs.mean_feature(args, args.in_dataset, net, transform, base)

@@ -1,6 +1,7 @@
 """Detectors: fit on training features, score features, decide. All follow scikit-learn's outlier conventions.
 
-Scores of logits take z (N, C), all others features h (N, D); `registry` is the table of them with the published parameters.
+Scores of logits take z (N, C), all others features h (N, D). `registry` has the table of them with the published
+parameters, `run` many of them from one pass over the features.
 """
 
 from dice.detectors.bank import KNN, NNGuide, Relation
@@ -15,6 +16,27 @@ from dice.detectors.typical import KLM, OpenMax
 from dice.detectors.weiper import WeiPer
 
 __all__ = [
-    "DICE", "FDBD", "GEN", "KLM", "KNN", "MSP", "NCI", "RMDS", "SHE", "Detector", "Energy", "Entropy", "GradNorm", "LastLayer",
-    "Mahalanobis", "MaxLogit", "NNGuide", "OpenMax", "Relation", "Residual", "TempScale", "ViM", "WeiPer",
-]  # fmt: skip
+    "DICE",
+    "FDBD",
+    "GEN",
+    "KLM",
+    "KNN",
+    "MSP",
+    "NCI",
+    "RMDS",
+    "SHE",
+    "Detector",
+    "Energy",
+    "Entropy",
+    "GradNorm",
+    "LastLayer",
+    "Mahalanobis",
+    "MaxLogit",
+    "NNGuide",
+    "OpenMax",
+    "Relation",
+    "Residual",
+    "TempScale",
+    "ViM",
+    "WeiPer",
+]

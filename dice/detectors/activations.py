@@ -1,13 +1,13 @@
-"""Rules that reshape a feature before the last layer sees it. Each is a value: `h = rule(h)` or a part of `dice.detectors.LastLayer`.
+"""Rules that reshape a feature before the last layer sees it: `h = rule(h)`, or `dice.detectors.LastLayer(activation=rule)`.
 
-Quantiles, where a rule has some, are those of all the numbers in the training features; `dice.detectors.LastLayer` fits
-them.
+Rules do not change. Some cut at quantiles of all the numbers in the training features; `LastLayer.fit` finds their values.
 """
 
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from dice import _core
 from dice.arrays import as_array
@@ -17,16 +17,19 @@ __all__ = ["ASH", "SCALE", "VRA", "Activation", "Clip"]
 
 
 class Activation:
-    """Base class. `quantiles` are the ones that `apply` wants the values of."""
+    """Base class."""
 
-    quantiles: tuple[float, ...] = ()
+    @property
+    def quantiles(self) -> tuple[float, ...]:
+        """Fractions from 0 to 1: `apply` wants the values of the training features there."""
+        return ()
 
-    def apply(self, h: np.ndarray, cuts: tuple[float, ...]) -> np.ndarray:
+    def apply(self, h: NDArray[np.float32], cuts: tuple[float, ...]) -> NDArray[np.float32]:
         """float32 (N, D) from `h` float32 (N, D); `cuts` are the values at `quantiles`."""
         raise NotImplementedError
 
-    def __call__(self, h: Any) -> np.ndarray:
-        """float32 (N, D) from any array `h` (N, D). InputError where quantiles are to be fitted first."""
+    def __call__(self, h: Any) -> NDArray[np.float32]:
+        """float32 (N, D) from any array `h` (N, D). InputError where there are quantiles: their values are not known."""
         if self.quantiles:
             raise InputError(
                 f"{self}: has quantiles to fit; give the values, or use it in LastLayer(activation=...).fit(h)"
@@ -48,8 +51,10 @@ def _percentile(value: Any, name: str) -> float:
 
 @dataclass(frozen=True)
 class Clip(Activation):
-    """ReAct (Sun, Guo & Li, NeurIPS 2021, arXiv 2111.12797, eq. 1): min(h, at). at=None: the value at `quantile`, which
-    OpenOOD takes of ID validation images, pytorch-ood of training images: of what `fit` is given."""
+    """ReAct (Sun, Guo & Li, NeurIPS 2021, arXiv 2111.12797, eq. 1): min(h, at).
+
+    at=None: the value at `quantile` of what `fit` is given; OpenOOD gives it ID validation images, pytorch-ood training
+    images."""
 
     at: float | None = None
     quantile: float = 0.9
@@ -58,20 +63,21 @@ class Clip(Activation):
         _fraction(self.quantile, "quantile")
 
     @property
-    def quantiles(self) -> tuple[float, ...]:  # type: ignore[override]
+    def quantiles(self) -> tuple[float, ...]:
         return (self.quantile,) if self.at is None else ()
 
-    def apply(self, h: np.ndarray, cuts: tuple[float, ...]) -> np.ndarray:
-        return np.minimum(h, np.float32(cuts[0] if self.at is None else self.at))
+    def apply(self, h: NDArray[np.float32], cuts: tuple[float, ...]) -> NDArray[np.float32]:
+        cut: NDArray[np.float32] = np.minimum(h, np.float32(cuts[0] if self.at is None else self.at))
+        return cut
 
 
 @dataclass(frozen=True)
 class ASH(Activation):
     """Activation shaping (Djurisic et al., ICLR 2023, arXiv 2209.09858): the largest k numbers of h stay.
 
-    variant "p": as they are; "b": all at s1 / k; "s": times exp(s1 / s2); the others become 0. s1 is the sum of all D
-    numbers, s2 that of the k; k = D - round(D percentile / 100), at least 1; ties go by place. The paper acts on the map
-    before pooling, as pytorch-ood on whatever map it is given; as OpenOOD, this acts on the pooled feature.
+    variant "p": as they are; "b": all become s1 / k; "s": times exp(s1 / s2); the others become 0. s1 is the sum of all D
+    numbers, s2 that of the k; k = D - round(D percentile / 100), at least 1; of equal numbers the first stay. The paper
+    and pytorch-ood act on the map before pooling; this acts on the pooled feature, as OpenOOD does.
     """
 
     variant: str = "b"
@@ -82,7 +88,7 @@ class ASH(Activation):
             raise InputError(f"variant: got {self.variant!r}, want one of p, b, s")
         _percentile(self.percentile, "percentile")
 
-    def apply(self, h: np.ndarray, cuts: tuple[float, ...]) -> np.ndarray:
+    def apply(self, h: NDArray[np.float32], cuts: tuple[float, ...]) -> NDArray[np.float32]:
         return _core.activate(f"ash-{self.variant}", h, self.percentile, 0)
 
 
@@ -95,7 +101,7 @@ class SCALE(Activation):
     def __post_init__(self) -> None:
         _percentile(self.percentile, "percentile")
 
-    def apply(self, h: np.ndarray, cuts: tuple[float, ...]) -> np.ndarray:
+    def apply(self, h: NDArray[np.float32], cuts: tuple[float, ...]) -> NDArray[np.float32]:
         return _core.activate("scale", h, self.percentile, 0)
 
 
@@ -104,7 +110,8 @@ class VRA(Activation):
     """Variational rectified activation (Xu et al., NeurIPS 2023, arXiv 2302.11716, eq. 6): h < low -> 0, h > high -> high.
 
     low, high = None: the values at `quantiles_`. below="clip" is OpenOOD's and pytorch-ood's other variant: what is
-    below `low` becomes `low`, not 0. pytorch-ood has cuts of its own for every number of the map; here they are common.
+    below `low` becomes `low`, not 0. pytorch-ood cuts each number of the map at quantiles of its own; here all numbers
+    share them.
     """
 
     low: float | None = None
@@ -115,18 +122,17 @@ class VRA(Activation):
     def __post_init__(self) -> None:
         if self.below not in ("zero", "clip"):
             raise InputError(f"below: got {self.below!r}, want zero or clip")
-        if len(self.quantiles_) != 2 or _fraction(self.quantiles_[0], "quantiles_") > _fraction(
-            self.quantiles_[1], "quantiles_"
-        ):
+        ends = [_fraction(end, "quantiles_") for end in self.quantiles_]
+        if len(ends) != 2 or ends[0] > ends[1]:
             raise InputError(f"quantiles_: got {self.quantiles_}, want two rising fractions")
 
     @property
-    def quantiles(self) -> tuple[float, ...]:  # type: ignore[override]
+    def quantiles(self) -> tuple[float, ...]:
         return tuple(
             q for q, value in zip(self.quantiles_, (self.low, self.high), strict=True) if value is None
         )
 
-    def apply(self, h: np.ndarray, cuts: tuple[float, ...]) -> np.ndarray:
+    def apply(self, h: NDArray[np.float32], cuts: tuple[float, ...]) -> NDArray[np.float32]:
         found = iter(cuts)
         low, high = (next(found) if value is None else value for value in (self.low, self.high))
         return _core.activate("vra-clip" if self.below == "clip" else "vra", h, low, high)

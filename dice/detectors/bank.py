@@ -1,34 +1,42 @@
 """Scores against a bank of training features: KNN, NNGuide, Relation. No matrix of images x bank ever exists."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.special import softmax
 
 from dice import _core
-from dice.detectors.base import Detector, check_features, positive, real, scored, whole
+from dice.detectors.base import Detector
+from dice.detectors.checks import positive, real, scored, whole
 from dice.detectors.head import HeadScore
 from dice.errors import InputError
 
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
 __all__ = ["KNN", "Bank", "NNGuide", "Relation"]
 
-BLOCK_BYTES = 32 << 20  # of images that a pass over the bank serves
+BLOCK_BYTES = 32 << 20  # of images scored in one pass over the bank
 
 
 class Bank:
-    """Rows kept as float32, with columns beside them. One array, given whole or in blocks one after the other, stays where
-    it is, memory-mapped or not."""
+    """Training features kept as float32 rows, with columns beside them. Two merge.
+
+    An array that is float32, given whole or in blocks that follow each other, stays where it is, memory-mapped or not:
+    the rows are a view of it. `seen` counts images, kept or not, where who adds them counts.
+    """
 
     def __init__(self) -> None:
-        self.seen = 0  # images, kept or not
+        self.seen = 0
         self._parts: list[tuple[np.ndarray, ...]] = []
 
     def __getstate__(self) -> dict[str, Any]:
         return {"seen": self.seen, "_parts": [self.columns()] if self._parts else []}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
+        vars(self).update(state)
 
     def empty(self) -> "Bank":
         """A new one."""
@@ -55,11 +63,11 @@ class Bank:
     @property
     def features(self) -> int:
         """D."""
-        return self._parts[0][0].shape[1]
+        return int(self._parts[0][0].shape[1])
 
 
 def joined(parts: Sequence[np.ndarray]) -> np.ndarray:
-    """Contiguous arrays as one: a view, where they lie one after the other in the same array, else a copy."""
+    """Contiguous arrays as one: a view where they follow each other in the same array, else a copy."""
     owner, begin = _owner(parts[0]), parts[0].ctypes.data
     end = begin
     for part in parts:
@@ -75,7 +83,7 @@ def joined(parts: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def _owner(array: np.ndarray) -> np.ndarray:
-    """The array that `array` is a view of, at last."""
+    """The array that `array` is a view of, however many views are between."""
     while isinstance(array.base, np.ndarray):
         array = array.base
     return array
@@ -84,74 +92,59 @@ def _owner(array: np.ndarray) -> np.ndarray:
 class KNN(Detector):
     """-(squared distance to the k-th nearest training feature), all of norm 1 (Sun et al., ICML 2022, arXiv 2204.06507).
 
-    k beyond the bank takes the farthest (the paper: 50 for CIFAR-10, 1000 for ImageNet). Peers give the distance itself
-    (pytorch-ood) or its square (OpenOOD, faiss): the order is the same. OpenOOD's normaliser adds 1e-10 after the
+    k beyond the bank takes the farthest (the paper: 50 for CIFAR-10, 1000 for ImageNet). Other libraries give the distance
+    itself (pytorch-ood) or its square (OpenOOD, faiss): the order is the same. OpenOOD's normaliser adds 1e-10 after the
     division instead of before; distances do not see it. A feature of zeros stays zeros.
 
     The bank is float32; an array that is float32 and C-contiguous is kept as it is, not copied, and may be memory-mapped.
-    The distance is taken in double between the neighbours that float products leave in doubt.
+    Neighbours whose order the float32 products leave in doubt are compared in double.
 
-    device="cuda" ("cuda:1") has the products with the bank computed there, by cuBLAS where it is found; all else, and so
-    the score but for what float leaves open, is as on the CPU.
+    device="cuda" ("cuda:1") computes the products with the bank there, by cuBLAS where it is found; all else, and so the
+    score but for what float32 leaves in doubt, is as on the CPU.
     """
 
     keeps_features = True
+    saved_classes = (Bank,)
 
     def __init__(self, k: int = 50, device: str = "cpu") -> None:
         self.k = k
         self.device = device
 
-    def partial_fit(self, h: Any, y: Any = None) -> "KNN":
+    def partial_fit(self, h: Any, y: Any = None) -> "Self":
         """Adds training features `h` (N, D) to the bank."""
-        array = np.ascontiguousarray(check_features(self, h, self.__dict__.get("_bank")), dtype=np.float32)
-        bank = self.__dict__.get("_bank") or Bank()
+        array = np.ascontiguousarray(self._checked(h), dtype=np.float32)
+        bank = self._state_to_extend(Bank, Bank)
         bank.add(array, _core.bank_norms(array))
-        return self._take(bank)
-
-    def _merge(self, other: Any) -> None:
-        if "_bank" in other.__dict__:
-            bank = self.__dict__.get("_bank") or Bank()
-            bank.merge(other._bank)
-            self._take(bank)
-
-    def _take(self, bank: Bank) -> "KNN":
-        self._bank = bank
-        self.n_features_in_ = bank.features
-        self._changed()
+        self._state = bank
         return self
 
-    def _reset(self) -> None:
-        self.__dict__.pop("_bank", None)
-        self.__dict__.pop("n_features_in_", None)
-
     def shortfall(self) -> str:
-        bank = len(self.__dict__.get("_bank", ()))
+        bank = len(self._fitted_state(Bank))
         return f"k={self.k} of a bank of {bank}: the farthest is taken" if self.k > bank else ""
 
-    def score_samples(self, h: Any) -> np.ndarray:
+    def score_samples(self, h: Any) -> NDArray[np.float64]:
         """Scores float64 (N,) of features `h` (N, D); higher means in-distribution."""
-        if "_bank" not in self.__dict__:
-            raise InputError("KNN: not fitted; call fit(h) with training features first")
-        return scored(self._score, check_features(self, h, self._bank), np.float32, BLOCK_BYTES)
+        self._fitted_state(Bank)
+        return scored(self._score_block, self._checked(h), np.float32, BLOCK_BYTES)
 
-    def _score(self, h: np.ndarray) -> np.ndarray:
-        k = min(whole(self.k, "k"), len(self._bank))
-        rows, scale = self._bank.columns()
-        return -_core.bank_knn(rows, scale, h, k, self._on())
+    def _score_block(self, h: np.ndarray) -> NDArray[np.float64]:
+        bank = self._fitted_state(Bank)
+        rows, scale = bank.columns()
+        return -_core.bank_knn(rows, scale, h, min(whole(self.k, "k"), len(bank)), self._device())
 
 
 class NNGuide(HeadScore):
     """LSE(z) times the mean of the K largest <h / norm(h), LSE(z_i) h_i / norm(h_i)> over a bank (Park, Jung & Teoh,
     ICCV 2023, arXiv 2309.14888, eq. 5).
 
-    The bank is a random `fraction` of the training images (the paper: 1 % for ImageNet), each drawn by itself from
-    `seed` and its place in the stream, the first always; K at most the bank. OpenOOD takes the first batches instead,
-    pytorch-ood all images (fraction=1). OpenOOD's normaliser adds 1e-10 to every number after the division: less than the
-    rounding of float32 products. `device` as for KNN.
+    The bank is a random `fraction` of the training images (the paper: 1 % for ImageNet); whether one is drawn follows
+    from `seed` and its place in the stream, and the first always is. K is at most the bank. OpenOOD takes the first
+    batches instead, pytorch-ood all images (fraction=1). OpenOOD's normaliser adds 1e-10 to every number after the
+    division: less than the rounding of float32 products. `device` as for KNN.
     """
 
     fit_depends_on = ("W", "b", "fraction", "seed")
-    _LEARNT = ("_bank",)
+    saved_classes = (Bank,)
 
     def __init__(
         self, W: Any, b: Any, K: int = 100, fraction: float = 0.01, seed: int = 0, device: str = "cpu"
@@ -163,31 +156,28 @@ class NNGuide(HeadScore):
         self.seed = seed
         self.device = device
 
-    def _learn(self, h: np.ndarray, z: np.ndarray, y: np.ndarray) -> None:
+    def _learn_block(self, h: np.ndarray, z: np.ndarray, y: NDArray[np.int64]) -> None:
         if not 0 < real(self.fraction, "fraction") <= 1:
             raise InputError(f"fraction: got {self.fraction!r}, want more than 0 and at most 1")
-        bank = self.__dict__.setdefault("_bank", Bank())
-        drawn = (
-            np.random.Generator(np.random.PCG64(whole(self.seed, "seed", 0)).advance(bank.seen)).random(
-                len(h)
-            )
-            < self.fraction
-        )
+        bank = self._state_to_extend(Bank, Bank)
+        draw = np.random.PCG64(whole(self.seed, "seed", 0)).advance(bank.seen)
+        drawn = np.random.Generator(draw).random(len(h)) < self.fraction
         drawn[: bank.seen == 0] = True
         rows = h[drawn].astype(np.float32)
         bank.add(rows, _core.bank_norms(rows) * _core.score("energy", z[drawn], None, (), (1.0,)))
         bank.seen += len(h)
+        self._state = bank
 
     def shortfall(self) -> str:
-        bank = self.__dict__.get("_bank") or Bank()
+        bank = self._fitted_state(Bank)
         if len(bank) >= self.K:
             return ""
         return f"K={self.K} of a bank of {len(bank)}, {100 * self.fraction:g} % of {bank.seen} images: all are taken"
 
-    def _score(self, h: np.ndarray, z: np.ndarray) -> np.ndarray:
-        bank = self._learnt("_bank")
+    def _score_block(self, h: np.ndarray, z: np.ndarray) -> NDArray[np.float64]:
+        bank = self._fitted_state(Bank)
         rows, scale = bank.columns()
-        nearness = _core.bank_guide(rows, scale, h, min(whole(self.K, "K"), len(bank)), self._on())
+        nearness = _core.bank_guide(rows, scale, h, min(whole(self.K, "K"), len(bank)), self._device())
         return _core.score("energy", z, None, (), (1.0,)) * nearness
 
 
@@ -201,7 +191,7 @@ class Relation(HeadScore):
 
     keeps_features = True
     fit_depends_on = ("W", "b")
-    _LEARNT = ("_bank",)
+    saved_classes = (Bank,)
 
     def __init__(
         self, W: Any, b: Any, threshold: float = 0.03, power: float = 1.0, device: str = "cpu"
@@ -212,17 +202,17 @@ class Relation(HeadScore):
         self.power = power
         self.device = device
 
-    def _learn(self, h: np.ndarray, z: np.ndarray, y: np.ndarray) -> None:
-        if "_bank" not in self.__dict__:
-            self._bank = Bank()
+    def _learn_block(self, h: np.ndarray, z: np.ndarray, y: NDArray[np.int64]) -> None:
         rows = h.astype(np.float32, copy=False)
-        self._bank.add(rows, _core.bank_norms(rows), self._probabilities(z))
+        bank = self._state_to_extend(Bank, Bank)
+        bank.add(rows, _core.bank_norms(rows), self._probabilities(z))
+        self._state = bank
 
     @staticmethod
-    def _probabilities(z: np.ndarray) -> np.ndarray:
+    def _probabilities(z: np.ndarray) -> NDArray[np.float32]:
         return softmax(z.astype(np.float64), axis=1).astype(np.float32)
 
-    def _score(self, h: np.ndarray, z: np.ndarray) -> np.ndarray:
-        rows, scale, p = self._learnt("_bank").columns()
-        return _core.bank_relation(rows, scale, p, h, self._probabilities(z), real(self.threshold, "threshold"),
-                                   positive(self.power, "power"), self._on())  # fmt: skip
+    def _score_block(self, h: np.ndarray, z: np.ndarray) -> NDArray[np.float64]:
+        rows, scale, p = self._fitted_state(Bank).columns()
+        least, power = real(self.threshold, "threshold"), positive(self.power, "power")
+        return _core.bank_relation(rows, scale, p, h, self._probabilities(z), least, power, self._device())

@@ -2,132 +2,117 @@
 
 import inspect
 from collections.abc import Callable, Mapping
-from typing import Any
+from functools import cache
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
-from dice.arrays import as_array, blocks, on_gpu
+from dice.arrays import as_array, on_gpu
+from dice.detectors import files
 from dice.errors import InputError
 from dice.io.files import PathLike
+from dice.stats.moments import Moments
 from dice.stats.quantiles import QuantileSketch
 from dice.stats.thresholds import Calibration, conformal_threshold
+from dice.stats.training import Statistics
 
-__all__ = [
-    "Detector",
-    "check_features",
-    "class_labels",
-    "finite",
-    "float_type",
-    "last_layer",
-    "positive",
-    "real",
-    "scored",
-    "whole",
-]
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+__all__ = ["Detector", "State", "Width"]
+
+T = TypeVar("T")
 
 
-class _ThresholdError(InputError, AttributeError):
-    """A method is asked for that is not there before a threshold is."""
+class State(Protocol):
+    """What a detector has learnt from training images. It grows with every batch, and two of a kind merge."""
+
+    @property
+    def features(self) -> int:
+        """D, or C where logits are learnt from."""
+
+    def empty(self) -> Any:
+        """A new one of the same kind that has seen nothing."""
+
+    def merge(self, other: Any) -> Any:
+        """Adds what `other` has learnt; `other` stays as it is."""
 
 
-class _with_threshold:
-    """A method that an object has only once `threshold_` is set, as scikit-learn's conventions want (`hasattr`)."""
+S = TypeVar("S", bound=State)
 
-    def __init__(self, method: Callable[..., Any]) -> None:
-        self.method = method
-        self.__doc__ = method.__doc__
 
-    def __get__(self, detector: Any, owner: type) -> Callable[..., Any]:
-        if detector is None:
-            return self.method
-        if "threshold_" not in detector.__dict__:
-            raise _ThresholdError("threshold: not set (a changed parameter drops it); "
-                                  "call set_threshold(tpr=, scores=) first")  # fmt: skip
-        return self.method.__get__(detector, owner)
+class Width:
+    """The state of a detector that has nothing to learn: how wide its input was."""
+
+    def __init__(self, features: int) -> None:
+        self.features = features
+
+    def empty(self) -> "Width":
+        return Width(self.features)
+
+    def merge(self, other: "Width") -> None:
+        """Nothing to add."""
+
+
+class _NotThere(InputError, AttributeError):
+    """An attribute that is there only after `fit` or `set_threshold`: `hasattr` says False before."""
 
 
 class Detector:
-    """Base class. A subclass writes `__init__` (which only stores its parameters), `score_samples`, and where it learns
-    from features `_reset` and `partial_fit`.
+    """Base class. A subclass writes `__init__`, which only stores its parameters, `partial_fit` and `score_samples`.
 
-    Whatever is computed from parameters and statistics is kept by `_get` under a name. Setting a parameter, by
-    `set_params` or by assignment, forgets it and drops the threshold, so that a change always takes effect; what was
-    learnt from features is kept, but where it hangs on that parameter: then another `fit` is asked for.
+    A detector holds three kinds of things:
+
+    parameters
+        Plain attributes, one for each argument of the constructor. They may be assigned at any time.
+    `_state`
+        What it has learnt, one object (see `State`); None before `fit`.
+    what follows from these
+        `_cache`, values computed once (see `_cached`), and the threshold that `set_threshold` chose for its scores.
+
+    So a change must drop what follows from it. Learning does so through `_state_to_extend`. A changed parameter is
+    noticed before the next use: every access to the state, the cache or the threshold first calls `_notice_changes`,
+    which compares the parameters with those of the last access.
     """
 
     takes = "h"  #: what is fitted and scored: "z" logits, "h" features
-    needs_fit = True  #: whether there is anything to learn before scoring
     needs_labels = False  #: whether fit wants the training images' classes
-    wants_held_out = (
-        False  #: whether fit calibrates, which asks for ID images that nothing else was fitted on
-    )
-    keeps_features = (
-        False  #: whether all features that are fitted are kept, as they are given where they are float32
-    )
-    device = "cpu"  #: that computes the products; a parameter of those that can use a GPU
-    fit_depends_on: tuple[
-        str, ...
-    ] = ()  #: parameters that what was learnt hangs on: another value forgets it
-    about_: dict[str, Any]  #: of a loaded detector: what it was fitted on
-    n_features_in_: int  #: width of what was fitted
+    ranks = False  #: whether it ranks weights by a mean feature, which `fitting` takes from all training images
+    keeps_features = False  #: whether it keeps all training features, and float32 ones without a copy
+    device = "cpu"  #: where products are computed; a parameter of the detectors that can use a GPU
+    fit_depends_on: tuple[str, ...] = ()  #: parameters that shape what is learnt: another value forgets it
+    saved_classes: tuple[type, ...] = ()  #: of the objects that a detector file may hold, beside arrays
+    about_: dict[str, Any]  #: only of a loaded detector: what it was fitted on
 
-    def __setattr__(self, name: str, value: Any) -> None:
-        before = self.__dict__.get(name)
-        super().__setattr__(name, value)
-        if name in self._param_names():
-            self._changed()
-        if name in self.fit_depends_on and not (
-            value is before or (np.isscalar(value) and np.isscalar(before) and value == before)
-        ):
-            self._reset()
+    _state: State | None = None
+    _cache: dict[tuple[str, bool], Any] | None = None
+    _threshold: float | NDArray[np.float64] | None = None
+    _calibration: Calibration | None = None
+    _parameters_seen: dict[str, Any] | None = None
 
-    def _changed(self) -> None:
-        """Parameters or statistics are other ones now."""
-        self.__dict__.pop("_derived", None)
-        self.__dict__.pop("threshold_", None)
-        self.__dict__.pop("calibration_", None)
-
-    def _get(self, name: str, make: Callable[[], Any]) -> Any:
-        """What `make` computes from parameters and statistics, once until either changes."""
-        derived = self.__dict__.setdefault("_derived", {})
-        if name not in derived:
-            derived[name] = make()
-        return derived[name]
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name != "_derived"}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-
-    def __sklearn_tags__(self) -> Any:
-        """What scikit-learn asks of an estimator; called by it alone."""
-        from sklearn.utils import Tags, TargetTags
-
-        return Tags(estimator_type=None, target_tags=TargetTags(required=False), requires_fit=self.needs_fit)
-
-    def __repr__(self) -> str:
-        def short(value: Any) -> str:
-            return f"array{value.shape}" if hasattr(value, "shape") else repr(value)
-
-        return f"{type(self).__name__}({', '.join(f'{k}={short(v)}' for k, v in self.get_params(deep=False).items())})"
+    # -- parameters
 
     @classmethod
-    def _param_names(cls) -> tuple[str, ...]:
+    @cache
+    def _parameter_names(cls) -> tuple[str, ...]:
         return tuple(inspect.signature(cls).parameters)
 
     def get_params(self, deep: bool = True) -> dict[str, Any]:
-        """The constructor's parameters as they are now; `deep`: with those of a parameter that is a detector itself, as
+        """The constructor's parameters as they are now. `deep`: also those of a parameter that is a detector itself, as
         "score__T"."""
-        params = {name: getattr(self, name) for name in self._param_names()}
+        params = {name: getattr(self, name) for name in self._parameter_names()}
         for name, value in list(params.items()) if deep else ():
             if isinstance(value, Detector):
                 params |= {f"{name}__{key}": inner for key, inner in value.get_params().items()}
         return params
 
-    def set_params(self, **params: Any) -> "Detector":
-        """Changes parameters, "score__T" that of a parameter; what was fitted is kept, but where it hangs on them (see
-        `fit_depends_on`), the threshold is to be set again."""
+    def set_params(self, **params: Any) -> "Self":
+        """Changes parameters; "score__T" is T of the detector `score`.
+
+        What was fitted is kept, unless it depends on the parameter (see `fit_depends_on`); the threshold is dropped.
+        InputError for an unknown name; then nothing is changed.
+        """
         known = self.get_params()
         for name in params:
             if name not in known:
@@ -138,21 +123,127 @@ class Detector:
             own, _, inner = name.partition("__")
             if inner:
                 getattr(self, own).set_params(**{inner: value})
-                self._changed()
             else:
                 setattr(self, name, value)
         return self
 
-    def _on(self) -> str:
+    def _notice_changes(self) -> None:
+        """Drops what follows from a parameter that has another value than at the last call.
+
+        Numbers and strings are compared by value, all else (arrays, rules) by identity.
+        """
+        before, now = self._parameters_seen, self.get_params()
+        self._parameters_seen = now
+        if before is None:
+            return
+        changed = [name for name, value in now.items() if not _same(value, before.get(name))]
+        if changed:
+            self._cache = self._threshold = self._calibration = None
+        if any(name in self.fit_depends_on for name in changed):
+            self._state = None
+
+    def __repr__(self) -> str:
+        def short(value: Any) -> str:
+            return f"array{value.shape}" if hasattr(value, "shape") else repr(value)
+
+        given = ", ".join(f"{name}={short(value)}" for name, value in self.get_params(deep=False).items())
+        return f"{type(self).__name__}({given})"
+
+    def _device(self) -> str:
         """`device`, checked to be a name."""
         if not isinstance(self.device, str):
             raise InputError(f"device: got {self.device!r}, want cpu, cuda or cuda:1")
         return self.device
 
-    def fit(self, h: Any, y: Any = None) -> "Detector":
-        """Learns from training features `h` (N, D) with labels `y` (N,), forgetting what was learnt before.
+    # -- what was learnt, and what follows from it
 
-        A detector that needs no labels ignores them.
+    def _current_state(self) -> State | None:
+        self._notice_changes()
+        return self._state
+
+    def _drop_what_follows(self) -> None:
+        """Drops the threshold and all of the cache that does not follow from parameters alone."""
+        self._threshold = self._calibration = None
+        if self._cache is not None:
+            self._cache = {key: value for key, value in self._cache.items() if key[1]}
+
+    def _state_to_extend(self, kind: type[S], new: Callable[[], S]) -> S:
+        """What was learnt so far, else `new()`; for `partial_fit`, which adds to it and assigns it to `_state`."""
+        unfitted = self._current_state() is None
+        self._drop_what_follows()
+        return new() if unfitted else self._fitted_state(kind)
+
+    def _fitted_state(self, kind: type[S]) -> S:
+        """What was learnt. InputError where that is nothing."""
+        state = self._current_state()
+        if state is None:
+            raise InputError(self._unfitted())
+        if not isinstance(state, kind):
+            raise InputError(
+                f"{type(self).__name__}: holds a fitted {type(state).__name__}, want {kind.__name__}; fit anew"
+            )
+        return state
+
+    def _unfitted(self) -> str:
+        """The refusal where nothing was learnt."""
+        names = " or ".join(self.fit_depends_on)
+        forgotten = f" (another {names} forgets the fit)" if names else ""
+        call = f"fit({self.takes}, y)" if self.needs_labels else f"fit({self.takes})"
+        what = "logits" if self.takes == "z" else "features"
+        return f"{type(self).__name__}: not fitted{forgotten}; call {call} with training {what} first"
+
+    def _cached(self, name: str, make: Callable[[], T], *, from_parameters: bool = False) -> T:
+        """What `make` computes, once until a parameter or what was learnt changes.
+
+        `from_parameters`: it follows from parameters alone, so that learning does not drop it."""
+        self._notice_changes()
+        if self._cache is None:
+            self._cache = {}
+        kept, key = self._cache, (name, from_parameters)
+        if key not in kept:
+            kept[key] = make()
+        value: T = kept[key]
+        return value
+
+    def _width(self) -> int | None:
+        """D or C as the last layer or the fit has it; None where nothing is known."""
+        state = self._current_state()
+        return None if state is None else state.features
+
+    def _checked(self, array: Any) -> np.ndarray:
+        """What is to be fitted or scored as an array (N, D) of the width that is known; the message is scikit-learn's."""
+        found, want = as_array(array, self.takes, 2), self._width()
+        if want is not None and found.shape[1] != want:
+            raise InputError(
+                f"{self.takes}: X has {found.shape[1]} features, but {type(self).__name__} is expecting "
+                f"{want} features as input"
+            )
+        return found
+
+    # -- fitting
+
+    @property
+    def needs_fit(self) -> bool:
+        """Whether there is anything to learn before scoring."""
+        return True
+
+    @property
+    def wants_held_out(self) -> bool:
+        """Whether fit calibrates: then it wants ID images that nothing else, the network least of all, was fitted on."""
+        return False
+
+    @property
+    def n_features_in_(self) -> int:
+        """The width of what was fitted; there only after `fit`."""
+        state = self._current_state()
+        if state is None:
+            raise _NotThere(f"n_features_in_: {type(self).__name__} is not fitted")
+        return state.features
+
+    def fit(self, h: Any, y: Any = None) -> "Self":
+        """Learns from training features `h` (N, D) with labels `y` (N,); forgets what was learnt before, and the threshold.
+
+        A detector that needs no labels ignores them. InputError where N or D is 0, and for what cannot be used.
         """
         if not on_gpu(h):
             h = as_array(h, self.takes, 2)
@@ -161,39 +252,59 @@ class Detector:
                     raise InputError(
                         f"{self.takes}: 0 {name} (shape={h.shape}) while a minimum of 1 is required."
                     )
-        self._reset()
+        self._state = None
+        self._drop_what_follows()
         return self.partial_fit(h, y)
 
-    def partial_fit(self, h: Any, y: Any = None) -> "Detector":
-        """Learns from further training features `h` (N, D)."""
+    def partial_fit(self, h: Any, y: Any = None) -> "Self":
+        """Learns from further training features `h` (N, D); `y` as for `fit`."""
         raise NotImplementedError
 
-    def merge(self, other: Any) -> Any:
-        """Adds what `other` has learnt, as if it had been fitted here; `other` stays as it is. InputError where it is of
-        another class, or of features of another width."""
+    def partial_fit_with_logits(self, h: np.ndarray, z: np.ndarray, y: Any = None) -> None:
+        """`partial_fit` on features `h` (n, D) whose logits `z` float32 (n, C) are known already; it takes what it needs."""
+        self.partial_fit(z if self.takes == "z" else h, y)
+
+    def merge(self, other: "Self") -> "Self":
+        """Adds what `other` has learnt, as if it had been fitted here; `other` stays as it is.
+
+        InputError where it is of another class, or of features of another width."""
         if type(other) is not type(self):
             raise InputError(f"merge: got {type(other).__name__}, want another {type(self).__name__}")
-        mine, theirs = (
-            getattr(each, "n_features_in_", None) or getattr(each, "features", None) for each in (self, other)
-        )
+        mine, theirs = self._width(), other._width()
         if mine and theirs and mine != theirs:
             raise InputError(f"merge: got a {type(self).__name__} of {theirs} features, this one has {mine}")
-        self._merge(other)
-        if hasattr(other, "n_features_in_"):
-            self.n_features_in_ = other.n_features_in_
-        self._changed()
+        learnt = other._current_state()
+        if learnt is not None:
+            self._merge_state(learnt)
         return self
 
-    def _merge(self, other: Any) -> None:
-        """The same without checks."""
+    def _merge_state(self, learnt: State) -> None:
+        state = self._state_to_extend(type(learnt), learnt.empty)
+        state.merge(learnt)
+        self._state = state
+
+    # -- fitting by `dice.detectors.fitting`
+
+    @property
+    def learns_statistics(self) -> bool:
+        """Whether all that it learns is in `dice.stats.training.Statistics`, so that `learn_statistics` can take it."""
+        return False
+
+    def learn_block(self, h: np.ndarray, z: np.ndarray, y: Any = None) -> None:
+        """Learns from further training features `h` (n, D) with logits `z` float32 (n, C) and labels `y` (n,), all but
+        the mean feature of a detector that `ranks`."""
+        self.partial_fit_with_logits(h, z, y)
+
+    def learn_mean(self, moments: Moments) -> None:
+        """Adds the mean feature of further training images; only where the detector `ranks`."""
         raise NotImplementedError
 
-    def _reset(self) -> None:
-        """Forgets what was learnt."""
-        raise NotImplementedError
+    def learn_statistics(self, found: Statistics) -> None:
+        """Adds what `found` has seen; only where it `learns_statistics`. InputError where a part of it is missing."""
+        self._merge_state(self._state_in(found))
 
-    def score_samples(self, h: Any) -> np.ndarray:
-        """Scores float64 (N,) of features `h` (N, D); higher means in-distribution."""
+    def _state_in(self, found: Statistics) -> State:
+        """What this detector learns from the images that `found` has seen."""
         raise NotImplementedError
 
     def learnt(self) -> dict[str, float]:
@@ -204,8 +315,131 @@ class Detector:
         """What the fit was short of, in words; "" where it had enough."""
         return ""
 
+    # -- scoring
+
+    def score_samples(self, h: Any) -> NDArray[np.float64]:
+        """Scores float64 (N,) of features `h` (N, D); higher means in-distribution."""
+        raise NotImplementedError
+
+    def score_with_logits(self, h: np.ndarray, z: np.ndarray) -> NDArray[np.float64]:
+        """`score_samples`, float64 (n,), of features `h` (n, D) whose logits `z` float32 (n, C) are known already."""
+        return self.score_samples(z if self.takes == "z" else h)
+
+    # -- the threshold, and what there is only with one
+
+    def set_threshold(self, *, tpr: float = 0.95, scores: Any, classes: Any = None) -> "Self":
+        """Sets `threshold_` from `scores` (n,) of held-out ID images, so that a further ID image is accepted with
+        probability at least `tpr`; see `dice.stats.thresholds.conformal_threshold`.
+
+        With their predicted `classes` (n,) the rate holds within each predicted class, `threshold_` is float64 (C,), and
+        `predict` wants the classes too. `scores` may be a `dice.stats.quantiles.QuantileSketch`: then there are no
+        p-values. A changed parameter, or more that is learnt, drops the threshold, for the scores are others then.
+        """
+        self._notice_changes()
+        if isinstance(scores, QuantileSketch):
+            if classes is not None:
+                raise InputError("classes: a sketch does not know them; give the scores")
+            self._calibration, self._threshold = None, conformal_threshold(scores, tpr)
+        else:
+            self._calibration = Calibration(scores, tpr, classes)
+            self._threshold = self._calibration.threshold
+        return self
+
+    @property
+    def threshold_(self) -> float | NDArray[np.float64]:
+        """float, or float64 (C,) by predicted class; there only after `set_threshold`."""
+        self._notice_changes()
+        if self._threshold is None:
+            raise _NotThere(
+                "threshold: not set (a changed parameter drops it); call set_threshold(tpr=, scores=) first"
+            )
+        return self._threshold
+
+    @property
+    def calibration_(self) -> Calibration | None:
+        """The held-out scores that `threshold_` comes from; None where there is no threshold, or only a sketch of them."""
+        self._notice_changes()
+        return self._calibration
+
+    def decide(self, scores: np.ndarray, classes: Any = None) -> NDArray[np.float64]:
+        """`decision_function` of scores (N,) that are known already. InputError without a threshold."""
+        threshold, known = self.threshold_, self._calibration
+        limits = threshold if known is None else known.thresholds(len(scores), classes)
+        with np.errstate(invalid="ignore"):  # infinity less infinity
+            return np.where(scores == limits, 0.0, scores - limits)
+
+    def p_values(self, h: Any, classes: Any = None) -> NDArray[np.float64]:
+        """float64 (N,): conformal p-values, small where OOD; see `dice.stats.thresholds.conformal_p_values`.
+
+        InputError where no held-out scores are known."""
+        calibration = self.calibration_
+        if calibration is None:
+            raise InputError(
+                "p-values: no held-out scores are known; call set_threshold(tpr=, scores=) with them first"
+            )
+        return calibration.p_values(self.score_samples(h), classes)
+
+    # scikit-learn calls whatever method an estimator has. So these two are properties that raise an AttributeError
+    # before there is a threshold: `hasattr(detector, "predict")` is False then.
+
+    @property
+    def decision_function(self) -> Callable[..., NDArray[np.float64]]:
+        """decision_function(h, classes=None) -> float64 (N,): score - threshold_, at least 0 where in-distribution.
+
+        `classes` (N,): the predicted classes, where the thresholds are by class. There only after `set_threshold`."""
+        _ = self.threshold_
+        return self._decision_function
+
+    @property
+    def predict(self) -> Callable[..., NDArray[np.int64]]:
+        """predict(h, classes=None) -> int64 (N,): +1 in-distribution (score >= threshold_), -1 out-of-distribution.
+
+        `classes` (N,): the predicted classes, where the thresholds are by class. There only after `set_threshold`."""
+        _ = self.threshold_
+        return self._predict
+
+    def _decision_function(self, h: Any, classes: Any = None) -> NDArray[np.float64]:
+        return self.decide(self.score_samples(h), classes)
+
+    def _predict(self, h: Any, classes: Any = None) -> NDArray[np.int64]:
+        return np.where(self._decision_function(h, classes) >= 0, 1, -1).astype(np.int64)
+
+    # -- scikit-learn's questions
+
+    def __sklearn_tags__(self) -> Any:
+        """The tags of an estimator; only scikit-learn asks.
+
+        `estimator_type` is None and not "outlier_detector": scikit-learn expects `predict` of those right after `fit`, with
+        a threshold from a share of the training images that it calls `contamination`. A threshold here comes from
+        held-out images, by `set_threshold`, since training images do not say how new ones score."""
+        from sklearn.utils import Tags, TargetTags
+
+        return Tags(estimator_type=None, target_tags=TargetTags(required=False), requires_fit=self.needs_fit)
+
+    def __sklearn_is_fitted__(self) -> bool:
+        """Whether something was fitted."""
+        return self._current_state() is not None
+
+    # -- copies and files
+
+    def __getstate__(self) -> dict[str, Any]:
+        """All attributes but those that are made anew."""
+        self._notice_changes()
+        return {
+            name: value for name, value in vars(self).items() if name not in ("_cache", "_parameters_seen")
+        }
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """AttributeError where a parameter is missing."""
+        vars(self).update(state)
+        self._parameters_seen = self.get_params()
+
     def save(self, path: PathLike, *, about: Mapping[str, Any] | None = None) -> None:
-        """Writes one file with all of this detector; see `dice.detectors.files.save`.
+        """Writes one file with parameters, what was learnt, and the threshold; see `dice.detectors.files`.
+
+        about: what it was fitted on, plain values by name (`dice fit` gives network, preprocessing, data set, number of
+        images); default: what this detector was loaded with. InputError for a value that the format does not take, and
+        where the file cannot be written.
 
         >>> import tempfile
         >>> from dice.detectors import KNN
@@ -216,152 +450,31 @@ class Detector:
         >>> loaded, loaded.about_["set"], loaded.score_samples([[2, 0]])
         (KNN(k=1, device='cpu'), 'two points', array([-0.]))
         """
-        from dice.detectors import files
-
-        files.save(self, path, about=about)
+        known = getattr(self, "about_", {}) if about is None else about
+        files.save(path, self, known, _saved_classes())
 
     @classmethod
-    def load(cls, path: PathLike) -> "Detector":
-        """The detector of a file that `save` wrote. InputError where the file holds another kind than this class."""
-        from dice.detectors import files
-
-        detector = files.load(path)
+    def load(cls, path: PathLike) -> "Self":
+        """The detector of a file that `save` wrote, as it was, with `about_`. Its arrays stay in the file until they are
+        used, and a change of them is not written back. InputError where the file holds another kind than this class, is
+        no such file, of another version, truncated, or damaged."""
+        detector, about = files.load(path, Detector, _saved_classes())
+        detector.about_ = about
         if not isinstance(detector, cls):
             raise InputError(f"{path}: holds a {type(detector).__name__}, not a {cls.__name__}")
         return detector
 
-    def set_threshold(self, *, tpr: float = 0.95, scores: Any, classes: Any = None) -> "Detector":
-        """Sets `threshold_` from `scores` (n,) of held-out ID images, so that a further ID image is accepted with
-        probability at least `tpr`; see `dice.stats.thresholds.conformal_threshold`.
 
-        With their predicted `classes` (n,) the rate holds within each predicted class, `threshold_` is float64 (C,), and
-        `predict` wants the classes too. `scores` may be a `dice.stats.quantiles.QuantileSketch`: then there are no p-values.
-        """
-        if isinstance(scores, QuantileSketch):
-            if classes is not None:
-                raise InputError("classes: a sketch does not know them; give the scores")
-            self.__dict__.pop("calibration_", None)
-            self.threshold_: Any = conformal_threshold(scores, tpr)
-        else:
-            self.calibration_ = Calibration(scores, tpr, classes)
-            self.threshold_ = self.calibration_.threshold
-        return self
-
-    @_with_threshold
-    def decision_function(self, h: Any, classes: Any = None) -> np.ndarray:
-        """score - threshold_, float64 (N,): at least 0 where in-distribution. `classes` as for `predict`."""
-        return self.decide(self.score_samples(h), classes)
-
-    @_with_threshold
-    def predict(self, h: Any, classes: Any = None) -> np.ndarray:
-        """int64 (N,): +1 in-distribution (score >= threshold_), -1 out-of-distribution.
-
-        `classes` (N,): the predicted classes, where the thresholds are by class."""
-        return np.where(self.decision_function(h, classes) >= 0, 1, -1).astype(np.int64)
-
-    def p_values(self, h: Any, classes: Any = None) -> np.ndarray:
-        """float64 (N,): conformal p-values, small where OOD; see `dice.stats.thresholds.conformal_p_values`."""
-        return self.calibration("p-values").p_values(self.score_samples(h), classes)
-
-    def decide(self, scores: np.ndarray, classes: Any = None) -> np.ndarray:
-        """`decision_function` of scores (N,) that are known already."""
-        if not hasattr(self, "threshold_"):
-            raise InputError(
-                "threshold: not set (a changed parameter drops it); call set_threshold(tpr=, scores=) first"
-            )
-        known = self.__dict__.get("calibration_")
-        limits = self.threshold_ if known is None else known.thresholds(len(scores), classes)
-        with np.errstate(invalid="ignore"):  # infinity less infinity
-            return np.where(scores == limits, 0.0, scores - limits)
-
-    def calibration(self, what: str) -> Calibration:
-        """The held-out scores behind `threshold_`; InputError, naming `what` wants them, where there are none."""
-        if not hasattr(self, "calibration_"):
-            raise InputError(
-                f"{what}: no held-out scores are known; call set_threshold(tpr=, scores=) with them first"
-            )
-        return self.calibration_
+def _same(a: Any, b: Any) -> bool:
+    return a is b or (np.isscalar(a) and np.isscalar(b) and bool(a == b))
 
 
-def last_layer(W: Any, b: Any) -> tuple[np.ndarray, np.ndarray]:
-    """W (C, D) and b (C,) as float32, checked against each other."""
-    weight = np.ascontiguousarray(as_array(W, "W", 2), dtype=np.float32)
-    bias = np.ascontiguousarray(as_array(b, "b", 1), dtype=np.float32)
-    if len(bias) != len(weight):
-        raise InputError(f"b: got {len(bias)} values, W {weight.shape} wants {len(weight)}")
-    return weight, bias
-
-
-def real(value: Any, name: str) -> float:
-    """A parameter as a number that is not NaN."""
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        raise InputError(f"{name}: got {value!r}, want a number") from None
-    if np.isnan(number):
-        raise InputError(f"{name}: is NaN, want a number")
-    return number
-
-
-def check_features(detector: Detector, h: Any, fitted: Any) -> np.ndarray:
-    """What is fitted or scored as an array (N, D), of the D that `fitted` has where it is not None; worded as
-    scikit-learn's checks want."""
-    array = as_array(h, detector.takes, 2)
-    if fitted is not None and array.shape[1] != fitted.features:
-        raise InputError(f"{detector.takes}: X has {array.shape[1]} features, but {type(detector).__name__} is expecting "
-                         f"{fitted.features} features as input")  # fmt: skip
-    return array
-
-
-def finite(block: np.ndarray, name: str) -> np.ndarray:
-    """`block`, checked to hold neither NaN nor infinity."""
-    if not np.isfinite(block).all():
-        raise InputError(f"{name}: holds NaN or infinity")
-    return block
-
-
-def positive(value: Any, name: str) -> float:
-    """A parameter as a number above 0."""
-    number = real(value, name)
-    if not 0 < number < np.inf:
-        raise InputError(f"{name}: got {value!r}, want a finite number above 0")
-    return number
-
-
-def whole(value: Any, name: str, least: int = 1) -> int:
-    """A parameter as a whole number of at least `least`."""
-    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
-        raise InputError(f"{name}: got {value!r}, want a whole number of at least {least}")
-    return int(value)
-
-
-def class_labels(y: Any, n: int, classes: int) -> np.ndarray:
-    """Labels (n,) as int64, checked to name one of `classes` classes."""
-    if y is None:
-        raise InputError("y: not given, want the class (from 0) of every training image")
-    labels = as_array(y, "y", 1)
-    if labels.dtype.kind == "f" and (labels == np.rint(labels)).all():
-        labels = labels.astype(np.int64)
-    if labels.dtype.kind not in "iu":
-        raise InputError(f"y: got dtype {labels.dtype}, want whole numbers")
-    if len(labels) != n:
-        raise InputError(f"y: got {len(labels)} labels for {n} images")
-    if n and not (labels.min() >= 0 and labels.max() < classes):
-        raise InputError(f"y: got labels from {labels.min()} to {labels.max()}, want 0 to {classes - 1}")
-    return labels.astype(np.int64)
-
-
-def float_type(array: np.ndarray) -> type:
-    """What `array` is computed from: float64 where it holds that, else float32."""
-    return np.float64 if array.dtype == np.float64 or array.dtype.kind in "iu" else np.float32
-
-
-def scored(
-    score: Callable[[np.ndarray], np.ndarray],
-    array: np.ndarray,
-    dtype: type | None = None,
-    size: int | None = None,
-) -> np.ndarray:
-    """`score` of the rows of `array` (N, D), a bounded block at a time."""
-    parts = [score(block) for block in blocks(array, dtype or float_type(array), size)]
-    return np.concatenate(parts) if len(parts) != 1 else parts[0]
+@cache
+def _saved_classes() -> dict[str, type]:
+    """By name, the classes of the objects in detector files: the package's detectors, and what they say they hold."""
+    found: dict[str, type] = {}
+    todo: list[type[Detector]] = [Detector]
+    for cls in todo:
+        todo += (sub for sub in cls.__subclasses__() if sub.__module__.startswith("dice.detectors."))
+        found |= {kind.__name__: kind for kind in (cls, Calibration, Width, *cls.saved_classes)}
+    return found

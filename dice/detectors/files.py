@@ -3,13 +3,14 @@
     magic    8 bytes    b"dicedet\\n"
     version  uint32     little-endian, as all numbers here
     length   uint32     of the header
-    sha256   32 bytes   of all before and after it
+    sha256   32 bytes   of all bytes before and after it
     header   JSON       {"about": ..., "detector": tree, "arrays": [{"dtype", "shape", "offset"}, ...]}
     arrays              C order, each from a multiple of 64 bytes on, memory-mapped by `load`
 
 A tree is a plain value, or an object with one key that says what it is: "array" (its number), "list", "tuple", "dict",
-or one of `CLASSES` with its attributes. What a detector has learnt is its attributes, less `_derived`; so a new detector
-needs nothing here but that its helper classes are among CLASSES.
+or the name of a class with the attributes of an instance. Only classes that the caller names are written or read; those
+with `__getstate__` and `__setstate__` choose the attributes themselves. So this module knows no detector, and a new one
+needs nothing here.
 """
 
 import hashlib
@@ -17,46 +18,37 @@ import json
 import math
 import re
 from collections.abc import Mapping
-from functools import cache
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeVar
 
 import numpy as np
 
 from dice import __version__
 from dice.arrays import as_array
-from dice.detectors.activations import ASH, SCALE, VRA, Clip
-from dice.detectors.bank import Bank
-from dice.detectors.base import Detector
-from dice.detectors.sample import Thinned
 from dice.errors import InputError
 from dice.io.files import CHUNK, PathLike, opened, write_atomic
-from dice.stats.moments import ClassMoments, Moments
-from dice.stats.quantiles import ValueHistogram
-from dice.stats.thresholds import Calibration
 
 __all__ = ["VERSION", "load", "save"]
 
-VERSION = 1
+T = TypeVar("T")
+
+VERSION = 2
 MAGIC = b"dicedet\n"
-CLASSES: tuple[type, ...] = (
-    ASH, SCALE, VRA, Bank, Calibration, ClassMoments, Clip, Moments, Thinned, ValueHistogram,
-)  #: besides the detectors  # fmt: skip
 _DTYPE = re.compile(r"[|<](b1|[iu][1248]|f[248]|U\d{1,4})")
 _START = len(MAGIC) + 4 + 4 + 32
 _ALIGN = 64
 _MOST_HEADER = 1 << 26
+_OWN = "about_"  # an attribute that the header has apart
 
 
-def save(detector: Detector, path: PathLike, *, about: Mapping[str, Any] | None = None) -> None:
-    """Writes `detector` with its parameters, statistics and threshold, whole or not at all.
+def save(path: PathLike, detector: object, about: Mapping[str, Any], classes: Mapping[str, type]) -> None:
+    """Writes `detector` and `about`, plain values by name, whole or not at all; `dice`, this version, is added to `about`.
 
-    about: what it was fitted on, plain values by name (`dice fit` gives network, preprocessing, data set, number of
-    images); default: what the detector was loaded with. `dice`, this version, is added. InputError for a value that
-    the format does not take and where the file cannot be written.
+    classes: by name, those of the objects that may be in the file. InputError for a value that the format does not take,
+    and where the file cannot be written.
     """
     arrays: list[np.ndarray] = []
-    known = {**(getattr(detector, "about_", {}) if about is None else about), "dice": __version__}
-    header: dict[str, Any] = {"about": known, "detector": _pack(detector, type(detector).__name__, arrays)}
+    tree = _pack(detector, type(detector).__name__, arrays, classes)
+    header: dict[str, Any] = {"about": {**about, "dice": __version__}, "detector": tree}
     header["arrays"] = [{"dtype": a.dtype.str, "shape": a.shape, "offset": 0} for a in arrays]
     size = len(_encoded(header, path)) + 16 * len(arrays)  # room for the offsets; JSON takes spaces
     offset = _aligned(_START + size)
@@ -85,11 +77,11 @@ def save(detector: Detector, path: PathLike, *, about: Mapping[str, Any] | None 
     write_atomic(path, write)
 
 
-def load(path: PathLike) -> Detector:
-    """The detector of a file that `save` wrote, as it was, with `about_`. Its arrays stay in the file until they are
-    used, and a change of them is not written back.
+def load(path: PathLike, kind: type[T], classes: Mapping[str, type]) -> tuple[T, dict[str, Any]]:
+    """The detector of a file that `save` wrote, and `about`. Its arrays stay in the file until they are used, and a change
+    of them is not written back.
 
-    InputError where the file is no such file, of a newer version, truncated, or damaged.
+    InputError where the file is no such file, of another version, truncated, or damaged, or holds no `kind`.
     """
     with opened(path) as (file, size):
         start = file.read(_START)
@@ -99,6 +91,10 @@ def load(path: PathLike) -> Detector:
         if version > VERSION:
             raise InputError(
                 f"{path}: has format version {version}, this dice reads up to {VERSION}; use a newer dice"
+            )
+        if version < VERSION:
+            raise InputError(
+                f"{path}: has format version {version}, this dice reads version {VERSION}; fit anew"
             )
         digest = hashlib.sha256(start[:16])
         while block := file.read(CHUNK):
@@ -112,15 +108,15 @@ def load(path: PathLike) -> Detector:
             header = json.loads(file.read(length))
             mapped = np.memmap(file, np.uint8, "c")
             arrays = [_array(mapped, **row) for row in header["arrays"]]
-            detector = _unpack(header["detector"], arrays)
-            if not isinstance(detector, Detector):
+            detector = _unpack(header["detector"], arrays, classes)
+            if not isinstance(detector, kind):
                 raise ValueError("not a detector")
-            detector.about_ = dict(header["about"])
+            about = dict(header["about"])
         except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError) as reason:
             raise InputError(
                 f"{path}: describes no detector that this dice knows ({reason}); fit anew"
             ) from None
-    return detector
+    return detector, about
 
 
 def _aligned(offset: int) -> int:
@@ -144,33 +140,26 @@ def _array(mapped: np.ndarray, dtype: str, shape: list[int], offset: int) -> np.
     return mapped[offset : offset + size].view(np.ndarray).view(kind).reshape(shape)
 
 
-@cache
-def _classes() -> dict[str, type]:
-    """By name: CLASSES and every detector of the package."""
-    import dice.detectors as package
-
-    detectors = {cls for cls in vars(package).values() if isinstance(cls, type) and issubclass(cls, Detector)}
-    return {cls.__name__: cls for cls in (*CLASSES, *detectors)}
-
-
-def _pack(value: Any, name: str, arrays: list[np.ndarray]) -> Any:
+def _pack(value: Any, name: str, arrays: list[np.ndarray], classes: Mapping[str, type]) -> Any:
     """`value` as a tree; its arrays go to `arrays`."""
     if value is None or isinstance(value, bool | int | float | str):
         return value
     if isinstance(value, np.generic):
-        return _pack(value.item(), name, arrays)
+        return _pack(value.item(), name, arrays, classes)
     kind = type(value)
     if kind in (list, tuple):
-        return {kind.__name__: [_pack(part, name, arrays) for part in value]}
+        return {kind.__name__: [_pack(part, name, arrays, classes) for part in value]}
     if kind is dict:
-        return {
-            "dict": [[_pack(k, name, arrays), _pack(v, f"{name}[{k!r}]", arrays)] for k, v in value.items()]
-        }
-    if _classes().get(kind.__name__) is kind:
-        known_state = value.__getstate__() if hasattr(kind, "__setstate__") else vars(value)
-        state = {k: v for k, v in known_state.items() if k not in ("_derived", "about_")}
-        return {kind.__name__: {k: _pack(v, f"{name}.{k}", arrays) for k, v in state.items()}}
-    if isinstance(value, Detector) or not hasattr(value, "__array__") and not hasattr(value, "__dlpack__"):
+        pairs = (
+            (_pack(k, name, arrays, classes), _pack(v, f"{name}[{k!r}]", arrays, classes))
+            for k, v in value.items()
+        )
+        return {"dict": [list(pair) for pair in pairs]}
+    if classes.get(kind.__name__) is kind:
+        state = value.__getstate__() if hasattr(kind, "__setstate__") else vars(value)
+        kept = {k: _pack(v, f"{name}.{k}", arrays, classes) for k, v in state.items() if k != _OWN}
+        return {kind.__name__: kept}
+    if not hasattr(value, "__array__") and not hasattr(value, "__dlpack__"):
         raise InputError(f"{name}: a {kind.__module__}.{kind.__name__} cannot be put into a detector file")
     array = value if isinstance(value, np.ndarray) else as_array(value, name, value.ndim)
     little = array.astype(array.dtype.newbyteorder("<"), order="C", copy=False)
@@ -183,7 +172,7 @@ def _pack(value: Any, name: str, arrays: list[np.ndarray]) -> Any:
     return {"array": len(arrays) - 1}
 
 
-def _unpack(tree: Any, arrays: list[np.ndarray]) -> Any:
+def _unpack(tree: Any, arrays: list[np.ndarray], classes: Mapping[str, type]) -> Any:
     if not isinstance(tree, dict):
         if tree is None or isinstance(tree, bool | int | float | str):
             return tree
@@ -192,19 +181,24 @@ def _unpack(tree: Any, arrays: list[np.ndarray]) -> Any:
     if kind == "array":
         return arrays[content]
     if kind in ("list", "tuple"):
-        parts = [_unpack(part, arrays) for part in content]
+        parts = [_unpack(part, arrays, classes) for part in content]
         return parts if kind == "list" else tuple(parts)
     if kind == "dict":
-        return {_unpack(k, arrays): _unpack(v, arrays) for k, v in content}
-    cls = _classes()[kind]
-    state = {name: _unpack(part, arrays) for name, part in content.items()}
-    if issubclass(cls, Detector):
-        parameters = {name: state.pop(name) for name in cls._param_names() if name in state}
-        value: Any = cls(**parameters)
-    else:
-        value = cls.__new__(cls)
+        return {_unpack(k, arrays, classes): _unpack(v, arrays, classes) for k, v in content}
+    cls = classes[kind]
+    state = {name: _unpack(part, arrays, classes) for name, part in content.items()}
     for name in state:
-        if not name.isidentifier() or name.startswith("__") or callable(getattr(cls, name, None)):
+        of_class = getattr(cls, name, None)  # a method or property must not be hidden by what the file says
+        if (
+            not name.isidentifier()
+            or name.startswith("__")
+            or callable(of_class)
+            or isinstance(of_class, property)
+        ):
             raise ValueError(f"an attribute {name!r:.40} of {kind}")
-    value.__setstate__(state) if hasattr(cls, "__setstate__") else vars(value).update(state)
+    value = cls.__new__(cls)
+    if hasattr(cls, "__setstate__"):
+        value.__setstate__(state)
+    else:
+        vars(value).update(state)
     return value

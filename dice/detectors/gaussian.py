@@ -1,16 +1,50 @@
 """Distances to Gaussians fitted to the training features: Mahalanobis and its relative form."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from dice import _core
 from dice.arrays import on_gpu
-from dice.detectors.base import Detector, check_features, scored
+from dice.detectors.base import Detector
+from dice.detectors.checks import scored
 from dice.errors import InputError
 from dice.stats.moments import ClassMoments
+from dice.stats.training import Statistics
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 __all__ = ["RMDS", "Mahalanobis"]
+
+
+class NamedClasses:
+    """Means of classes of any names, and the scatter of features within them. Two merge, whatever classes each has.
+
+    Attributes: `names` (K,), sorted; `moments` of class k, whose name is `names[k]`.
+    """
+
+    def __init__(self, names: np.ndarray, moments: ClassMoments) -> None:
+        self.names = names
+        self.moments = moments
+
+    @property
+    def features(self) -> int:
+        """D."""
+        return self.moments.features
+
+    def empty(self) -> "NamedClasses":
+        """A new one, without classes."""
+        return NamedClasses(self.names[:0], ClassMoments(0, self.features, scatter=True))
+
+    def merge(self, other: "NamedClasses") -> None:
+        """Adds what `other` has seen; it stays as it is."""
+        known = np.union1d(self.names, other.names)
+        mine, theirs = (
+            each.moments.place(np.searchsorted(known, each.names), len(known)) for each in (self, other)
+        )
+        self.names, self.moments = known, mine.merge(theirs)
 
 
 class Mahalanobis(Detector):
@@ -19,95 +53,93 @@ class Mahalanobis(Detector):
     S is the one covariance of all training images about the means of their classes (over N, as the maximum likelihood
     has it). Without labels all images are one class. One pass, mergeable; memory K D + D D doubles.
 
-    A singular S is inverted as scipy.linalg.pinvh does, which OpenOOD takes: eigenvalues up to D eps of the largest are
+    A singular S is inverted as by scipy.linalg.pinvh, which OpenOOD takes: eigenvalues up to D eps of the largest are
     left out, so what lies outside the span of the training images costs nothing. Classes without an image do not count.
-    Peers: OpenOOD's MDS is the same; pytorch-ood sums where S is a mean (a score 2 N times smaller) and adds 1e-6 to its
-    diagonal. The paper's weighting of several layers and its input perturbation are left out, as there.
+    OpenOOD's MDS is the same; pytorch-ood sums where S is a mean (a score 2 N times smaller) and adds 1e-6 to its
+    diagonal. The paper's weighting of several layers and its input perturbation are left out, as in both.
 
-    device="cuda" ("cuda:1") has the distances computed there, in double, by cuBLAS where it is found; features that live
+    device="cuda" ("cuda:1") computes the distances there, in double, by cuBLAS where it is found; features that live
     there are scored where they are.
+
+    Attributes: `classes_` (K,), the labels seen; `means_`, `covariance_`.
     """
 
     needs_labels = True
-    classes_: np.ndarray
-    _moments: ClassMoments
+    learns_statistics = True
+    saved_classes = (NamedClasses, ClassMoments)
 
     def __init__(self, device: str = "cpu") -> None:
         self.device = device
 
-    def partial_fit(self, h: Any, y: Any = None) -> "Mahalanobis":
+    def partial_fit(self, h: Any, y: Any = None) -> "Self":
         """Adds training features `h` (N, D) with labels `y` (N,) of any kind; None = all one class."""
-        array = check_features(self, h, getattr(self, "_moments", None))
+        array = self._checked(h)
         labels = np.zeros(len(array), np.int64) if y is None else np.asarray(y)
         if labels.shape != (len(array),):
             raise InputError(f"y: got shape {labels.shape} for {len(array)} images")
         names, index = np.unique(labels, return_inverse=True)
-        fresh = ClassMoments(len(names), array.shape[1], scatter=True).add(array, index.astype(np.int64))
-        return self._take(names, fresh)
-
-    def _merge(self, other: Any) -> None:
-        if hasattr(other, "_moments"):
-            self._take(other.classes_, other._moments)
-
-    def _take(self, names: np.ndarray, moments: ClassMoments) -> "Mahalanobis":
-        if hasattr(self, "_moments"):
-            known = np.union1d(self.classes_, names)
-            mine = self._moments.place(np.searchsorted(known, self.classes_), len(known))
-            names, moments = known, mine.merge(moments.place(np.searchsorted(known, names), len(known)))
-        self.classes_, self._moments = names, moments
-        self.n_features_in_ = moments.features
-        self._changed()
+        moments = ClassMoments(len(names), array.shape[1], scatter=True).add(array, index.astype(np.int64))
+        fresh = NamedClasses(names, moments)
+        found = self._state_to_extend(NamedClasses, lambda: fresh)
+        if found is not fresh:
+            found.merge(fresh)
+        self._state = found
         return self
 
-    def _reset(self) -> None:
-        for name in ("_moments", "classes_", "n_features_in_"):
-            self.__dict__.pop(name, None)
+    def _state_in(self, found: Statistics) -> NamedClasses:
+        every, _ = found.by_label()
+        return NamedClasses(*every.present())
+
+    def _moments(self) -> ClassMoments:
+        return self._fitted_state(NamedClasses).moments
 
     @property
-    def means_(self) -> np.ndarray:
+    def classes_(self) -> np.ndarray:
+        """(K,): the labels seen, sorted."""
+        return self._fitted_state(NamedClasses).names
+
+    @property
+    def means_(self) -> NDArray[np.float64]:
         """float64 (K, D): the mean feature of each of `classes_`."""
-        return self._seen().mean
+        return self._moments().mean
 
     @property
-    def covariance_(self) -> np.ndarray:
+    def covariance_(self) -> NDArray[np.float64]:
         """float64 (D, D): S."""
-        moments = self._seen()
-        return moments.scatter()[0] / moments.count.sum()
+        moments = self._moments()
+        covariance: NDArray[np.float64] = moments.scatter()[0] / moments.count.sum()
+        return covariance
 
     def shortfall(self) -> str:
-        images, features = int(self._seen().count.sum()), self._seen().features
-        if images - len(self.classes_) >= features:
+        moments = self._moments()
+        images, classes = int(moments.count.sum()), len(moments.count)
+        if images - classes >= moments.features:
             return ""
-        return f"{images} images in {len(self.classes_)} classes leave the covariance of {features} features singular"
+        return f"{images} images in {classes} classes leave the covariance of {moments.features} features singular"
 
-    def _seen(self) -> ClassMoments:
-        if not hasattr(self, "_moments"):
-            raise InputError(
-                f"{type(self).__name__}: not fitted; call fit(h, y) with training features first"
-            )
-        return self._moments
-
-    def _distance(self, block: Any, total: bool) -> np.ndarray:
-        return self._get(
-            f"gaussian {total}", lambda: _core.Gaussian(self._seen().state, total, self._on())
-        ).distance(block)
-
-    def score_samples(self, h: Any) -> np.ndarray:
+    def score_samples(self, h: Any) -> NDArray[np.float64]:
         """Scores float64 (N,) of features `h` (N, D); higher means in-distribution."""
-        seen = self._seen()
-        return self._score(h) if on_gpu(h) else scored(self._score, check_features(self, h, seen))
+        self._fitted_state(NamedClasses)
+        return self._score_block(h) if on_gpu(h) else scored(self._score_block, self._checked(h))
 
-    def _score(self, h: Any) -> np.ndarray:
-        return -self._distance(h, False)
+    def _score_block(self, h: Any) -> NDArray[np.float64]:
+        return -self._distance(h, total=False)
+
+    def _distance(self, h: Any, *, total: bool) -> NDArray[np.float64]:
+        """float64 (n,): the least distance to a class; `total`: to the one Gaussian of all images."""
+        gaussian = self._cached(
+            f"gaussian {total}", lambda: _core.Gaussian(self._moments().state, total, self._device())
+        )
+        return gaussian.distance(h)
 
 
 class RMDS(Mahalanobis):
     """-min over classes c of (M_c - M_0) (Ren et al., 2021, arXiv 2106.09022, eq. 2).
 
     M_c is the Mahalanobis distance to class c, M_0 that to the one Gaussian of all training images. Fitted as
-    `Mahalanobis` is: the covariance of all images follows from the classes' by adding what lies between them. OpenOOD's is
-    the same; pytorch-ood's two covariances are sums, not means (a score N times smaller), with 1e-6 on their diagonals.
+    `Mahalanobis` is: the covariance of all images is the classes' and what lies between their means. OpenOOD's is the
+    same; pytorch-ood's two covariances are sums, not means (a score N times smaller), with 1e-6 on their diagonals.
     """
 
-    def _score(self, h: Any) -> np.ndarray:
-        return self._distance(h, True) - self._distance(h, False)
+    def _score_block(self, h: Any) -> NDArray[np.float64]:
+        return self._distance(h, total=True) - self._distance(h, total=False)

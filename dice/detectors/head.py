@@ -1,120 +1,92 @@
 """Scores of features h (N, D) and what the last layer makes of them, z = W h + b; y = argmax z, p = softmax(z)."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from dice import _core
 from dice.arrays import blocks, on_gpu
-from dice.detectors.base import (
-    Detector,
-    check_features,
-    class_labels,
-    finite,
-    float_type,
-    last_layer,
-    positive,
-    real,
-    scored,
-)
+from dice.detectors.base import Detector, S, Width
+from dice.detectors.checks import class_labels, finite, float_type, last_layer, positive, real, scored
 from dice.errors import InputError
 from dice.stats.moments import ClassMoments, Moments
+from dice.stats.training import Statistics
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 __all__ = ["NCI", "SHE", "FDBD", "GradNorm", "HeadScore"]
 
 
 class HeadScore(Detector):
-    """Base class. A subclass writes `_score`, and where it learns `_learn`; both get a block of features with its logits.
+    """Base class. A subclass writes `_score_block`, and where it learns `_learn_block`; both get features and their logits.
 
     W (C, D) and b (C,) are the last layer, from any framework, used as float32; logits are float32.
     """
 
     W: Any
     b: Any
-    _derived: dict[str, Any]
 
-    @property
-    def features(self) -> int:
-        """D."""
+    def _layer(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """W and b, checked."""
+        return self._cached("layer", lambda: last_layer(self.W, self.b), from_parameters=True)
+
+    def _width(self) -> int:
         return self._layer()[0].shape[1]
 
-    def _layer(self) -> tuple[np.ndarray, np.ndarray]:
-        return self._get("layer", lambda: last_layer(self.W, self.b))
+    def _fitted_state(self, kind: type[S]) -> S:
+        """What was learnt. InputError where that is nothing, or from features of another width than W has now."""
+        state = super()._fitted_state(kind)
+        if state.features != self._width():
+            raise InputError(
+                f"W: got {self._width()} features, {type(self).__name__} was fitted with {state.features}"
+            )
+        return state
 
-    def logits(self, h: Any) -> np.ndarray:
+    def logits(self, h: Any) -> NDArray[np.float32]:
         """float32 (N, C) of features `h` (N, D)."""
-        return scored(self._logits, check_features(self, h, self), np.float32)
+        return scored(self._logits, self._checked(h), np.float32)
 
-    def _logits(self, block: Any) -> np.ndarray:
-        head = self._get("head", lambda: _core.Head(*self._layer(), device=self._on()))
-        return head.forward(
-            block if on_gpu(block) else block.astype(np.float32, copy=False), np.inf, "logits"
-        )[0]
+    def _logits(self, block: Any) -> NDArray[np.float32]:
+        """The same of a block, or of an array on a GPU."""
+        head = self._cached(
+            "head", lambda: _core.Head(*self._layer(), device=self._device()), from_parameters=True
+        )
+        rows = block if on_gpu(block) else block.astype(np.float32, copy=False)
+        return head.forward(rows, np.inf, "logits")[0]
 
-    def score_samples(self, h: Any) -> np.ndarray:
-        """Scores float64 (N,) of features `h` (N, D); higher means in-distribution."""
-        if on_gpu(h):
-            return self._score(h, self._logits(h))
-        return scored(lambda block: self._score(block, self._logits(block)), check_features(self, h, self))
-
-    def partial_fit(self, h: Any, y: Any = None) -> "HeadScore":
+    def partial_fit(self, h: Any, y: Any = None) -> "Self":
         """Adds training features `h` (N, D); labels `y` (N,), 0 to C - 1, where the score wants them."""
-        array = check_features(self, h, self)
+        array = self._checked(h)
         if self.needs_labels:
             y = class_labels(y, len(array), len(self._layer()[0]))
         for block in blocks(array, float_type(array)):
-            self.learn(block, self._logits(block), None if y is None else y[: len(block)])
+            self.partial_fit_with_logits(block, self._logits(block), None if y is None else y[: len(block)])
             y = None if y is None else y[len(block) :]
         return self
 
-    def learn(self, h: np.ndarray, z: np.ndarray, y: Any = None) -> None:
-        """`partial_fit` with the logits `z` float32 (N, C) of `h` (N, D), float32 or float64, where they are there already."""
+    def partial_fit_with_logits(self, h: np.ndarray, z: np.ndarray, y: Any = None) -> None:
+        """`partial_fit` of features `h` (n, D), float32 or float64, whose logits `z` float32 (n, C) are known already."""
         labels = class_labels(y, len(h), z.shape[1]) if self.needs_labels else np.zeros(len(h), np.int64)
-        self._learn(finite(h, "h"), z, labels)
-        self.n_features_in_ = self.features
-        layer = {
-            name: self._derived[name]
-            for name in ("layer", "head")
-            if name in self.__dict__.get("_derived", {})
-        }
-        self._changed()
-        self._derived = layer  # is the same as before
+        self._learn_block(finite(h, "h"), z, labels)
 
-    def _merge(self, other: Any) -> None:
-        for name, theirs in other.__dict__.items():
-            if name in self._LEARNT:
-                mine = self.__dict__.get(name)
-                if mine is None:
-                    self.__dict__[name] = mine = theirs.empty()
-                mine.merge(theirs)
+    def score_samples(self, h: Any) -> NDArray[np.float64]:
+        """Scores float64 (N,) of features `h` (N, D); higher means in-distribution."""
+        if on_gpu(h):
+            return self._score_block(h, self._logits(h))
+        return scored(lambda block: self._score_block(block, self._logits(block)), self._checked(h))
 
-    _LEARNT: tuple[str, ...] = ()  # attributes that hold what was learnt; each has merge and empty
+    def score_with_logits(self, h: np.ndarray, z: np.ndarray) -> NDArray[np.float64]:
+        """`score_samples`, float64 (n,), of features `h` (n, D) whose logits `z` float32 (n, C) are known already."""
+        return self._score_block(h, z)
 
-    def _reset(self) -> None:
-        for name in (*self._LEARNT, "n_features_in_"):
-            self.__dict__.pop(name, None)
+    def _learn_block(self, h: np.ndarray, z: np.ndarray, y: NDArray[np.int64]) -> None:
+        """Adds features `h` (n, D), logits `z` (n, C) and labels `y` (n,), all 0 where none are wanted, to `_state`."""
+        self._state = Width(h.shape[1])
 
-    def _learnt(self, name: str) -> Any:
-        if name not in self.__dict__:
-            forgets = (
-                f" (another {' or '.join(self.fit_depends_on)} forgets the fit)"
-                if self.fit_depends_on
-                else ""
-            )
-            raise InputError(
-                f"{type(self).__name__}: not fitted{forgets}; call fit with training features first"
-            )
-        found = self.__dict__[name]
-        if getattr(found, "features", self.features) != self.features:
-            raise InputError(
-                f"W: got {self.features} features, {type(self).__name__} was fitted with {found.features}"
-            )
-        return found
-
-    def _learn(self, h: np.ndarray, z: np.ndarray, y: np.ndarray) -> None:
-        """Nothing, where there is nothing to learn."""
-
-    def _score(self, h: np.ndarray, z: np.ndarray) -> np.ndarray:
+    def _score_block(self, h: np.ndarray, z: np.ndarray) -> NDArray[np.float64]:
+        """Scores float64 (n,) of features `h` (n, D) with logits `z` (n, C)."""
         raise NotImplementedError
 
 
@@ -122,8 +94,8 @@ class GradNorm(HeadScore):
     """The L1 norm of the last layer's gradient of the cross-entropy with uniform targets (Huang, Geng & Li, NeurIPS 2021,
     arXiv 2110.00218, eq. 7), in closed form: norm1(h) * sum over c of |C p_c - 1|, p at temperature T.
 
-    Peers run the network backwards, image by image. OpenOOD's targets are ones, as here; pytorch-ood's 1 / C divides every
-    score by C, and it counts the bias's gradient too: norm1(h) + 1 for norm1(h).
+    Other libraries run the network backwards, image by image. OpenOOD's targets are ones, as here; pytorch-ood's 1 / C
+    divides every score by C, and it counts the bias's gradient too: norm1(h) + 1 for norm1(h).
     """
 
     needs_fit = False
@@ -133,24 +105,27 @@ class GradNorm(HeadScore):
         self.b = b
         self.T = T
 
-    def _score(self, h: np.ndarray, z: np.ndarray) -> np.ndarray:
+    def _score_block(self, h: np.ndarray, z: np.ndarray) -> NDArray[np.float64]:
         return _core.score("gradnorm", z, h, (), (1 / positive(self.T, "T"),))
 
 
 class _CentredScore(HeadScore):
     """Learns the mean training feature."""
 
-    _LEARNT = ("_moments",)
+    learns_statistics = True
+    saved_classes = (Moments,)
 
-    def _learn(self, h: np.ndarray, z: np.ndarray, y: np.ndarray) -> None:
-        if "_moments" not in self.__dict__:
-            self._moments = Moments(h.shape[1])
-        self._moments.add(h)
+    def _learn_block(self, h: np.ndarray, z: np.ndarray, y: NDArray[np.int64]) -> None:
+        moments = self._state_to_extend(Moments, lambda: Moments(h.shape[1]))
+        self._state = moments.add(h)
+
+    def _state_in(self, found: Statistics) -> Moments:
+        return found.moments
 
     @property
-    def mean_(self) -> np.ndarray:
+    def mean_(self) -> NDArray[np.float64]:
         """The mean training feature, float64 (D,)."""
-        return self._learnt("_moments").mean()
+        return self._fitted_state(Moments).mean()
 
 
 class FDBD(_CentredScore):
@@ -167,7 +142,8 @@ class FDBD(_CentredScore):
         self.b = b
         self.over = over
 
-    def _inverse_distances(self) -> np.ndarray:
+    def _inverse_distances(self) -> NDArray[np.float32]:
+        """float32 (C, C): 1 / norm(w_c - w_k), 0 where the two are equal."""
         weight = self._layer()[0].astype(np.float64)
         turned, squares = np.ascontiguousarray(weight.T), (weight**2).sum(axis=1)
         inverse = np.zeros((len(weight), len(weight)), np.float32)
@@ -175,7 +151,7 @@ class FDBD(_CentredScore):
             some = weight[begin : begin + 128]
             sums = squares[begin : begin + 128, None] + squares
             apart = sums - 2 * _core._blas_gemm(some, turned)
-            rows, columns = np.nonzero(apart < 1e-6 * sums)  # next to each other: the difference itself
+            rows, columns = np.nonzero(apart < 1e-6 * sums)  # close to each other: from the difference itself
             for first in range(0, len(rows), 1024):
                 at = rows[first : first + 1024], columns[first : first + 1024]
                 apart[at] = ((some[at[0]] - weight[at[1]]) ** 2).sum(axis=1)
@@ -184,11 +160,12 @@ class FDBD(_CentredScore):
             )
         return inverse
 
-    def _score(self, h: np.ndarray, z: np.ndarray) -> np.ndarray:
+    def _score_block(self, h: np.ndarray, z: np.ndarray) -> NDArray[np.float64]:
         if self.over not in ("distance", "norm"):
             raise InputError(f"over: got {self.over!r}, want distance or norm")
         origin = self.mean_ if self.over == "distance" else np.zeros(h.shape[1])
-        return _core.score("fdbd", z, h, (origin, self._get("inverse", self._inverse_distances)), ())
+        inverse = self._cached("inverse distances", self._inverse_distances, from_parameters=True)
+        return _core.score("fdbd", z, h, (origin, inverse), ())
 
 
 class NCI(_CentredScore):
@@ -203,9 +180,49 @@ class NCI(_CentredScore):
         self.b = b
         self.alpha = alpha
 
-    def _score(self, h: np.ndarray, z: np.ndarray) -> np.ndarray:
-        weight = self._get("weight", lambda: self._layer()[0].astype(np.float64))
+    def _score_block(self, h: np.ndarray, z: np.ndarray) -> NDArray[np.float64]:
+        weight = self._cached("double", lambda: self._layer()[0].astype(np.float64), from_parameters=True)
         return _core.score("nci", z, h, (self.mean_, weight), (real(self.alpha, "alpha"),))
+
+
+class Patterns:
+    """SHE's mean feature of each class: of its images classified correctly or, until there is one, of all its images.
+
+    Attributes: `means` of C classes; `correct` bool (C,), whether a class has an image classified correctly.
+    """
+
+    def __init__(self, classes: int, features: int) -> None:
+        self.means = ClassMoments(classes, features)
+        self.correct = np.zeros(classes, bool)
+
+    @property
+    def features(self) -> int:
+        """D."""
+        return self.means.features
+
+    def empty(self) -> "Patterns":
+        """A new one of the same C and D."""
+        return Patterns(len(self.correct), self.features)
+
+    def add(self, h: np.ndarray, y: NDArray[np.int64], correct: NDArray[np.bool_]) -> None:
+        """Adds features `h` (n, D) of classes `y` (n,); `correct` (n,): which of them are classified correctly."""
+        self._now_correct(np.bincount(y[correct], minlength=len(self.correct)) > 0)
+        self.means.add(h, np.where(correct | ~self.correct[y], y, -1))
+
+    def merge(self, other: "Patterns") -> None:
+        """Adds what `other` has; it stays as it is."""
+        self._now_correct(other.correct)
+        theirs = ClassMoments(*other.means.mean.shape)
+        theirs.count[:] = np.where(self.correct & ~other.correct, 0, other.means.count)
+        theirs.mean = other.means.mean
+        self.means.merge(theirs)
+
+    def _now_correct(self, classes: NDArray[np.bool_]) -> None:
+        """Images classified correctly have come for `classes` bool (C,): forgets the mean of those that had none."""
+        begun = classes & ~self.correct
+        self.means.count[begun] = 0
+        self.means.mean[begun] = 0
+        self.correct = self.correct | classes
 
 
 class SHE(HeadScore):
@@ -218,55 +235,37 @@ class SHE(HeadScore):
     """
 
     needs_labels = True
+    learns_statistics = True
     fit_depends_on = ("W", "b")
-    _LEARNT = ("_means", "_right")
-    _means: ClassMoments
-    _right: (
-        np.ndarray
-    )  # (C,) whether a class's mean is that of correctly classified images; else it is of all
+    saved_classes = (Patterns, ClassMoments)
 
     def __init__(self, W: Any, b: Any, variant: str = "predicted") -> None:
         self.W = W
         self.b = b
         self.variant = variant
 
-    def _learn(self, h: np.ndarray, z: np.ndarray, y: np.ndarray) -> None:
-        if "_means" not in self.__dict__:
-            self._means, self._right = ClassMoments(z.shape[1], h.shape[1]), np.zeros(z.shape[1], bool)
-        right = z.argmax(axis=1) == y
-        self._now_right(np.bincount(y[right], minlength=z.shape[1]) > 0)
-        self._means.add(h, np.where(right | ~self._right[y], y, -1))
+    def _learn_block(self, h: np.ndarray, z: np.ndarray, y: NDArray[np.int64]) -> None:
+        patterns = self._state_to_extend(Patterns, lambda: Patterns(z.shape[1], h.shape[1]))
+        patterns.add(h, y, z.argmax(axis=1) == y)
+        self._state = patterns
 
-    def _now_right(self, classes: np.ndarray) -> None:
-        """Forgets the plain means of `classes` (C,): correctly classified images have come."""
-        begun = classes & ~self._right
-        self._means.count[begun] = 0
-        self._means.mean[begun] = 0
-        self._right = self._right | classes
-
-    def _merge(self, other: Any) -> None:
-        if "_means" in other.__dict__:
-            if "_means" not in self.__dict__:
-                self._means, self._right = other._means.empty(), np.zeros_like(other._right)
-            self._now_right(other._right)
-            theirs = ClassMoments(*other._means.mean.shape)
-            theirs.count[:], theirs.mean = (
-                np.where(self._right & ~other._right, 0, other._means.count),
-                other._means.mean,
-            )
-            self._means.merge(theirs)
+    def _state_in(self, found: Statistics) -> Patterns:
+        every, right = found.by_label()
+        patterns = Patterns(*every.mean.shape)
+        patterns.means, patterns.correct = right.otherwise(every), right.count > 0
+        return patterns
 
     def shortfall(self) -> str:
-        right = self._learnt("_right")
-        wrong = len(right) - np.count_nonzero(right)
-        return f"{wrong} of {len(right)} classes have no image classified right" if wrong else ""
+        correct = self._fitted_state(Patterns).correct
+        wrong = len(correct) - np.count_nonzero(correct)
+        return f"{wrong} of {len(correct)} classes have no image classified right" if wrong else ""
 
     @property
-    def patterns_(self) -> np.ndarray:
+    def patterns_(self) -> NDArray[np.float64]:
         """float64 (C, D): S."""
-        return self._learnt("_means").mean
+        return self._fitted_state(Patterns).means.mean
 
-    def _score(self, h: np.ndarray, z: np.ndarray) -> np.ndarray:
+    def _score_block(self, h: np.ndarray, z: np.ndarray) -> NDArray[np.float64]:
         if self.variant == "predicted":
             return _core.score("she", z, h, (self.patterns_,), ())
         if self.variant in ("euclidean", "cosine"):
@@ -277,8 +276,10 @@ class SHE(HeadScore):
             return np.divide((x * patterns).sum(axis=1), norms, out=np.zeros(len(x)), where=norms > 0)
         if self.variant != "max":
             raise InputError(f"variant: got {self.variant!r}, want predicted, max, euclidean or cosine")
-        products = self._get(
-            "products",
-            lambda: _core.Head(self.patterns_.astype(np.float32), np.zeros(z.shape[1], np.float32)),
-        )
+        products = self._cached("products", self._products)
         return products.forward(h.astype(np.float32, copy=False), np.inf, "maxlogit")[0] / h.shape[1]
+
+    def _products(self) -> _core.Head:
+        """<h, S_c> of all classes, as a packed matrix."""
+        patterns = self.patterns_
+        return _core.Head(patterns.astype(np.float32), np.zeros(len(patterns), np.float32))

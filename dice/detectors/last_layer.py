@@ -1,21 +1,71 @@
-"""Composition: an activation rule, a last layer whole or masked, a score of its logits."""
+"""The last layer with whatever is done before, in and after it: an activation rule, a mask of its weights, a score of its
+logits. `dice.detectors.DICE` is a case of it."""
 
-from typing import Any
+import warnings
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from dice.detectors.activations import Activation, Clip
-from dice.detectors.base import check_features, real, scored
-from dice.detectors.dice import DICE
+from dice import _core
+from dice.arrays import as_array, on_gpu
+from dice.detectors.activations import ASH, SCALE, VRA, Activation, Clip
+from dice.detectors.base import Detector
+from dice.detectors.checks import last_layer, real, scored
 from dice.detectors.logits import LogitScore
 from dice.errors import InputError
+from dice.stats.moments import Moments
 from dice.stats.quantiles import ValueHistogram
+from dice.stats.training import Statistics
 
-__all__ = ["LastLayer"]
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+__all__ = ["SCORES", "LastLayer"]
+
+CONTRIBUTIONS = ("product", "abs")
+SCORES = (
+    "energy",
+    "msp",
+    "maxlogit",
+)  #: that the layer computes with the logits, in one pass over the weights
 
 
-class LastLayer(DICE):
-    """score(masked(W) activation(h) + b): any rule of `dice.activations` x plain or DICE's head x any score of logits.
+class FeatureStatistics:
+    """What the mask and the activation rule take from the training features.
+
+    Attributes: `features`, D; `moments` of the features, for their mean; `histogram` of all their numbers, for quantiles,
+    None where the rule asked for none.
+    """
+
+    def __init__(self, features: int) -> None:
+        self.features = features
+        self.moments = Moments(features)
+        self.histogram: ValueHistogram | None = None
+
+    def empty(self) -> "FeatureStatistics":
+        """A new one of the same D."""
+        return FeatureStatistics(self.features)
+
+    def count_values(self, h: np.ndarray) -> None:
+        """Adds features `h` (N, D) to the histogram."""
+        if self.histogram is None:
+            self.histogram = ValueHistogram()
+        self.histogram.add(h)
+
+    def merge(self, other: "FeatureStatistics") -> None:
+        """Adds what `other` has seen; it stays as it is."""
+        if other.moments.count:
+            self.moments.merge(other.moments)
+        if other.histogram is not None:
+            if self.histogram is None:
+                self.histogram = ValueHistogram()
+            self.histogram.merge(other.histogram)
+
+
+class LastLayer(Detector):
+    """score(masked(W) activation(h) + b): any rule of `dice.activations` x the whole or DICE's masked layer x any score of
+    logits.
 
     ReAct is `LastLayer(W, b, activation=Clip())`, ASH with DICE's mask and GEN
     `LastLayer(W, b, activation=ASH("s", 90), p=70, score=GEN())`.
@@ -23,12 +73,12 @@ class LastLayer(DICE):
     Parameters
     ----------
     W, b, p, mean, contribution
-        As `DICE` has them; p=None, the default, is the plain layer. The mask comes from the features as they are.
+        As `DICE` has them; p=None, the default, is the whole layer. The mask comes from the features as they are.
     activation : dice.activations.Activation or None
     score : "energy", "msp", "maxlogit", or a detector of logits such as `GEN()`, fitted already if it has to be
 
-    One pass: `fit` learns the mean feature and, where the activation has quantiles, counts their values (8 MB; the few
-    filled bins in a file).
+    One pass: `fit` learns the mean feature and, where the activation has quantiles, counts the features' values (8 MB; a
+    file has only the bins that are filled).
 
     >>> from dice.detectors.activations import ASH
     >>> rng = np.random.default_rng(0)
@@ -37,89 +87,213 @@ class LastLayer(DICE):
     (4,)
     """
 
-    def __init__(self, W: Any, b: Any, *, activation: Activation | None = None, p: float | None = None, mean: Any = None,
-                 contribution: str = "product", score: str | LogitScore = "energy") -> None:  # fmt: skip
+    ranks = True
+    saved_classes = (ASH, SCALE, VRA, Clip, FeatureStatistics, Moments, ValueHistogram)
+    _warned = False  # of features below 0, since the fit began
+
+    def __init__(
+        self,
+        W: Any,
+        b: Any,
+        *,
+        activation: Activation | None = None,
+        p: float | None = None,
+        mean: Any = None,
+        contribution: str = "product",
+        score: str | LogitScore = "energy",
+    ) -> None:
         self.W = W
         self.b = b
         self.activation = activation
         self.p = p
         self.mean = mean
         self.contribution = contribution
-        self.score: Any = score
+        self.score = score
 
-    clip = None  # the activation's business
+    # -- parameters
 
-    def partial_fit(self, h: Any, y: Any = None) -> "LastLayer":
-        """Adds training features `h` (N, D)."""
-        array = check_features(self, h, self)
-        if self._quantiles():
-            histogram = self.__dict__.get("_histogram") or ValueHistogram()
-            histogram.add(array)
-            self._histogram = histogram
-        if self.mean is None:
-            super().partial_fit(array)
-        self.n_features_in_ = self.features
-        self._changed()
-        return self
+    def _layer(self) -> tuple[Any, Any]:
+        """W and b, checked; where they live, if that is a GPU that may be used."""
+        return (self.W, self.b) if on_gpu(self.W) and self._device() != "cpu" else last_layer(self.W, self.b)
 
-    def _merge(self, other: Any) -> None:
-        if "_histogram" in other.__dict__:
-            self._histogram = self.__dict__.get("_histogram") or ValueHistogram()
-            self._histogram.merge(other._histogram)
-        if self.mean is None:
-            super()._merge(other)
+    def _width(self) -> int:
+        def width() -> int:
+            return int((self.W if on_gpu(self.W) else as_array(self.W, "W", 2)).shape[1])
 
-    def _reset(self) -> None:
-        super()._reset()
-        self.__dict__.pop("_histogram", None)
+        return self._cached("width", width, from_parameters=True)
+
+    def _activation(self) -> Activation | None:
+        """The rule that features go through first, checked."""
+        if self.activation is not None and not isinstance(self.activation, Activation):
+            raise InputError(f"activation: got {self.activation!r}, want a rule of dice.activations or None")
+        return self.activation
 
     def _quantiles(self) -> tuple[float, ...]:
-        if self.activation is None:
-            return ()
-        if not isinstance(self.activation, Activation):
-            raise InputError(f"activation: got {self.activation!r}, want a rule of dice.activations or None")
-        return self.activation.quantiles
+        rule = self._activation()
+        return () if rule is None else rule.quantiles
+
+    def _absolute(self) -> bool:
+        if self.contribution not in CONTRIBUTIONS:
+            raise InputError(
+                f"contribution: got {self.contribution!r}, want one of {', '.join(CONTRIBUTIONS)}"
+            )
+        return self.contribution == "abs"
+
+    # -- fitting
 
     @property
-    def wants_held_out(self) -> bool:  # type: ignore[override]
-        """The values at quantiles are calibrated."""
+    def needs_fit(self) -> bool:
+        """Whether the mask wants a mean that is not given, or the activation values at quantiles."""
+        return (self.p is not None and self.mean is None) or bool(self._quantiles())
+
+    @property
+    def wants_held_out(self) -> bool:
+        """Whether there are values at quantiles to fit: they calibrate."""
         return bool(self._quantiles())
 
+    def partial_fit(self, h: Any, y: Any = None) -> "Self":
+        """Adds training features `h` (N, D). Memory: 4 D doubles, and 8 MB for quantiles, however many images."""
+        device = self._device()
+        array = h if on_gpu(h) and device != "cpu" else self._checked(h)
+        found = self._statistics_to_extend()
+        if self._quantiles():
+            found.count_values(array)
+        if self.mean is None and device == "cpu":
+            found.moments.add(array)
+        elif self.mean is None:
+            found.moments.add_on(device, array)
+        self._state = found
+        return self
+
+    def _statistics_to_extend(self) -> FeatureStatistics:
+        if self._current_state() is None:
+            self._warned = False
+        return self._state_to_extend(FeatureStatistics, lambda: FeatureStatistics(self._width()))
+
+    def learn_block(self, h: np.ndarray, z: np.ndarray, y: Any = None) -> None:
+        if self._quantiles():
+            found = self._statistics_to_extend()
+            found.count_values(h)
+            self._state = found
+
+    def learn_mean(self, moments: Moments) -> None:
+        if self.mean is None:
+            found = self._statistics_to_extend()
+            found.moments.merge(moments)
+            self._state = found
+
+    @property
+    def learns_statistics(self) -> bool:
+        return not self._quantiles()
+
+    def learn_statistics(self, found: Statistics) -> None:
+        self.learn_mean(found.moments)
+
     def learnt(self) -> dict[str, float]:
-        return (
-            {f"quantile {q:g}": cut for q, cut in zip(self._quantiles(), self.cuts_, strict=True)}
-            if self._quantiles()
-            else {}
-        )
+        return {f"quantile {q:g}": cut for q, cut in zip(self._quantiles(), self.cuts_, strict=True)}
 
     @property
     def cuts_(self) -> tuple[float, ...]:
-        """The values at the activation's quantiles, as fitted."""
-        if "_histogram" not in self.__dict__:
-            raise InputError(f"{self.activation}: quantiles not fitted; call fit(h), or give the values")
-        return tuple(self._histogram.quantile(q) for q in self._quantiles())
+        """The values at the activation's quantiles, as fitted; () where it has none."""
+        return self._cached("cuts", self._find_cuts)
 
-    def score_samples(self, h: Any) -> np.ndarray:
+    def _find_cuts(self) -> tuple[float, ...]:
+        quantiles, state = self._quantiles(), self._current_state()
+        if not quantiles:
+            return ()
+        if not isinstance(state, FeatureStatistics) or state.histogram is None:
+            raise InputError(f"{self._activation()}: quantiles not fitted; call fit(h), or give the values")
+        return tuple(state.histogram.quantile(q) for q in quantiles)
+
+    def _moments(self) -> Moments | None:
+        """Of the training features; None where there are none yet."""
+        state = self._current_state()
+        return state.moments if isinstance(state, FeatureStatistics) and state.moments.count else None
+
+    @property
+    def mean_(self) -> NDArray[np.float64]:
+        """The mean feature that ranks the weights, float64 (D,): `mean`, else that of the features seen."""
+        if self.mean is not None:
+            return np.asarray(as_array(self.mean, "mean", 1), dtype=np.float64)
+        moments = self._moments()
+        if moments is None:
+            raise InputError(
+                "mean: not known; call fit(h) with training features, or give mean= (or p=None for no mask)"
+            )
+        return moments.mean()
+
+    # -- the mask
+
+    @property
+    def percentile_(self) -> float:
+        """The p-th percentile of the contributions; weights strictly above it stay."""
+        return self._ranking()[0]
+
+    @property
+    def keep_(self) -> NDArray[np.bool_]:
+        """bool (C, D): which weights stay."""
+        weight, _ = self._layer()
+        if self.p is None:
+            return np.ones(tuple(weight.shape), bool)
+        percentile, keep = self._ranking()
+        if keep is None:
+            keep = _core.contribution_keep(self.mean_, weight, percentile, self._absolute())
+        return keep.view(bool)
+
+    def _ranking(self) -> tuple[float, NDArray[np.uint8] | None]:
+        """The percentile, and the mask where the device makes both at once."""
+        return self._cached("ranking", self._rank)
+
+    def _rank(self) -> tuple[float, NDArray[np.uint8] | None]:
+        mean, absolute, moments = self.mean_, self._absolute(), self._moments()
+        negative = moments.negative if self.mean is None and moments else bool((mean < 0).any())
+        if negative and not absolute and not self._warned:
+            self._warned = True
+            warnings.warn(
+                "features below 0 were seen: V = mean * W then does not rank contributions, and DICE is known to "
+                'do badly; contribution="abs" ranks by abs(V)',
+                UserWarning,
+                stacklevel=9,  # who calls score_samples
+            )
+        weight, p = self._layer()[0], real(self.p, "p")
+        if self._device() != "cpu":
+            return _core.device_rank(mean, weight, p, absolute, self._device())
+        return _core.contribution_percentile(mean, weight, p, absolute), None
+
+    # -- scoring
+
+    def score_samples(self, h: Any) -> NDArray[np.float64]:
         """Scores float64 (N,) of features `h` (N, D); higher means in-distribution."""
-        if isinstance(self.score, str):
-            return super().score_samples(h)
-        if not isinstance(self.score, LogitScore):
-            raise InputError(f"score: got {self.score!r}, want energy, msp, maxlogit or a detector of logits")
-        array = check_features(self, h, self)
-        return scored(lambda block: self.score._score(self._forward(block, "logits")), array, np.float32)
+        score = self.score
+        if isinstance(score, LogitScore):
+            return scored(
+                lambda block: score.score_samples(self._forward(block, "logits")),
+                self._checked(h),
+                np.float32,
+            )
+        if score not in SCORES:
+            raise InputError(f"score: got {score!r}, want energy, msp, maxlogit or a detector of logits")
+        return self._forward(h, score)
+
+    def logits(self, h: Any) -> NDArray[np.float32]:
+        """float32 (N, C): the masked layer's logits of `h` (N, D)."""
+        return self._forward(h, "logits")
 
     def _forward(self, h: Any, output: str) -> np.ndarray:
-        head, cuts = (
-            self._get("head", self._head),
-            self._get("cuts", lambda: self.cuts_ if self._quantiles() else ()),
-        )
+        """A score of `SCORES` float64 (N,), or "logits" float32 (N, C)."""
+        head, rule, cuts = self._cached("head", self._head), self._activation(), self.cuts_
+        limit = np.inf
+        if isinstance(rule, Clip):  # the layer clips while it reads
+            limit, rule = cuts[0] if cuts else real(rule.at, "at"), None
 
-        def forward(block: np.ndarray) -> np.ndarray:
-            limit = np.inf
-            if isinstance(self.activation, Clip):  # the layer clips while it reads
-                limit = cuts[0] if cuts else real(self.activation.at, "at")
-            elif self.activation is not None:
-                block = self.activation.apply(block, cuts)
-            return head.forward(block, limit, output)[0]
+        def forward(block: Any) -> np.ndarray:
+            return head.forward(block if rule is None else rule.apply(block, cuts), limit, output)[0]
 
-        return scored(forward, check_features(self, h, self), np.float32)
+        if on_gpu(h) and self._device() != "cpu":
+            return forward(h)
+        return scored(forward, self._checked(h), np.float32)
+
+    def _head(self) -> _core.Head:
+        weight, bias = self._layer()
+        keep = None if self.p is None else self.keep_.view(np.uint8)
+        return _core.Head(weight, bias, keep, self._device())

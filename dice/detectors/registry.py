@@ -1,4 +1,4 @@
-"""The table of methods: what the command line, the documentation, the tests and the benchmark offer is read from here.
+"""The table of methods. The command line, the documentation, the tests and the benchmark offer what is in it.
 
 To add a score: its rule in csrc/ood, its class in dice/detectors, one row below, its formula in tests/score_formulas.py.
 """
@@ -21,24 +21,29 @@ from dice.detectors.typical import KLM, OpenMax
 from dice.detectors.weiper import WeiPer
 from dice.errors import InputError
 
-__all__ = ["METHODS", "Method", "make"]
+__all__ = ["METHODS", "TableRow", "make"]
 
 
 @dataclass(frozen=True)
-class Method:
-    """One row: a named detector with its published parameters."""
+class TableRow:
+    """A method: a detector under a name, with its published parameters."""
 
     name: str
     detector: type[Detector]
-    paper: str  #: arXiv number or venue; "" = folklore
+    paper: str  #: arXiv number or venue; "" where nobody claims it
     parameters: Mapping[str, Any] = field(default_factory=dict)  #: beyond the class's own defaults
     by_dataset: Mapping[str, Mapping[str, Any]] = field(
         default_factory=dict
-    )  #: and those of a named ID data set
+    )  #: further ones for an ID data set of that name
 
     def published(self, dataset: str | None = None) -> dict[str, Any]:
         """The parameters for the ID data set `dataset`, or for those without their own."""
         return {**self.parameters, **self.by_dataset.get(dataset or "", {})}
+
+    @property
+    def known_parameters(self) -> Mapping[str, inspect.Parameter]:
+        """Those of the detector's constructor, by name."""
+        return inspect.signature(self.detector).parameters
 
     @property
     def takes(self) -> str:
@@ -48,57 +53,62 @@ class Method:
     @property
     def needs_head(self) -> bool:
         """Whether it cannot be made without the last layer, W and b; Residual can, with another origin."""
-        weight = inspect.signature(self.detector).parameters.get("W")
+        weight = self.known_parameters.get("W")
         return weight is not None and weight.default is inspect.Parameter.empty
 
     @property
     def needs_fit(self) -> bool:
         """Whether it learns from training images, with the table's parameters."""
-        if not issubclass(self.detector, LastLayer):
-            return self.detector.needs_fit
-        return self.parameters.get("p") is not None or bool(self.parameters["activation"].quantiles)
+        return self.make(None, None, self.parameters).needs_fit
 
     @property
     def needs_labels(self) -> bool:
         """Whether its fit wants the training images' classes; Mahalanobis and RMDS do without, as one class."""
         return self.detector.needs_labels
 
+    def make(self, W: Any, b: Any, parameters: Mapping[str, Any]) -> Detector:
+        """The detector with `parameters`, and with the last layer where it takes one."""
+        layer = {"W": W, "b": b} if "W" in self.known_parameters else {}
+        return self.detector(**layer, **parameters)
+
 
 CIFAR100, IMAGENET = "CIFAR-100", "imagenet"
 
-METHODS: Mapping[str, Method] = {
+METHODS: Mapping[str, TableRow] = {
     row.name: row
     for row in [
-        Method("msp", MSP, "1610.02136"),
-        Method("maxlogit", MaxLogit, "1911.11132"),
-        Method("energy", Energy, "2010.03759"),
-        Method("entropy", Entropy, ""),
-        Method("tempscale", TempScale, "1706.04599"),
-        Method("gen", GEN, "CVPR 2023"),
-        Method("klm", KLM, "1911.11132"),
-        Method("openmax", OpenMax, "1511.06233"),
-        Method("mds", Mahalanobis, "1807.03888"),
-        Method("rmds", RMDS, "2106.09022"),
-        Method("react", LastLayer, "2111.12797", {"activation": Clip()}, {IMAGENET: {"activation": Clip(at=1.0)}}),
-        Method("dice", DICE, "2111.09805", {"p": 90}, {IMAGENET: {"p": 70}}),
-        Method("dice+react", LastLayer, "2111.09805", {"activation": Clip(at=1.0), "p": 10}),
-        Method("ash-p", LastLayer, "2209.09858", {"activation": ASH("p", 90)}),
-        Method("ash-b", LastLayer, "2209.09858", {"activation": ASH("b", 90)}),
-        Method("ash-s", LastLayer, "2209.09858", {"activation": ASH("s", 95)}, {IMAGENET: {"activation": ASH("s", 90)}}),
-        Method("scale", LastLayer, "2310.00227", {"activation": SCALE(85)}),
-        Method("vra", LastLayer, "2302.11716", {"activation": VRA()}),
-        Method("knn", KNN, "2204.06507", {"k": 50}, {IMAGENET: {"k": 1000}}),
-        Method("vim", ViM, "2203.10807"),
-        Method("residual", Residual, "2203.10807"),
-        Method("she", SHE, "ICLR 2023"),
-        Method("gradnorm", GradNorm, "2110.00218"),
-        Method("fdbd", FDBD, "2312.11536"),
-        Method("nnguide", NNGuide, "2309.14888"),
-        Method("nci", NCI, "2311.01479"),
-        Method("relation", Relation, "2301.12321"),
-        Method("weiper", WeiPer, "2405.17164", {},
-               {CIFAR100: {"delta": 2.4, "lambda_1": 0.1, "lambda_2": 1.0, "smooth_copies": 40},
-                IMAGENET: {"delta": 2.4, "lambda_2": 0.25, "smooth": 40}}),
+        TableRow("msp", MSP, "1610.02136"),
+        TableRow("maxlogit", MaxLogit, "1911.11132"),
+        TableRow("energy", Energy, "2010.03759"),
+        TableRow("entropy", Entropy, ""),
+        TableRow("tempscale", TempScale, "1706.04599"),
+        TableRow("gen", GEN, "CVPR 2023"),
+        TableRow("klm", KLM, "1911.11132"),
+        TableRow("openmax", OpenMax, "1511.06233"),
+        TableRow("mds", Mahalanobis, "1807.03888"),
+        TableRow("rmds", RMDS, "2106.09022"),
+        TableRow("react", LastLayer, "2111.12797", {"activation": Clip()},
+                 {IMAGENET: {"activation": Clip(at=1.0)}}),
+        TableRow("dice", DICE, "2111.09805", {"p": 90}, {IMAGENET: {"p": 70}}),
+        TableRow("dice+react", LastLayer, "2111.09805", {"activation": Clip(at=1.0), "p": 10}),
+        TableRow("ash-p", LastLayer, "2209.09858", {"activation": ASH("p", 90)}),
+        TableRow("ash-b", LastLayer, "2209.09858", {"activation": ASH("b", 90)}),
+        TableRow("ash-s", LastLayer, "2209.09858", {"activation": ASH("s", 95)},
+                 {IMAGENET: {"activation": ASH("s", 90)}}),
+        TableRow("scale", LastLayer, "2310.00227", {"activation": SCALE(85)}),
+        TableRow("vra", LastLayer, "2302.11716", {"activation": VRA()}),
+        TableRow("knn", KNN, "2204.06507", {"k": 50}, {IMAGENET: {"k": 1000}}),
+        TableRow("vim", ViM, "2203.10807"),
+        TableRow("residual", Residual, "2203.10807"),
+        TableRow("she", SHE, "ICLR 2023"),
+        TableRow("gradnorm", GradNorm, "2110.00218"),
+        TableRow("fdbd", FDBD, "2312.11536"),
+        TableRow("nnguide", NNGuide, "2309.14888"),
+        TableRow("nci", NCI, "2311.01479"),
+        TableRow("relation", Relation, "2301.12321"),
+        TableRow("weiper", WeiPer, "2405.17164", {},
+                 {CIFAR100: {"delta": 2.4, "lambda_1": 0.1, "lambda_2": 1.0, "smooth_copies": 40},
+                  IMAGENET: {"delta": 2.4, "lambda_2": 0.25, "smooth": 40}}),
     ]
 }  # fmt: skip
 
@@ -118,11 +128,10 @@ def make(
         raise InputError(f"method: got {name!r}, want one of {', '.join(METHODS)}")
     row = METHODS[name]
     given = row.published(dataset) | parameters
-    known = list(inspect.signature(row.detector).parameters)
+    known = list(row.known_parameters)
     for parameter in given:
         if parameter not in known:
             raise InputError(f"{parameter}: not a parameter of {name}; it has {', '.join(known)}")
     if row.needs_head and (W is None or b is None):
         raise InputError(f"{'W' if W is None else 'b'}: not given; {name} wants the last layer")
-    layer = {"W": W, "b": b} if "W" in known else {}
-    return row.detector(**layer, **given)
+    return row.make(W, b, given)

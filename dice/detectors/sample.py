@@ -8,7 +8,7 @@ __all__ = ["Thinned"]
 class Thinned:
     """Every s-th row of a stream, s the least power of two that keeps at most `capacity` rows; s = 1 is all of them.
 
-    The rows kept are spread evenly over the stream and do not depend on how it is cut into batches.
+    The rows kept are spread evenly over the stream and do not depend on how it is cut into batches. Two merge.
     """
 
     def __init__(self, capacity: int) -> None:
@@ -20,7 +20,7 @@ class Thinned:
     @property
     def features(self) -> int:
         """Width of the first column."""
-        return self._parts[0][0].shape[1]
+        return int(self._parts[0][0].shape[1])
 
     def empty(self) -> "Thinned":
         """A new one of the same capacity."""

@@ -1,22 +1,28 @@
 """What of a feature lies outside the span of the training features: Residual and ViM."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from dice import _core
 from dice.arrays import on_gpu
-from dice.detectors.base import Detector, check_features, last_layer, scored, whole
+from dice.detectors.base import Detector
+from dice.detectors.checks import last_layer, scored, whole
 from dice.detectors.head import HeadScore
 from dice.detectors.sample import Thinned
 from dice.errors import InputError
 from dice.stats.moments import ClassMoments
+from dice.stats.training import Statistics
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 __all__ = ["Residual", "ViM"]
 
 
 def _subspace_size(dim: int | None, features: int) -> int:
-    """Principal directions left out: `dim`, else what the paper takes; less than D."""
+    """How many principal directions span the subspace: `dim`, else what the paper takes; less than D."""
     if dim is None:
         dim = 1000 if features >= 2048 else 512 if features >= 768 else features // 2
     else:
@@ -24,14 +30,13 @@ def _subspace_size(dim: int | None, features: int) -> int:
     return min(dim, features - 1)
 
 
-def _rest(moments: ClassMoments, origin: np.ndarray, dim: int | None, device: str) -> Any:
-    """A layer that maps h to its coordinates, about `origin`, along the eigenvectors past the `dim` largest of the
-    training features' second moment about it."""
+def _rest(moments: ClassMoments, origin: NDArray[np.float64], dim: int | None, device: str) -> _core.Head:
+    """A matrix product that maps h (D) to its coordinates outside the subspace: h - origin along the eigenvectors, past
+    the `dim` largest, of the training features' second moment about `origin` (D)."""
     scatter, mean = moments.scatter()
     away = mean - origin
-    second = scatter + moments.count.sum() * np.outer(
-        away, away
-    )  # sum of (h - u)(h - u)', nothing subtracted
+    # the sum of (h - u)(h - u)', without a difference of large numbers
+    second = scatter + moments.count.sum() * np.outer(away, away)
     _, vectors = _core.eigen(second)
     rest = vectors[: moments.features - _subspace_size(dim, moments.features)]
     return _core.Head(
@@ -44,10 +49,10 @@ def _subspace_shortfall(moments: ClassMoments) -> str:
     return "" if images >= moments.features else f"{images} images do not span {moments.features} features"
 
 
-def _residual(layer: Any, h: Any) -> np.ndarray:
-    """-norm of the coordinates, float64 (N,)."""
+def _residual(rest: _core.Head, h: Any) -> NDArray[np.float64]:
+    """float64 (n,): -norm of the coordinates of `h` (n, D) outside the subspace."""
     h = h if on_gpu(h) else h.astype(np.float32, copy=False)
-    return _core.score("residual", layer.forward(h, np.inf, "logits")[0], None, (), ())
+    return _core.score("residual", rest.forward(h, np.inf, "logits")[0], None, (), ())
 
 
 class Residual(Detector):
@@ -57,9 +62,12 @@ class Residual(Detector):
     dim=None: 1000 where D >= 2048, 512 where D >= 768, else D / 2 (OpenOOD's Residual: 512). The origin u is
     -pinv(W) b where the last layer is given, else 0. One pass, mergeable; D D doubles.
 
-    device="cuda" ("cuda:1") has the coordinates computed there, by cuBLAS where it is found; features that live there
-    are scored where they are.
+    device="cuda" ("cuda:1") computes the coordinates there, by cuBLAS where it is found; features that live there are
+    scored where they are.
     """
+
+    learns_statistics = True
+    saved_classes = (ClassMoments,)
 
     def __init__(self, dim: int | None = None, W: Any = None, b: Any = None, device: str = "cpu") -> None:
         self.dim = dim
@@ -67,63 +75,80 @@ class Residual(Detector):
         self.b = b
         self.device = device
 
-    def partial_fit(self, h: Any, y: Any = None) -> "Residual":
+    def partial_fit(self, h: Any, y: Any = None) -> "Self":
         """Adds training features `h` (N, D)."""
-        array = check_features(self, h, self.__dict__.get("_moments"))
-        moments = self.__dict__.get("_moments") or ClassMoments(1, array.shape[1], scatter=True)
-        moments.add(array, np.zeros(len(array), np.int64))
-        return self._take(moments)
-
-    def _merge(self, other: Any) -> None:
-        if "_moments" in other.__dict__:
-            moments = self.__dict__.get("_moments") or other._moments.empty()
-            self._take(moments.merge(other._moments))
-
-    def _take(self, moments: ClassMoments) -> "Residual":
-        self._moments = moments
-        self.n_features_in_ = moments.features
-        self._changed()
+        array = self._checked(h)
+        moments = self._state_to_extend(ClassMoments, lambda: ClassMoments(1, array.shape[1], scatter=True))
+        self._state = moments.add(array, np.zeros(len(array), np.int64))
         return self
 
-    def _reset(self) -> None:
-        self.__dict__.pop("_moments", None)
-        self.__dict__.pop("n_features_in_", None)
+    def _state_in(self, found: Statistics) -> ClassMoments:
+        return found.within_classes().pooled()
 
     def shortfall(self) -> str:
-        return _subspace_shortfall(self._moments)
+        return _subspace_shortfall(self._fitted_state(ClassMoments))
 
-    def _origin(self) -> np.ndarray:
+    def score_samples(self, h: Any) -> NDArray[np.float64]:
+        """Scores float64 (N,) of features `h` (N, D); higher means in-distribution."""
+        self._fitted_state(ClassMoments)
+        return self._score_block(h) if on_gpu(h) else scored(self._score_block, self._checked(h), np.float32)
+
+    def _score_block(self, h: Any) -> NDArray[np.float64]:
+        return _residual(self._cached("rest", self._make_rest), h)
+
+    def _make_rest(self) -> _core.Head:
+        moments = self._fitted_state(ClassMoments)
+        return _rest(moments, self._origin(moments.features), self.dim, self._device())
+
+    def _origin(self, features: int) -> NDArray[np.float64]:
+        """u, float64 (D,)."""
         if self.W is None and self.b is None:
-            return np.zeros(self._moments.features)
+            return np.zeros(features)
         weight, bias = last_layer(self.W, self.b)
-        if weight.shape[1] != self._moments.features:
-            raise InputError(f"W: got {weight.shape[1]} features, was fitted with {self._moments.features}")
+        if weight.shape[1] != features:
+            raise InputError(f"W: got {weight.shape[1]} features, was fitted with {features}")
         return -_core.least_norm(weight, bias)
 
-    def score_samples(self, h: Any) -> np.ndarray:
-        """Scores float64 (N,) of features `h` (N, D); higher means in-distribution."""
-        if "_moments" not in self.__dict__:
-            raise InputError("Residual: not fitted; call fit(h) with training features first")
-        if on_gpu(h):
-            return self._score(h)
-        return scored(self._score, check_features(self, h, self._moments), np.float32)
 
-    def _score(self, h: Any) -> np.ndarray:
-        return _residual(
-            self._get("rest", lambda: _rest(self._moments, self._origin(), self.dim, self._on())), h
-        )
+class SubspaceStatistics:
+    """ViM's: `moments` of the training features, and a `sample` of up to `numbers` numbers of them. Two merge."""
+
+    def __init__(self, features: int, numbers: int) -> None:
+        self.moments = ClassMoments(1, features, scatter=True)
+        self.sample = Thinned(max(1, numbers // features))
+
+    @property
+    def features(self) -> int:
+        """D."""
+        return self.moments.features
+
+    def empty(self) -> "SubspaceStatistics":
+        """A new one of the same D and size."""
+        return SubspaceStatistics(self.features, self.sample.capacity * self.features)
+
+    def add(self, h: np.ndarray) -> None:
+        """Adds features `h` (n, D)."""
+        self.moments.add(h, np.zeros(len(h), np.int64))
+        self.sample.add(h.astype(np.float32, copy=False))
+
+    def merge(self, other: "SubspaceStatistics") -> None:
+        """Adds what `other` has seen; it stays as it is."""
+        self.moments.merge(other.moments)
+        self.sample.merge(other.sample)
 
 
 class ViM(HeadScore):
-    """LSE(z) - alpha norm(what of h - u lies outside the principal subspace) (Wang et al., CVPR 2022, arXiv 2203.10807,
+    """LSE(z) - alpha norm(the part of h - u outside the principal subspace) (Wang et al., CVPR 2022, arXiv 2203.10807,
     eq. 8); u = -pinv(W) b, the subspace as in `Residual`.
 
     alpha = mean of max z over mean of the norm, both over training images. That takes a second look at them once the
     subspace is known: `fit` and `partial_fit` keep an evenly spread sample for it, all images up to 2^25 numbers
-    (128 MB), so that one pass does. Memory beside it: D D doubles. `device` as for Residual.
+    (128 MB), so that one pass is enough. Further memory: D D doubles. `device` as for Residual.
+
+    Attributes: `alpha_`.
     """
 
-    _LEARNT = ("_moments", "_sample")
+    saved_classes = (SubspaceStatistics, ClassMoments, Thinned)
     KEPT = 1 << 25
 
     def __init__(self, W: Any, b: Any, dim: int | None = None, device: str = "cpu") -> None:
@@ -132,35 +157,35 @@ class ViM(HeadScore):
         self.dim = dim
         self.device = device
 
-    def _learn(self, h: np.ndarray, z: np.ndarray, y: np.ndarray) -> None:
-        if "_moments" not in self.__dict__:
-            self._moments = ClassMoments(1, h.shape[1], scatter=True)
-            self._sample = Thinned(max(1, self.KEPT // h.shape[1]))
-        self._moments.add(h, y)
-        self._sample.add(h.astype(np.float32, copy=False))
-
-    def _layer_of_rest(self) -> Any:
-        origin = -_core.least_norm(*self._layer())
-        return _rest(self._learnt("_moments"), origin, self.dim, self._on())
+    def _learn_block(self, h: np.ndarray, z: np.ndarray, y: NDArray[np.int64]) -> None:
+        found = self._state_to_extend(SubspaceStatistics, lambda: SubspaceStatistics(h.shape[1], self.KEPT))
+        found.add(h)
+        self._state = found
 
     def learnt(self) -> dict[str, float]:
         return {"alpha": self.alpha_}
 
     def shortfall(self) -> str:
-        return _subspace_shortfall(self._learnt("_moments"))
+        return _subspace_shortfall(self._fitted_state(SubspaceStatistics).moments)
 
     @property
     def alpha_(self) -> float:
         """The weight of the norm."""
-        return self._get("alpha", self._alpha)
+        return self._cached("alpha", self._find_alpha)
 
-    def _alpha(self) -> float:
-        rest = self._get("rest", self._layer_of_rest)
-        (h,) = self._learnt("_sample").rows()
-        norm = -scored(lambda block: _residual(rest, block), h).mean()
+    def _find_alpha(self) -> float:
+        (h,) = self._fitted_state(SubspaceStatistics).sample.rows()
+        norm = -scored(self._residual, h).mean()
         best = scored(lambda block: self._logits(block).max(axis=1), h).mean(dtype=np.float64)
         return float(best / norm) if norm > 0 else 0.0
 
-    def _score(self, h: np.ndarray, z: np.ndarray) -> np.ndarray:
-        norm = -_residual(self._get("rest", self._layer_of_rest), h)
+    def _residual(self, h: Any) -> NDArray[np.float64]:
+        return _residual(self._cached("rest", self._make_rest), h)
+
+    def _make_rest(self) -> _core.Head:
+        moments, origin = self._fitted_state(SubspaceStatistics).moments, -_core.least_norm(*self._layer())
+        return _rest(moments, origin, self.dim, self._device())
+
+    def _score_block(self, h: np.ndarray, z: np.ndarray) -> NDArray[np.float64]:
+        norm = -self._residual(h)
         return _core.score("energy", z, None, (), (1.0,)) - self.alpha_ * norm

@@ -1,18 +1,29 @@
 """WeiPer with the KL-divergence score."""
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from dice import _core
 from dice.arrays import blocks
-from dice.detectors.base import positive, real, whole
+from dice.detectors.checks import positive, real, whole
 from dice.detectors.head import HeadScore
 from dice.detectors.sample import Thinned
 from dice.errors import InputError
 
 __all__ = ["WeiPer"]
+
+
+class _Training(NamedTuple):
+    """What images are compared with: range (low, high) and mean histogram (bins,) of the training features, and those of
+    their disturbed logits."""
+
+    span: tuple[float, float]
+    span_copies: tuple[float, float]
+    shares: NDArray[np.float64]
+    shares_copies: NDArray[np.float64]
 
 
 class WeiPer(HeadScore):
@@ -30,12 +41,25 @@ class WeiPer(HeadScore):
     """
 
     fit_depends_on = ("images",)
-    _LEARNT = ("_sample",)
+    saved_classes = (Thinned,)
     CACHED = 1 << 30  # bytes of copies kept: all 100 of an ImageNet head
 
-    def __init__(self, W: Any, b: Any, copies: int = 100, delta: float = 1.8, bins: int = 100, lambda_1: float = 2.5,
-                 lambda_2: float = 0.1, smooth: int = 4, smooth_copies: int = 15, eps: float = 0.01,
-                 eps_copies: float = 0.025, images: int = 5000, seed: int = 0) -> None:  # fmt: skip
+    def __init__(
+        self,
+        W: Any,
+        b: Any,
+        copies: int = 100,
+        delta: float = 1.8,
+        bins: int = 100,
+        lambda_1: float = 2.5,
+        lambda_2: float = 0.1,
+        smooth: int = 4,
+        smooth_copies: int = 15,
+        eps: float = 0.01,
+        eps_copies: float = 0.025,
+        images: int = 5000,
+        seed: int = 0,
+    ) -> None:
         self.W = W
         self.b = b
         self.copies = copies
@@ -50,41 +74,40 @@ class WeiPer(HeadScore):
         self.images = images
         self.seed = seed
 
-    def _learn(self, h: np.ndarray, z: np.ndarray, y: np.ndarray) -> None:
-        if "_sample" not in self.__dict__:
-            self._sample = Thinned(whole(self.images, "images"))
-        self._sample.add(h.astype(np.float32, copy=False))
+    def _learn_block(self, h: np.ndarray, z: np.ndarray, y: NDArray[np.int64]) -> None:
+        sample = self._state_to_extend(Thinned, lambda: Thinned(whole(self.images, "images")))
+        sample.add(h.astype(np.float32, copy=False))
+        self._state = sample
 
-    def disturbed(self, copy: int) -> np.ndarray:
+    def disturbed(self, copy: int) -> NDArray[np.float32]:
         """float32 (C, D): W of that copy, from 0."""
         weight, _ = self._layer()
-        noise = np.random.default_rng((whole(self.seed, "seed", 0), copy)).standard_normal(
-            weight.shape, dtype=np.float32
-        )
+        random = np.random.default_rng((whole(self.seed, "seed", 0), copy))
+        noise = random.standard_normal(weight.shape, dtype=np.float32)
         length = np.linalg.norm(weight, axis=1, keepdims=True) / np.linalg.norm(noise, axis=1, keepdims=True)
         noise *= np.float32(real(self.delta, "delta")) * length
         noise += weight
         return noise
 
-    def _heads(self) -> Iterator[Any]:
+    def _heads(self) -> Iterator[_core.Head]:
+        """The disturbed copies."""
         weight, bias = self._layer()
         kept = self.CACHED // weight.nbytes
         for copy in range(whole(self.copies, "copies")):
 
-            def draw(copy: int = copy) -> Any:
+            def draw(copy: int = copy) -> _core.Head:
                 return _core.Head(self.disturbed(copy), bias)
 
-            yield self._get(f"copy {copy}", draw) if copy < kept else draw()
+            yield self._cached(f"copy {copy}", draw) if copy < kept else draw()
 
     def _range(self, low: float, high: float, images: int) -> tuple[float, float]:
         gap = (high - low) / images
         return low - gap, high + gap + 1e-8
 
-    def _training(self) -> tuple[Any, ...]:
-        """Range and mean histogram of the features, and of the disturbed logits."""
-        (h,) = self._learnt("_sample").rows()
+    def _training(self) -> _Training:
+        (h,) = self._fitted_state(Thinned).rows()
         if not len(h):
-            raise InputError("WeiPer: not fitted; call fit(h) with training features first")
+            raise InputError(self._unfitted())
         span = self._range(float(h.min()), float(h.max()), len(h))
         low, high = np.inf, -np.inf
         for head in self._heads():
@@ -93,12 +116,13 @@ class WeiPer(HeadScore):
                 low, high = min(low, float(z.min())), max(high, float(z.max()))
         span_copies = self._range(low, high, len(h))
         of_h, of_z, _ = self._histograms(h, span, span_copies)
-        return span, span_copies, of_h.mean(axis=0), of_z.mean(axis=0)
+        return _Training(span, span_copies, of_h.mean(axis=0), of_z.mean(axis=0))
 
     def _histograms(
         self, h: np.ndarray, span: tuple[float, float], span_copies: tuple[float, float]
-    ) -> tuple[np.ndarray, ...]:
-        """Shares of each image's features and disturbed logits in the bins (n, bins) twice, mean MSP (n,)."""
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+        """Of images with features `h` (n, D): the shares (n, bins) of the features in each bin, those of the disturbed
+        logits, and the largest softmax probability (n,), the mean over the copies."""
         bins, classes = whole(self.bins, "bins"), len(self._layer()[0])
         of_h, of_z, msp = np.zeros((len(h), bins)), np.zeros((len(h), bins)), np.zeros(len(h))
         _core.count_bins(h, *span, of_h)
@@ -113,20 +137,25 @@ class WeiPer(HeadScore):
                 first += len(block)
         return of_h / h.shape[1], of_z / (self.copies * classes), msp / self.copies
 
-    def _score(self, h: np.ndarray, z: np.ndarray) -> np.ndarray:
-        span, span_copies, mean_h, mean_z = self._get("training", self._training)
-        of_h, of_z, msp = self._histograms(h, span, span_copies)
-        return -(divergence(mean_h, of_h, whole(self.smooth, "smooth"), positive(self.eps, "eps"))
-                 + real(self.lambda_1, "lambda_1")
-                 * divergence(mean_z, of_z, whole(self.smooth_copies, "smooth_copies"), positive(self.eps_copies, "eps_copies"))
-                 - real(self.lambda_2, "lambda_2") * msp)  # fmt: skip
+    def _score_block(self, h: np.ndarray, z: np.ndarray) -> NDArray[np.float64]:
+        training = self._cached("training", self._training)
+        of_h, of_z, msp = self._histograms(h, training.span, training.span_copies)
+        smooth, smooth_copies = whole(self.smooth, "smooth"), whole(self.smooth_copies, "smooth_copies")
+        features = divergence(training.shares, of_h, smooth, positive(self.eps, "eps"))
+        logits = divergence(
+            training.shares_copies, of_z, smooth_copies, positive(self.eps_copies, "eps_copies")
+        )
+        return -(features + real(self.lambda_1, "lambda_1") * logits - real(self.lambda_2, "lambda_2") * msp)
 
 
-def divergence(training: np.ndarray, images: np.ndarray, smooth: int, eps: float) -> np.ndarray:
+def divergence(
+    training: NDArray[np.float64], images: NDArray[np.float64], smooth: int, eps: float
+) -> NDArray[np.float64]:
     """KL(p || q) + KL(q || p), (n,): p the training histogram (bins,), q each image's (n, bins), smoothed."""
     left = (smooth - 1) // 2
     padded = np.pad(images, ((0, 0), (left, smooth - 1 - left)), mode="edge")
     q = np.lib.stride_tricks.sliding_window_view(padded, smooth, axis=1).mean(axis=2) + eps
     p = training + eps
     p, q = p / p.sum(), q / q.sum(axis=1, keepdims=True)
-    return ((p - q) * (np.log(p) - np.log(q))).sum(axis=1)
+    total: NDArray[np.float64] = ((p - q) * (np.log(p) - np.log(q))).sum(axis=1)
+    return total

@@ -6,6 +6,7 @@ batches -> backbone -> features (kept on disk, chunk by chunk) -> detectors -> s
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -15,7 +16,7 @@ from dice import __version__, _core
 from dice.arrays import Array, Float32, Float64, Int64
 from dice.backbone import Backbone
 from dice.console import error
-from dice.detectors import DICE, Detector, fitting, run
+from dice.detectors import Detector, LastLayer, fitting
 from dice.errors import InputError
 from dice.eval import metrics, results
 from dice.eval.features import Clock, FeaturePass, gathered
@@ -117,10 +118,10 @@ class _Scorer:
 
     def score(self, h: Float32, z: Float32, *, classify: bool) -> _Scores:
         """Of features `h` (n, D) whose logits are `z` (n, C). DICE classifies by logits of its own."""
-        scores = run.score(self.detector, h, z)
+        scores = self.detector.score_with_logits(h, z)
         if not classify:
             return _Scores(scores, np.empty(0, np.int64), np.empty(0, z.dtype))
-        logits = self.detector.logits(h) if isinstance(self.detector, DICE) else z
+        logits = self.detector.logits(h) if isinstance(self.detector, LastLayer) else z
         share = np.exp(logits - logits.max(axis=1, keepdims=True))
         return _Scores(scores, logits.argmax(axis=1), share.max(axis=1) / share.sum(axis=1))
 
@@ -277,17 +278,28 @@ def _fit(
     if train is None:
         return _Fitted(detectors, mean, {}, {})
     try:
-        fits = fitting.fit(detectors, train, through.features(train), through.net, through.clock)
+        fits = fitting.fit(
+            detectors,
+            through.features(train),
+            fitting.last_logits(through.net.weight, through.net.bias),
+            labels=train.labels,
+            count=len(train),
+            name=train.name,
+            measure=partial(through.clock.measure, "head"),
+        )
     except WriteError:
         raise
     except InputError as reason:
         error(str(reason))
         wanting = [m.label for m in methods if m.learns or m.label in masked]
         return _Fitted(detectors, mean, {}, dict.fromkeys(wanting, f"{BROKEN}: {reason}"))
-    notes = {label: FitNote(**note) for label, note in fits.by_name.items()}
+    notes = {
+        label: FitNote(fit.set, fit.split, fit.n, train.identity, fit.learnt, fit.short_of)
+        for label, fit in fits.by_name.items()
+    }
     if mean is None:
         mean = fits.moments.mean()
-        note = FitNote(**fitting.about(train, "train", fits.moments.count))
+        note = FitNote(train.name, fitting.ALL, fits.moments.count, train.identity)
         notes |= dict.fromkeys(masked, note)
     return _Fitted(detectors, mean, notes, fits.failed)
 

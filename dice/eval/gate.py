@@ -2,16 +2,16 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from dice.arrays import Bool, Float32, Float64, Int64
 from dice.backbone import Backbone
 from dice.console import progress
-from dice.detectors import Detector
+from dice.detectors import Detector, fitting
 from dice.errors import InputError
-from dice.images.imagesets import ImageSet
+from dice.images.imagesets import Decoding, ImageSet
 from dice.images.preprocess import Transform
 
 __all__ = ["Origin", "Verdicts", "calibrate", "judge", "learn", "origin"]
@@ -44,17 +44,25 @@ class Verdicts(NamedTuple):
     classes: Int64  #: (n,), predicted
 
 
-def learn(detector: Detector, net: Backbone, images: ImageSet, transform: Transform, **decode: Any) -> int:
-    """Fits on `images` in one streaming pass of the network; returns how many images there were."""
-    seen = 0
-    for indices, x, _ in _passed(detector, net, images, transform, **decode):
-        if detector.needs_labels and images.labels is None:
-            raise InputError(
-                f"{images.name}: has no labels, which {type(detector).__name__} wants; use class folders"
-            )
-        detector.partial_fit(x, *((images.labels[indices],) if detector.needs_labels else ()))  # type: ignore[index]
-        seen += len(indices)
-    return seen
+def learn(
+    detector: Detector,
+    net: Backbone,
+    images: ImageSet,
+    transform: Transform,
+    decoding: Decoding = Decoding(),  # noqa: B008 (frozen)
+) -> fitting.Fit:
+    """Fits on `images` in one streaming pass of the network, on the same images as `dice eval` does: see
+    `dice.detectors.fitting`."""
+    fits = fitting.fit(
+        {images.name: detector},
+        ((indices, h) for indices, h, _ in _passed(net, images, transform, decoding)),
+        fitting.last_logits(net.weight, net.bias),
+        labels=images.labels,
+        count=len(images),
+        name=images.name,
+        strict=True,
+    )
+    return fits.by_name[images.name]
 
 
 def calibrate(
@@ -62,15 +70,15 @@ def calibrate(
     net: Backbone,
     images: ImageSet,
     transform: Transform,
+    decoding: Decoding = Decoding(),  # noqa: B008 (frozen)
     *,
     tpr: float,
     by_class: bool = False,
-    **decode: Any,
 ) -> int:
     """Sets the threshold, and what p-values need, from held-out ID `images`; returns how many there were."""
     rows = [
-        (detector.score_samples(x), classes)
-        for _, x, classes in _passed(detector, net, images, transform, **decode)
+        (detector.score_samples(z if detector.takes == "z" else h), z.argmax(axis=1))
+        for _, h, z in _passed(net, images, transform, decoding)
     ]
     scores, classes = (
         (np.concatenate(column) for column in zip(*rows, strict=True)) if rows else (np.empty(0), None)
@@ -80,29 +88,27 @@ def calibrate(
 
 
 def judge(
-    detector: Detector, net: Backbone, images: ImageSet, transform: Transform, **decode: Any
+    detector: Detector,
+    net: Backbone,
+    images: ImageSet,
+    transform: Transform,
+    decoding: Decoding = Decoding(),  # noqa: B008 (frozen)
 ) -> Iterator[Verdicts]:
     """Verdicts batch by batch; memory does not grow with the number of images."""
-    for indices, x, classes in _passed(detector, net, images, transform, **decode):
-        scores = detector.score_samples(x)
-        known = detector.__dict__.get("calibration_")
+    for indices, h, z in _passed(net, images, transform, decoding):
+        scores, classes = detector.score_samples(z if detector.takes == "z" else h), z.argmax(axis=1)
+        known = detector.calibration_
         p_values = None if known is None else known.p_values(scores, classes)
         inside = detector.decide(scores, classes) >= 0 if hasattr(detector, "threshold_") else None
         yield Verdicts(indices, scores, p_values, inside, classes)
 
 
 def _passed(
-    detector: Detector,
-    net: Backbone,
-    images: ImageSet,
-    transform: Transform,
-    *,
-    batch_size: int = 64,
-    **decode: Any,
-) -> Iterator[tuple[Int64, Float32, Int64]]:
-    """Of each batch: indices (n,), what the detector takes, (n, D) or (n, C), and predicted classes (n,)."""
+    net: Backbone, images: ImageSet, transform: Transform, decoding: Decoding
+) -> Iterator[tuple[Int64, Float32, Float32]]:
+    """Of each batch: indices (n,), features (n, D) and logits (n, C)."""
     with progress(len(images), images.name) as bar:
-        for indices, pixels in images.batches(transform, batch_size, **decode):
+        for indices, pixels in decoding.batches(images, transform):
             h, z = net.forward(pixels)
             bar.update(len(indices))
-            yield indices, z if detector.takes == "z" else h, z.argmax(axis=1)
+            yield indices, h, z

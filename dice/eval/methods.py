@@ -8,7 +8,7 @@ from dice.backbone import Backbone
 from dice.console import debug
 from dice.detectors import DICE, Detector
 from dice.detectors.activations import Clip
-from dice.detectors.dice import SCORES
+from dice.detectors.last_layer import SCORES
 from dice.detectors.registry import METHODS, make
 from dice.errors import InputError
 

@@ -13,7 +13,7 @@ import numpy as np
 from dice import _core
 from dice.arrays import Float64, as_array, blocks
 from dice.detectors import DICE
-from dice.detectors.base import last_layer
+from dice.detectors.checks import last_layer
 from dice.errors import InputError
 from dice.eval import metrics
 from dice.eval.results import Metrics, average

@@ -11,14 +11,16 @@ __all__ = ["QuantileSketch", "ValueHistogram"]
 
 
 class QuantileSketch:
-    """Ranks of any number of scores to within 1e-3 of their number, in bounded memory; mergeable, deterministic.
+    """Ranks of any number of scores to within 1e-3 of their number, in bounded memory; mergeable,
+    deterministic.
 
-    Scores of weight 2^l wait at level l; where `SIZE` are there, every second of them in sorted order goes on to the
-    next level (Manku, Rajagopalan & Lindsay, 1998). Each such step moves a rank by at most 2^l, and level l takes at
-    most count / (SIZE 2^l) steps, so that the error is at most count * levels / SIZE: under 1e-3 up to 10^14 scores.
-    Up to SIZE scores nothing is lost. Memory: SIZE doubles a level.
+    Scores of weight 2^l wait at level l; where `SIZE` are there, every second of them in sorted order goes on
+    to the next level (Manku, Rajagopalan & Lindsay, 1998). Each such step moves a rank by at most 2^l, and
+    level l takes at most count / (SIZE 2^l) steps, so that the error is at most count * levels / SIZE: under
+    1e-3 up to 10^14 scores. Up to SIZE scores nothing is lost. Memory: SIZE doubles a level.
 
-    Attributes: `count` scores seen; `error`, the bound on the error of a rank that follows from the steps taken so far.
+    Attributes: `count` scores seen; `error`, the bound on the error of a rank that follows from the steps
+    taken so far.
 
     >>> sketch = QuantileSketch().add(np.arange(1000)).merge(QuantileSketch().add(np.arange(1000, 2000)))
     >>> sketch.quantile(0.5), sketch.error
@@ -85,9 +87,11 @@ class QuantileSketch:
 
 
 class ValueHistogram:
-    """Counts of float32 numbers by sign, exponent and leading 11 bits of the fraction: 2^20 bins, 8 MB, mergeable.
+    """Counts of float32 numbers by sign, exponent and leading 11 bits of the fraction: 2^20 bins, 8 MB,
+    mergeable.
 
-    Ranks are exact, so the bin of a quantile is; within it the value is interpolated: off by at most 2^-11 of itself.
+    Ranks are exact, so the bin of a quantile is; within it the value is interpolated: off by at most 2^-11 of
+    itself.
     """
 
     SHIFT = 12
@@ -118,7 +122,8 @@ class ValueHistogram:
         self.counts += other.counts
 
     def quantile(self, q: float) -> float:
-        """The number at rank q (n - 1) of the n sorted ones, as numpy.quantile has it. InputError before the first."""
+        """The number at rank q (n - 1) of the n sorted ones, as numpy.quantile has it. InputError before the
+        first."""
         total = int(self.counts.sum())
         if total == 0:
             raise InputError("quantile: no numbers seen; fit on training features")

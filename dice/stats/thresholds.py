@@ -1,7 +1,7 @@
 """Thresholds that hold for the next image, by split conformal prediction (Vovk, Gammerman & Shafer, 2005).
 
-All rests on one assumption: the held-out ID scores are exchangeable with those of the ID images to come, so they must
-not be of training images. No assumption on the scores' distribution is made.
+All rests on one assumption: the held-out ID scores are exchangeable with those of the ID images to come, so
+they must not be of training images. No assumption on the scores' distribution is made.
 """
 
 import math
@@ -20,9 +20,9 @@ __all__ = ["Calibration", "benjamini_hochberg", "conformal_p_values", "conformal
 def conformal_threshold(scores: Any, tpr: float) -> float:
     """The threshold t for which a further ID image has score >= t with probability at least `tpr`.
 
-    `scores` (n,) are of held-out ID images, or a `QuantileSketch` of them, whose rank error then lowers t by as much as
-    the guarantee needs. t is the k-th smallest, k = n + 1 - ceil((n + 1) tpr) in exact arithmetic. InputError where n is
-    too small for the rate.
+    `scores` (n,) are of held-out ID images, or a `QuantileSketch` of them, whose rank error then lowers t by
+    as much as the guarantee needs. t is the k-th smallest, k = n + 1 - ceil((n + 1) tpr) in exact arithmetic.
+    InputError where n is too small for the rate.
 
     >>> conformal_threshold([3, 1, 4, 1.5, 9, 2, 6, 5, 3.5], tpr=0.9)
     1.0
@@ -38,10 +38,12 @@ def conformal_threshold(scores: Any, tpr: float) -> float:
 
 
 def realised_tpr(n: int, tpr: float) -> Any:
-    """How the TPR that `conformal_threshold` of n scores really gives is distributed over the draws of these scores:
-    Beta(n + 1 - k, k), as a frozen `scipy.stats.beta` (exact for continuous scores, a lower bound with ties).
+    """How the TPR that `conformal_threshold` of n scores really gives is distributed over the draws of these
+    scores: Beta(n + 1 - k, k), as a frozen `scipy.stats.beta` (exact for continuous scores, a lower bound
+    with ties).
 
-    `.mean()` is at least `tpr`; `.ppf(0.05)` is what 95 % of all calibrations exceed: how many scores are enough.
+    `.mean()` is at least `tpr`; `.ppf(0.05)` is what 95 % of all calibrations exceed: how many scores are
+    enough.
 
     >>> [round(float(realised_tpr(n, 0.95).ppf(0.05)), 3) for n in (19, 199, 1999)]
     [0.854, 0.922, 0.942]
@@ -55,7 +57,8 @@ def realised_tpr(n: int, tpr: float) -> Any:
 def conformal_p_values(calibration: Any, scores: Any) -> np.ndarray:
     """float64 (N,): (1 + number of the n held-out ID scores `calibration` <= score) / (n + 1).
 
-    For an ID image P(p <= a) <= a, for every a. p > 1 - tpr exactly where score >= conformal_threshold(calibration, tpr).
+    For an ID image P(p <= a) <= a, for every a. p > 1 - tpr exactly where score >=
+    conformal_threshold(calibration, tpr).
 
     >>> conformal_p_values([1, 2, 3, 4], [0, 2.5, 9])
     array([0.2, 0.6, 1. ])
@@ -66,7 +69,8 @@ def conformal_p_values(calibration: Any, scores: Any) -> np.ndarray:
 def benjamini_hochberg(p_values: Any, fdr: float) -> np.ndarray:
     """bool (N,): which of a batch are called OOD so that on average at most `fdr` of those called are ID.
 
-    Benjamini & Hochberg, 1995; it holds for conformal p-values that share their held-out scores (Bates et al., 2023).
+    Benjamini & Hochberg, 1995; it holds for conformal p-values that share their held-out scores (Bates et
+    al., 2023).
     """
     p = np.asarray(as_array(p_values, "p_values", 1), dtype=np.float64)
     if not ((p >= 0) & (p <= 1)).all():
@@ -79,8 +83,8 @@ def benjamini_hochberg(p_values: Any, fdr: float) -> np.ndarray:
 class Calibration:
     """Held-out ID scores (n,) and what follows from them, for all images together or by predicted class.
 
-    With `classes` (n,), from 0, each predicted class has a threshold of its own, and the rate holds within each.
-    InputError where a class has too few scores for the rate.
+    With `classes` (n,), from 0, each predicted class has a threshold of its own, and the rate holds within
+    each. InputError where a class has too few scores for the rate.
 
     Attributes: `tpr`; `threshold` float, or float64 (C,) by class, NaN for a class without scores.
     """
@@ -103,11 +107,14 @@ class Calibration:
         self.threshold = thresholds if self.by_class else float(thresholds[0])
 
     def thresholds(self, n: int, classes: Any = None) -> np.ndarray:
-        """float64 (n,): the threshold of each of n images, by their predicted `classes` (n,) where that is asked for."""
-        return np.atleast_1d(self.threshold)[self._groups(n, classes)]
+        """float64 (n,): the threshold of each of n images, by their predicted `classes` (n,) where that is
+        asked for."""
+        thresholds: np.ndarray = np.atleast_1d(self.threshold)[self._groups(n, classes)]
+        return thresholds
 
     def p_values(self, scores: Any, classes: Any = None) -> np.ndarray:
-        """float64 (N,): conformal p-values of `scores` (N,), within their class where thresholds are by class."""
+        """float64 (N,): conformal p-values of `scores` (N,), within their class where thresholds are by
+        class."""
         values = _scores(scores, "scores")
         groups = self._groups(len(values), classes)
         p = np.empty(len(values))

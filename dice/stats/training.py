@@ -1,40 +1,39 @@
-"""Statistics of the training features: one streaming pass, resumed where it was killed, merged from several machines.
+"""Statistics of the training features, as `dice precompute` writes them: what detectors learn, ready to load.
 
-A file `.npz` holds everything and says where it came from; a file `.npy` is the original's bare mean feature, float64 (D,).
+A file `.npz` holds everything and says where it came from; a file `.npy` is the original's bare mean feature,
+float64 (D,).
 
-    about              uint8: JSON text, the keys that `_about` fills in
-    count negative state   the `Moments` of all features
-    and unless only the mean was asked for
-    scatter            float64 (D, D): sum of (h - mean)(h - mean)'
-    class_count  class_sum   int64 (C,), float64 (C, D): images and summed features of each label, where labels are known
-    hit_count  hit_sum       the same over the images that the network puts into the right class
+    about                                  uint8: JSON text, the keys that `Statistics` names
+    count, negative, state                 `Moments` of all features: the mean for DICE, FDBD and NCI
+    class_count, class_mean, class_scatter `ClassMoments` by label, with the scatter within the classes: for
+                                           MDS, RMDS, Residual. Without labels all images are one class
+    right_count, right_mean                `ClassMoments` by label of the images that are classified right:
+                                           for SHE. Only where labels are known
 
-That is enough for the means, shared and class-free covariances and second moments of the published scores. A killed pass leaves
-the same file with `done` below `size`.
+The last two are left out where only the mean was asked for. All three are what the detectors themselves keep,
+merged by the same code. A pass that was killed leaves the same file with `done` below `size`.
 """
 
 import json
-import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from dice import __version__, _core
-from dice.console import note, progress, warn
-from dice.detectors import DICE
+from dice.backbone import Backbone
+from dice.console import warn
 from dice.errors import InputError
-from dice.images.imagesets import ImageSet, Part
-from dice.io import fingerprint, read_npy, read_npz
+from dice.io import read_npy, read_npz
 from dice.io.output import write_npy, write_npz
-from dice.stats.moments import Moments
+from dice.stats.moments import ClassMoments, Moments
 
-__all__ = ["Statistics", "check_name", "compute", "load_mean", "mask_drift", "merge", "save", "select"]
+__all__ = ["FORMAT", "OWN", "Statistics", "check_name", "load_mean", "merge", "save"]
 
-FORMAT = 1
-CHUNK_IMAGES = 256  # added at once, at fixed places: no bit depends on the batch size or on interruptions
-SAVE_SECONDS = 60.0  # how much a kill can lose
+FORMAT = 2
+MEAN_ONLY = 1  # the format before, whose mean is the same; its other sums are not read
+NAMED = 20  # shards, where more of them are missing
 
 _SOURCE = (
     "format",
@@ -48,30 +47,37 @@ _SOURCE = (
     "sample",
     "full",
 )
-_OWN = (
+OWN = (
     *_SOURCE,
     "shard",
     "size",
     "device",
     "isa",
     "build",
-)  # what a resumed pass must share with the killed one
+)  #: what a resumed pass must share with the killed one
 
 
 class Statistics:
-    """What is known of the training features; see the module's text for the arrays.
+    """What is known of the training features; see the module's text for what each part is for.
 
-    about: plain values: format, dice, build, checkpoint (SHA-256), arch, precision, device, isa, transform, set, identity, images_in_set,
-        sample (None or {images, seed}), shard (None or [i, n]), size (images of this part), full, done, left_out (reasons).
+    about: plain values: format, dice, build, checkpoint (SHA-256), arch, precision, device, isa, transform,
+    set,
+        identity, images_in_set, sample (None or {images, seed}), shard (None or [i, n]), size (images of this
+        part), full, done, left_out (reasons).
+    moments: of all features.
+    classes: by label, of one class where labels are not known; None where only the mean was asked for.
+    right: of the images classified right, by label; None where labels are not known.
     """
 
     def __init__(self, about: dict[str, Any], features: int, classes: int = 0) -> None:
+        """`classes`: how many labels there are, 0 where they are not known."""
         self.about = about
         self.moments = Moments(features)
-        layout = _layout(about["full"], features, classes)
-        self.arrays: dict[str, np.ndarray] = {
-            name: np.zeros(shape, dtype) for name, (shape, dtype) in layout.items()
-        }
+        self.classes: ClassMoments | None = None
+        self.right: ClassMoments | None = None
+        if about["full"]:
+            self.classes = ClassMoments(max(classes, 1), features, scatter=True)
+            self.right = ClassMoments(classes, features) if classes else None
 
     @property
     def count(self) -> int:
@@ -81,68 +87,103 @@ class Statistics:
         """float64 (D,)"""
         return self.moments.mean()
 
+    def within_classes(self) -> ClassMoments:
+        """By label, of one class where labels are not known. InputError where only the mean was asked for."""
+        if self.classes is None:
+            raise InputError("has the mean feature alone, no class means and no scatter")
+        return self.classes
+
+    def by_label(self) -> tuple[ClassMoments, ClassMoments]:
+        """Of all images, and of those classified right. InputError where labels are not known."""
+        every = self.within_classes()
+        if self.right is None:
+            raise InputError("the training images had no labels, or some that are no class of the network")
+        return every, self.right
+
     def add(self, h: np.ndarray, labels: np.ndarray | None, predicted: np.ndarray) -> None:
-        """Adds features `h` (n, D), their labels int64 (n,) (below 0: unknown) and predicted classes (n,)."""
-        seen = Moments(h.shape[1]).add(h)
-        sums = {}
-        if "scatter" in self.arrays and len(h):
-            centred = h - seen.mean()
-            sums["scatter"] = centred.T @ centred
-        self._merge(seen, sums)
-        if labels is not None and "class_sum" in self.arrays:
-            for kind, taken in (("class", labels >= 0), ("hit", labels == predicted)):
-                for label, row in zip(labels[taken], h[taken], strict=True):
-                    self.arrays[f"{kind}_count"][label] += 1
-                    self.arrays[f"{kind}_sum"][label] += row
+        """Adds features `h` (n, D), their labels int64 (n,) where they are known, and predicted classes
+        (n,)."""
+        self.moments.add(h)
+        if self.classes is None:
+            return
+        if self.right is not None and labels is not None:
+            self.classes.add(h, labels)
+            self.right.add(h, np.where(labels == predicted, labels, -1))
+        else:
+            self.classes.add(h, np.zeros(len(h), np.int64))
 
     def merge(self, other: "Statistics") -> None:
-        """Adds what `other`, of the same features and classes, has seen."""
-        self._merge(other.moments, other.arrays)
-
-    def _merge(self, moments: Moments, sums: dict[str, np.ndarray]) -> None:
-        if "scatter" in self.arrays and self.count and moments.count:  # Chan, Golub & LeVeque, 1979
-            apart = moments.mean() - self.mean()
-            weight = self.count * (moments.count / (self.count + moments.count))
-            self.arrays["scatter"] += weight * np.outer(apart, apart)
-        self.moments.merge(moments)
-        for name, value in sums.items():
-            self.arrays[name] += value
+        """Adds what `other`, with the same parts, of the same features and classes, has seen."""
+        self.moments.merge(other.moments)
+        for mine, theirs in ((self.classes, other.classes), (self.right, other.right)):
+            if mine is not None and theirs is not None:
+                mine.merge(theirs)
 
     def to_arrays(self) -> dict[str, Any]:
         """What a file holds."""
-        about = np.frombuffer(json.dumps(self.about).encode(), np.uint8)
-        return {"about": about, **self.moments.to_arrays(), **self.arrays}
+        arrays = {
+            "about": np.frombuffer(json.dumps(self.about).encode(), np.uint8),
+            **self.moments.to_arrays(),
+        }
+        for part, moments in (("class", self.classes), ("right", self.right)):
+            if moments is not None:
+                arrays |= {f"{part}_{name}": value for name, value in moments.to_arrays().items()}
+        return arrays
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Name -> shape of the arrays: what two that can be merged have in common."""
+        return {name: np.shape(value) for name, value in self.to_arrays().items() if name != "about"}
 
     @classmethod
     def load(cls, path: Path) -> "Statistics":
-        """InputError where `path` is no such file, or a damaged one."""
+        """InputError where `path` is no such file, or a damaged one. Of a file in the format before this one
+        only the mean is taken."""
         arrays = read_npz(path)
         try:
             about = json.loads(arrays.pop("about").tobytes())
-            if about["format"] != FORMAT:
+            if about["format"] not in (MEAN_ONLY, FORMAT):
                 raise InputError(
-                    f"{path}: format {about['format']}, this version reads {FORMAT}; make it again with `dice precompute`"
+                    f"{path}: format {about['format']}, this version reads {FORMAT}; make it again with "
+                    "`dice precompute`"
                 )
+            if about["format"] == MEAN_ONLY:
+                about["full"] = False
             _check_about(about)
-            features, classes = arrays["state"].shape[1], len(arrays.get("class_count", ()))
-            for name, (shape, dtype) in _layout(about["full"], features, classes).items():
-                if arrays[name].shape != shape or arrays[name].dtype != dtype:
-                    raise ValueError(name)
-            loaded = cls(about | {"full": False}, features)
-            loaded.moments = Moments.from_arrays(features, arrays)
-            if not 0 <= loaded.count <= about["done"]:
-                raise ValueError("count")
+            found = cls(about | {"full": False}, arrays["state"].shape[1])
+            found.about = about
+            found._fill(arrays)
         except InputError:
             raise
-        except (KeyError, ValueError, TypeError, IndexError) as reason:
+        except (KeyError, ValueError, TypeError, IndexError, RecursionError) as reason:
             raise InputError(
                 f"{path}: no statistics of dice, or damaged ({reason}); make it again with `dice precompute`"
             ) from None
-        loaded.about = about
-        loaded.arrays = {name: arrays[name] for name in _layout(about["full"], features, classes)}
-        return loaded
+        return found
 
-    def check(self, path: Path, net: Any) -> None:
+    def _fill(self, arrays: Mapping[str, np.ndarray]) -> None:
+        """Takes the parts from what a file holds. KeyError, ValueError or TypeError where they do not fit."""
+        features = self.moments.features
+        self.moments = Moments.from_arrays(features, arrays)
+        if not 0 <= self.count <= self.about["done"]:
+            raise ValueError("count")
+        if not self.about["full"]:
+            return
+        parts = {
+            part: {name: arrays[f"{part}_{name}"] for name in names if f"{part}_{name}" in arrays}
+            for part, names in (("class", ("count", "mean", "scatter")), ("right", ("count", "mean")))
+        }
+        self.classes = ClassMoments.from_arrays(features, parts["class"], scatter=True)
+        if self.classes.count.sum() != self.count:
+            raise ValueError("class_count")
+        if parts["right"]:
+            self.right = ClassMoments.from_arrays(features, parts["right"], scatter=False)
+            if (
+                self.right.count.shape != self.classes.count.shape
+                or (self.right.count > self.classes.count).any()
+            ):
+                raise ValueError("right_count")
+
+    def check(self, path: Path, net: Backbone) -> None:
         """InputError where these are not the finished statistics of `net`."""
         about = self.about
         if about["checkpoint"] != net.fingerprint:
@@ -156,19 +197,9 @@ class Statistics:
             warn(f"{path}: features of precision {about['precision']}, the network runs in {net.precision}")
 
 
-def _layout(full: bool, features: int, classes: int) -> dict[str, tuple[tuple[int, ...], type]]:
-    """Name -> (shape, dtype) of the arrays beside the moments."""
-    if not full:
-        return {}
-    sums: dict[str, tuple[tuple[int, ...], type]] = {"scatter": ((features, features), np.float64)}
-    for kind in ("class", "hit") if classes else ():
-        sums |= {f"{kind}_count": ((classes,), np.int64), f"{kind}_sum": ((classes, features), np.float64)}
-    return sums
-
-
 def _check_about(about: dict[str, Any]) -> None:
     """KeyError, TypeError or ValueError where a later step would stumble."""
-    for key in _OWN:
+    for key in OWN:
         about[key]
     sizes = [about["done"], about["size"], about["images_in_set"]]
     i, n = about["shard"] or (1, 1)
@@ -178,134 +209,6 @@ def _check_about(about: dict[str, Any]) -> None:
         raise ValueError("counts")
     if type(about["checkpoint"]) is not str or type(about["left_out"]) is not list:
         raise TypeError("about")
-
-
-# -- which images
-
-
-def select(
-    train: ImageSet, *, max_images: int | None = None, seed: int = 0, shard: tuple[int, int] | None = None
-) -> Part:
-    """`train`, or a sample of it, or one of n shards of either.
-
-    max_images: a random sample without replacement, stratified: each label gets its share, rounded up or down.
-    shard: (i, n), i from 1: the i-th of n runs of equal length.
-    """
-    indices, sample = np.arange(len(train)), None
-    if max_images is not None and max_images < len(train):
-        rng = np.random.default_rng(seed)
-        labels = np.zeros(len(train)) if train.labels is None else train.labels
-        by_label = np.lexsort((rng.random(len(train)), labels))
-        steps = (np.arange(max_images) + rng.random()) * (len(train) / max_images)
-        indices = np.sort(by_label[steps.astype(np.int64)])
-        sample = {"images": max_images, "seed": seed}
-    if shard:
-        i, n = shard
-        if not 1 <= i <= n <= len(indices):
-            raise InputError(f"--shard {i}/{n}: want 1/N to N/N, N at most the {len(indices)} images")
-        indices = indices[len(indices) * (i - 1) // n : len(indices) * i // n]
-    return Part(train, indices, sample=sample, shard=list(shard) if shard else None)
-
-
-# -- the pass
-
-
-def compute(
-    net: Any,
-    part: Part,
-    transform: Any,
-    state: Path,
-    *,
-    full: bool = True,
-    fresh: bool = False,
-    **decode: Any,
-) -> Statistics:
-    """One pass over `part`. Memory does not depend on its length, but for the names of its files.
-
-    `state` keeps an interrupted pass, at least every SAVE_SECONDS; the bits are those of an undisturbed one. It is removed by
-    `save`. `decode` goes to `ImageSet.batches`: batch_size, threads, skip_bad.
-    """
-    known = part.labels is not None and len(part) and part.labels.max() < len(net.bias)
-    found = Statistics(_about(net, part, transform, full), net.weight.shape[1], len(net.bias) if known else 0)
-    if state.is_file() and not fresh:
-        found = _resume(state, found)
-    left_out = list(found.about["left_out"])
-    chunk: list[
-        tuple[np.ndarray, np.ndarray, np.ndarray]
-    ] = []  # whole batches, the last one cut at the chunk's end
-    saved_at = time.perf_counter()
-
-    def take(stop: int) -> None:
-        if chunk:
-            i, h, predicted = (np.concatenate(column) for column in zip(*chunk, strict=True))
-            found.add(h, part.labels[i] if known and part.labels is not None else None, predicted)
-            chunk.clear()
-        found.about.update(done=stop, left_out=left_out + part.bad_before(stop))
-
-    def keep() -> None:
-        write_npz(state, **found.to_arrays())
-
-    start = found.about["done"]
-    with progress(len(part), f"{part.name} train", start) as bar:
-        try:
-            for indices, images in part.batches(transform, start=start, **decode):
-                h, z = net.forward(images)
-                predicted = z.argmax(axis=1)
-                bar.update(len(h))
-                for n in np.unique(indices // CHUNK_IMAGES):
-                    if n * CHUNK_IMAGES > found.about["done"]:
-                        take(int(n) * CHUNK_IMAGES)
-                        if time.perf_counter() - saved_at >= SAVE_SECONDS:
-                            keep()
-                            saved_at = time.perf_counter()
-                    of_chunk = indices // CHUNK_IMAGES == n
-                    chunk.append((indices[of_chunk], h[of_chunk], predicted[of_chunk]))
-        except InputError:  # of an image: what came before it is sound
-            if found.about["done"] > start:
-                keep()
-            raise
-    take(len(part))
-    if not found.count:
-        raise InputError(f"{part.name}: no image of it could be used")
-    return found
-
-
-def _about(net: Any, part: Part, transform: Any, full: bool) -> dict[str, Any]:
-    return {
-        "format": FORMAT,
-        "dice": __version__,
-        "build": fingerprint(_core.__file__),
-        "checkpoint": net.fingerprint,
-        "arch": net.arch,
-        "precision": net.precision,
-        "device": net.device,
-        "isa": net.isa,
-        "transform": transform.name,
-        "set": part.name,
-        "identity": part.whole.identity,
-        "images_in_set": len(part.whole),
-        "sample": part.sample,
-        "shard": part.shard,
-        "size": len(part),
-        "full": full,
-        "done": 0,
-        "left_out": [],
-    }
-
-
-def _resume(state: Path, empty: Statistics) -> Statistics:
-    try:
-        stored = Statistics.load(state)
-        other = [key for key in _OWN if stored.about[key] != empty.about[key]]
-        if other:
-            raise InputError(f"{state}: differs in {', '.join(other)}")
-        return stored
-    except InputError as reason:
-        note(f"{reason}; starting again")
-        return empty
-
-
-# -- files
 
 
 def check_name(path: Path, shard: tuple[int, int] | None = None) -> None:
@@ -326,8 +229,9 @@ def save(path: Path, found: Statistics, state: Path | None = None) -> None:
         state.unlink(missing_ok=True)
 
 
-def load_mean(path: Path, net: Any) -> np.ndarray:
-    """float64 (D,), from `.npz` or `.npy`. InputError where it is another network's; a warning where the file cannot say."""
+def load_mean(path: Path, net: Backbone) -> np.ndarray:
+    """float64 (D,), from `.npz` or `.npy`. InputError where it is another network's; a warning where the file
+    cannot say."""
     if path.suffix == ".npz":
         found = Statistics.load(path)
         found.check(path, net)
@@ -354,28 +258,33 @@ def merge(paths: Sequence[Path]) -> Statistics:
         about = part.about
         if not about["shard"] or about["done"] < about["size"]:
             raise InputError(f"{path}: is {_part(about)}; merge takes finished shards")
+        if about["format"] != FORMAT:
+            raise InputError(
+                f"{path}: format {about['format']}, want {FORMAT}; make it again with `dice precompute`"
+            )
         for key in _SOURCE:
             if about[key] != like.about[key]:
                 raise InputError(
-                    f"{path}: {key} is {about[key]}, that of {first} is {like.about[key]}; they do not belong together"
+                    f"{path}: {key} is {about[key]}, that of {first} is {like.about[key]}; they do not "
+                    "belong together"
                 )
         i, n = about["shard"]
         if n != like.about["shard"][1]:
             raise InputError(
-                f"{path}: is shard {i}/{n}, {first} is one of {like.about['shard'][1]}; they do not belong together"
+                f"{path}: is shard {i}/{n}, {first} is one of {like.about['shard'][1]}; they do not belong "
+                "together"
             )
         if i in by_place:
             raise InputError(f"{path}: overlaps {by_place[i][0]}: both are shard {i}/{n}")
-        if part.arrays.keys() != like.arrays.keys():
-            raise InputError(
-                f"{path}: has {sorted(part.arrays)}, {first} has {sorted(like.arrays)}; make them again"
-            )
+        if part.shapes() != like.shapes():
+            raise InputError(f"{path}: holds {part.shapes()}, {first} holds {like.shapes()}; make them again")
         by_place[i] = path, part
     n = like.about["shard"][1]
-    missing = [f"{i}/{n}" for i in range(1, n + 1) if i not in by_place]
-    if missing:
+    if len(by_place) < n:
+        missing = [f"{i}/{n}" for i in islice((i for i in range(1, n + 1) if i not in by_place), NAMED)]
+        more = ", ..." if n - len(by_place) > NAMED else ""
         raise InputError(
-            f"shard {', '.join(missing)} is missing; the files given are {', '.join(map(str, paths))}"
+            f"shard {', '.join(missing)}{more} is missing; the files given are {', '.join(map(str, paths))}"
         )
     ordered = [by_place[i][1] for i in range(1, n + 1)]
     whole = ordered[0]
@@ -395,36 +304,3 @@ def _part(about: dict[str, Any]) -> str:
         if about["done"] == about["size"]
         else f"unfinished ({about['done']} of {about['size']} images of {name})"
     )
-
-
-# -- how good a sample is
-
-
-def mask_drift(found: Statistics, W: Any, b: Any, p: float, *, draws: int = 10) -> tuple[float, float]:
-    """How much of the mask at `p` the whole training set would turn over: percent of all weights, and the spread over draws.
-
-    The whole set's mean differs from the sample's by about N(0, var/n (1 - n/N)) a feature (the finite population
-    correction: a sample of everything is exact); masks of means drawn from it are compared with the sample's own. The
-    variance is that within labels, as the sample is stratified, where at least two images a label make it known.
-    """
-    n, whole = found.count, found.about["images_in_set"]
-    squares, free = found.moments.variance() * n, n - 1
-    counts = found.arrays.get("class_count", np.zeros(0, np.int64))
-    if counts.sum() == n and n >= 2 * np.count_nonzero(counts):
-        present = counts > 0
-        means = found.arrays["class_sum"][present] / counts[present, None]
-        squares = squares - (counts[present, None] * (means - found.mean()) ** 2).sum(axis=0)
-        free = n - int(present.sum())
-    spread = np.sqrt(np.maximum(squares, 0) / max(free, 1) / n * max(0.0, 1 - n / whole))
-    keep = DICE(W, b, p=p, mean=found.mean()).keep_
-    rng = np.random.default_rng(0)
-    turned = [
-        100
-        * float(
-            np.mean(
-                DICE(W, b, p=p, mean=found.mean() + spread * rng.standard_normal(len(spread))).keep_ != keep
-            )
-        )
-        for _ in range(draws)
-    ]
-    return float(np.mean(turned)), float(np.std(turned))

@@ -1,0 +1,89 @@
+"""Checks of what users give to detectors: parameters, features, labels, the last layer. Each refusal is an `InputError`
+whose message names the argument."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dice.arrays import as_array, blocks
+from dice.errors import InputError
+
+__all__ = ["class_labels", "finite", "float_type", "last_layer", "positive", "real", "scored", "whole"]
+
+
+def last_layer(W: Any, b: Any) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """W (C, D) and b (C,) as float32, checked against each other."""
+    weight = np.ascontiguousarray(as_array(W, "W", 2), dtype=np.float32)
+    bias = np.ascontiguousarray(as_array(b, "b", 1), dtype=np.float32)
+    if len(bias) != len(weight):
+        raise InputError(f"b: got {len(bias)} values, W {weight.shape} wants {len(weight)}")
+    return weight, bias
+
+
+def real(value: Any, name: str) -> float:
+    """A parameter as a number that is not NaN."""
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        raise InputError(f"{name}: got {value!r}, want a number") from None
+    if np.isnan(number):
+        raise InputError(f"{name}: is NaN, want a number")
+    return number
+
+
+def positive(value: Any, name: str) -> float:
+    """A parameter as a finite number above 0."""
+    number = real(value, name)
+    if not 0 < number < np.inf:
+        raise InputError(f"{name}: got {value!r}, want a finite number above 0")
+    return number
+
+
+def whole(value: Any, name: str, least: int = 1) -> int:
+    """A parameter as a whole number of at least `least`."""
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
+        raise InputError(f"{name}: got {value!r}, want a whole number of at least {least}")
+    return int(value)
+
+
+def finite(block: np.ndarray, name: str) -> np.ndarray:
+    """`block`, checked to hold neither NaN nor infinity."""
+    if not np.isfinite(block).all():
+        raise InputError(f"{name}: holds NaN or infinity")
+    return block
+
+
+def class_labels(y: Any, n: int, classes: int) -> NDArray[np.int64]:
+    """Labels (n,) as int64, checked to lie between 0 and `classes` - 1."""
+    if y is None:
+        raise InputError("y: not given, want the class (from 0) of every training image")
+    labels = as_array(y, "y", 1)
+    if labels.dtype.kind == "f" and (labels == np.rint(labels)).all():
+        labels = labels.astype(np.int64)
+    if labels.dtype.kind not in "iu":
+        raise InputError(f"y: got dtype {labels.dtype}, want whole numbers")
+    if len(labels) != n:
+        raise InputError(f"y: got {len(labels)} labels for {n} images")
+    if n and not (labels.min() >= 0 and labels.max() < classes):
+        raise InputError(f"y: got labels from {labels.min()} to {labels.max()}, want 0 to {classes - 1}")
+    return labels.astype(np.int64)
+
+
+def float_type(array: np.ndarray) -> type:
+    """The type that `array` is computed in: float64 where it holds float64 or integers, else float32."""
+    return np.float64 if array.dtype == np.float64 or array.dtype.kind in "iu" else np.float32
+
+
+def scored(
+    score: Callable[[np.ndarray], np.ndarray],
+    array: np.ndarray,
+    dtype: type | None = None,
+    size: int | None = None,
+) -> np.ndarray:
+    """`score` of all rows of `array` (N, D), a block of at most `size` bytes (default: 8 MB) at a time.
+
+    Blocks have type `dtype`, default `float_type(array)`."""
+    parts = [score(block) for block in blocks(array, dtype or float_type(array), size)]
+    return np.concatenate(parts) if len(parts) != 1 else parts[0]

@@ -1,0 +1,190 @@
+"""The pass of `dice precompute`: statistics of the training features, streamed, resumed where it was
+killed."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dice import __version__, _core
+from dice.backbone import Backbone
+from dice.console import note, progress
+from dice.detectors import DICE
+from dice.errors import InputError
+from dice.images.imagesets import Decoding, ImageSet, Part
+from dice.images.preprocess import Transform
+from dice.io import fingerprint
+from dice.io.output import write_npz
+from dice.stats.training import FORMAT, OWN, Statistics
+
+__all__ = ["compute", "mask_drift", "select"]
+
+CHUNK_IMAGES = 256  # added at once, at fixed places: no bit depends on the batch size or on interruptions
+SAVE_SECONDS = 60.0  # how much a kill can lose
+
+
+# -- which images
+
+
+def select(
+    train: ImageSet, *, max_images: int | None = None, seed: int = 0, shard: tuple[int, int] | None = None
+) -> Part:
+    """`train`, or a sample of it, or one of n shards of either.
+
+    max_images: a random sample without replacement, stratified: each label gets its share, rounded up or
+    down.
+    shard: (i, n), i from 1: the i-th of n runs of equal length.
+    """
+    indices, sample = np.arange(len(train)), None
+    if max_images is not None and max_images < len(train):
+        rng = np.random.default_rng(seed)
+        labels = np.zeros(len(train)) if train.labels is None else train.labels
+        by_label = np.lexsort((rng.random(len(train)), labels))
+        steps = (np.arange(max_images) + rng.random()) * (len(train) / max_images)
+        indices = np.sort(by_label[steps.astype(np.int64)])
+        sample = {"images": max_images, "seed": seed}
+    if shard:
+        i, n = shard
+        if not 1 <= i <= n <= len(indices):
+            raise InputError(f"--shard {i}/{n}: want 1/N to N/N, N at most the {len(indices)} images")
+        indices = indices[len(indices) * (i - 1) // n : len(indices) * i // n]
+    return Part(train, indices, sample=sample, shard=list(shard) if shard else None)
+
+
+# -- the pass
+
+
+def compute(
+    net: Backbone,
+    part: Part,
+    transform: Transform,
+    state: Path,
+    *,
+    full: bool = True,
+    fresh: bool = False,
+    decoding: Decoding = Decoding(),  # noqa: B008 (frozen)
+) -> Statistics:
+    """One pass over `part`. Memory does not depend on its length, but for the names of its files.
+
+    `state` keeps an interrupted pass, at least every SAVE_SECONDS; the bits are those of an undisturbed one.
+    `dice.stats.training.save` removes it.
+    """
+    labels = part.labels
+    if labels is not None and not (len(labels) and labels.min() >= 0 and labels.max() < len(net.bias)):
+        labels = None  # some are no class of the network
+    features, classes = net.weight.shape[1], 0 if labels is None else len(net.bias)
+    found = Statistics(_about(net, part, transform, full), features, classes)
+    if state.is_file() and not fresh:
+        found = _resume(state, found)
+    left_out = list(found.about["left_out"])
+    chunk: list[
+        tuple[np.ndarray, np.ndarray, np.ndarray]
+    ] = []  # batches, the last one cut at the chunk's end
+    saved_at = time.perf_counter()
+
+    def take(stop: int) -> None:
+        if chunk:
+            i, h, predicted = (np.concatenate(column) for column in zip(*chunk, strict=True))
+            found.add(h, None if labels is None else labels[i], predicted)
+            chunk.clear()
+        found.about.update(done=stop, left_out=left_out + part.bad_before(stop))
+
+    def keep() -> None:
+        write_npz(state, **found.to_arrays())
+
+    start = found.about["done"]
+    with progress(len(part), f"{part.name} train", start) as bar:
+        try:
+            for indices, images in decoding.batches(part, transform, start=start):
+                h, z = net.forward(images)
+                predicted = z.argmax(axis=1)
+                bar.update(len(h))
+                for n in np.unique(indices // CHUNK_IMAGES):
+                    if n * CHUNK_IMAGES > found.about["done"]:
+                        take(int(n) * CHUNK_IMAGES)
+                        if time.perf_counter() - saved_at >= SAVE_SECONDS:
+                            keep()
+                            saved_at = time.perf_counter()
+                    of_chunk = indices // CHUNK_IMAGES == n
+                    chunk.append((indices[of_chunk], h[of_chunk], predicted[of_chunk]))
+        except InputError:  # of an image: what came before it is sound
+            if found.about["done"] > start:
+                keep()
+            raise
+    take(len(part))
+    if not found.count:
+        raise InputError(f"{part.name}: no image of it could be used")
+    return found
+
+
+def _about(net: Backbone, part: Part, transform: Transform, full: bool) -> dict[str, Any]:
+    return {
+        "format": FORMAT,
+        "dice": __version__,
+        "build": fingerprint(_core.__file__),
+        "checkpoint": net.fingerprint,
+        "arch": net.arch,
+        "precision": net.precision,
+        "device": net.device,
+        "isa": net.isa,
+        "transform": transform.name,
+        "set": part.name,
+        "identity": part.whole.identity,
+        "images_in_set": len(part.whole),
+        "sample": part.sample,
+        "shard": part.shard,
+        "size": len(part),
+        "full": full,
+        "done": 0,
+        "left_out": [],
+    }
+
+
+def _resume(state: Path, empty: Statistics) -> Statistics:
+    """The killed pass kept in `state`, or `empty` where it is not the same pass."""
+    try:
+        stored = Statistics.load(state)
+        other = [key for key in OWN if stored.about[key] != empty.about[key]]
+        if not other and stored.shapes() != empty.shapes():
+            other.append("labels")
+        if other:
+            raise InputError(f"{state}: differs in {', '.join(other)}")
+        return stored
+    except InputError as reason:
+        note(f"{reason}; starting again")
+        return empty
+
+
+# -- how good a sample is
+
+
+def mask_drift(found: Statistics, W: Any, b: Any, p: float, *, draws: int = 10) -> tuple[float, float]:
+    """How much of the mask at `p` the whole training set would turn over: percent of all weights, and the
+    spread over draws.
+
+    The whole set's mean differs from the sample's by about N(0, var/n (1 - n/N)) a feature (the finite
+    population
+    correction: a sample of everything is exact); masks of means drawn from it are compared with the sample's
+    own. The variance is that within labels, as the sample is stratified, where at least two images a label
+    make it known.
+    """
+    n, whole = found.count, found.about["images_in_set"]
+    squares, free = found.moments.variance() * n, n - 1
+    if found.classes is not None:
+        present = int(np.count_nonzero(found.classes.count))
+        if n >= 2 * present:
+            squares, free = found.classes.scatter()[0].diagonal(), n - present
+    spread = np.sqrt(squares / max(free, 1) / n * max(0.0, 1 - n / whole))
+    keep = DICE(W, b, p=p, mean=found.mean()).keep_
+    rng = np.random.default_rng(0)
+    turned = [
+        100
+        * float(
+            np.mean(
+                DICE(W, b, p=p, mean=found.mean() + spread * rng.standard_normal(len(spread))).keep_ != keep
+            )
+        )
+        for _ in range(draws)
+    ]
+    return float(np.mean(turned)), float(np.std(turned))

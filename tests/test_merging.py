@@ -1,0 +1,123 @@
+"""Detectors of several image sets as one: `dice merge` of detector files."""
+
+import numpy as np
+import pytest
+from tiny import FakeNet, array_set
+
+from dice import InputError
+from dice.detectors import Detector, fitting, merging
+from dice.detectors.registry import METHODS, make
+
+NET = FakeNet()
+LEARNERS = [name for name, row in METHODS.items() if row.needs_fit]
+
+
+def features(n, seed):
+    images = array_set("train", n, seed, labels=True)
+    return NET.forward(images.pixels)[0], images.labels
+
+
+def fitted(path, name, n, seed, **changes):
+    """A detector fitted on `n` images, in a file as `dice fit` writes it; `changes` are of `about` and of parameters."""
+    h, labels = features(n, seed)
+    detector = make(name, NET.weight, NET.bias).set_params(**changes.pop("parameters", {}))
+    logits = fitting.last_logits(NET.weight, NET.bias)
+    fitting.fit(
+        {name: detector}, [(np.arange(n), h)], logits, labels=labels, count=n, name="toy", others=fitting.ALL
+    )
+    scored = logits(h) if detector.takes == "z" else h
+    detector.set_threshold(tpr=0.9, scores=detector.score_samples(scored))
+    about = {"method": name, "network": {"sha256": "ab", "arch": "fake", "precision": "float32", "device": "cpu",
+                                         "isa": "avx2", "checkpoint": "net"},
+             "preprocessing": "cifar", "calibrated_on": {"n": 4},
+             "fitted_on": {"set": "toy", "split": "train", "n": n, "identity": f"{n}-{seed}"}}  # fmt: skip
+    detector.save(path, about=about | changes)
+    return path
+
+
+@pytest.mark.parametrize("name", LEARNERS)
+def test_merged_detectors_score_as_one_fitted_on_all_images(name, tmp_path):
+    sizes = [(60, 1), (45, 2), (50, 3)]
+    paths = [fitted(tmp_path / f"{seed}.dice", name, n, seed) for n, seed in sizes]
+    merged = merging.merge(paths)
+    h, labels = (np.concatenate(column) for column in zip(*(features(*size) for size in sizes), strict=True))
+    logits, whole = fitting.last_logits(NET.weight, NET.bias), make(name, NET.weight, NET.bias)
+    x = logits(h) if whole.takes == "z" else h
+    taken = np.concatenate([np.arange(n) % 5 == 4 for n, _ in sizes]) if whole.wants_held_out else slice(None)
+    whole.fit(x[taken], labels[taken])
+    tolerance = {"rtol": 1e-9, "atol": 1e-9}
+    if name == "nnguide":  # each part draws its own images
+        assert merged.shortfall() == "K=100 of a bank of 6, 1 % of 155 images: all are taken"
+    else:
+        if name in ("vim", "residual"):  # float32 coordinates
+            tolerance = {"rtol": 1e-4, "atol": 1e-5}
+        np.testing.assert_allclose(merged.score_samples(x), whole.score_samples(x), **tolerance)
+    assert not hasattr(merged, "threshold_")
+    fitted_on = merged.about_["fitted_on"]
+    assert (fitted_on["set"], fitted_on["n"], fitted_on["split"]) == ("toy", 155, "train")
+    assert fitted_on["short_of"] == merged.shortfall() and fitted_on["learnt"] == merged.learnt()
+    assert [row["n"] for row in fitted_on["merged"]] == [60, 45, 50] and merged.about_[
+        "calibrated_on"
+    ] is None
+    merged.save(tmp_path / "all.dice")
+    back = Detector.load(tmp_path / "all.dice")
+    np.testing.assert_array_equal(back.score_samples(x), merged.score_samples(x))
+
+
+@pytest.mark.parametrize("name", ["dice", "mds", "react", "klm"])
+def test_the_order_and_the_way_of_merging_do_not_matter(name, tmp_path):
+    one, two, three = (fitted(tmp_path / f"{seed}.dice", name, 40 + seed, seed) for seed in (1, 2, 3))
+    merging.merge([three, one]).save(tmp_path / "half.dice")
+    a, b = merging.merge([one, two, three]), merging.merge([tmp_path / "half.dice", two])
+    x = features(30, 9)[0]
+    x = fitting.last_logits(NET.weight, NET.bias)(x) if a.takes == "z" else x
+    np.testing.assert_allclose(a.score_samples(x), b.score_samples(x), rtol=1e-9)
+    assert a.about_["fitted_on"]["identity"] == b.about_["fitted_on"]["identity"]
+    with pytest.raises(InputError, match=r"1\.dice: was fitted on the same training images as .*half\.dice"):
+        merging.merge([tmp_path / "half.dice", one])
+
+
+def test_what_does_not_belong_together_is_named(tmp_path):
+    one = fitted(tmp_path / "one.dice", "dice", 40, 1)
+    network = {"sha256": "ab", "arch": "fake", "precision": "float32", "device": "cpu", "isa": "avx2"}
+    for number, (name, changes, words) in enumerate((
+        ("mds", {}, "method is mds, that of .*one.dice is dice"),
+        ("dice", {"method": "dice+react"}, "method is"),
+        ("dice", {"parameters": {"p": 50}}, "p is 50, that of .* is 90"),
+        ("dice", {"parameters": {"W": 2 * NET.weight}}, r"W is not that of .*one\.dice"),
+        ("dice", {"network": network | {"sha256": "cd"}}, "the network's sha256 is cd"),
+        ("dice", {"network": network | {"precision": "bf16"}}, "the network's precision is bf16"),
+        ("dice", {"preprocessing": "imagenet"}, "preprocessing is imagenet"),
+        ("dice", {"network": None}, "does not say which images"),
+        ("dice", {"fitted_on": None}, "does not say which images"),
+        ("dice", {"fitted_on": {"set": "toy", "n": 40, "identity": "40-1"}}, "the same training images as .*one.dice"),
+    )):  # fmt: skip
+        other = fitted(tmp_path / f"{number}.dice", name, 41, 2, **changes)
+        with pytest.raises(InputError, match=rf"{number}\.dice: .*{words}"):
+            merging.merge([one, other])
+    with pytest.raises(InputError, match=r"one\.dice: is the only file"):
+        merging.merge([one])
+    with pytest.raises(InputError, match=r"one\.dice: was fitted on the same"):
+        merging.merge([one, one])
+    given = make("dice", NET.weight, NET.bias, mean=np.ones(12))
+    given.save(
+        tmp_path / "given.dice", about=Detector.load(one).about_ | {"fitted_on": {"n": 1, "identity": "x"}}
+    )
+    with pytest.raises(InputError, match=r"given\.dice: mean"):
+        merging.merge([one, tmp_path / "given.dice"])
+
+
+def test_machines_may_differ_and_are_both_named(tmp_path):
+    network = {"sha256": "ab", "arch": "fake", "precision": "float32", "device": "cpu", "isa": "amx"}
+    one = fitted(tmp_path / "one.dice", "dice", 40, 1)
+    two = fitted(tmp_path / "two.dice", "dice", 41, 2, network=network)
+    found = merging.merge([one, two]).about_["network"]
+    assert (found["isa"], found["device"], found["checkpoint"]) == ("amx+avx2", "cpu", "net")
+
+
+def test_a_detector_file_is_told_by_how_it_begins(tmp_path):
+    assert merging.is_detector_file(fitted(tmp_path / "one.npz", "dice", 40, 1))
+    np.savez(tmp_path / "two.npz", a=1)
+    assert not merging.is_detector_file(tmp_path / "two.npz")
+    with pytest.raises(InputError, match="nowhere"):
+        merging.is_detector_file(tmp_path / "nowhere")
