@@ -1,5 +1,5 @@
-"""dice fit and dice score --detector: what is printed equals the detector in Python, and wrong input is
-refused."""
+"""dice fit and dice score --detector: what is printed equals the detector in Python,
+and wrong input is refused."""
 
 import csv
 import io
@@ -16,7 +16,7 @@ import dice
 from dice.detectors import Detector
 from dice.detectors.registry import METHODS
 from dice.eval import gate
-from dice.images.imagesets import FileSet
+from dice.images.imagesets import Decoding, FileSet
 from dice.images.preprocess import transform_for
 
 FITTED = {"dice": 60, "mds": 48}  # of 60 images: the mean of all, else all but every 5th
@@ -241,7 +241,7 @@ def test_a_folder_streams(data):
             return super().read(i)
 
     images = Counting("many", data, ["one.png"] * 10_000, None)
-    verdicts = gate.judge(det, net, images, transform_for("cifar"), batch_size=16, threads=1)
+    verdicts = gate.judge(det, net, images, transform_for("cifar"), Decoding(16, threads=1))
     first = next(verdicts)
     assert len(first.indices) == 16 and len(decoded) < 200
     verdicts.close()
@@ -262,10 +262,10 @@ def test_every_method_learns_in_one_pass(name):
     net, images = Net(), array_set("toy", 80, 1, labels=True)
     det = make(name, net.weight, net.bias)
     if METHODS[name].needs_fit:
-        fit = gate.learn(det, net, images, transform_for("cifar"), batch_size=32)
+        fit = gate.learn(det, net, images, transform_for("cifar"), Decoding(batch_size=32))
         assert fit.n == (80 if fit.split == "train" else 16 if det.wants_held_out else 64)
-    assert gate.calibrate(det, net, images, transform_for("cifar"), tpr=0.9, batch_size=32) == 80
-    parts = list(gate.judge(det, net, images, transform_for("cifar"), batch_size=7))
+    assert gate.calibrate(det, net, images, transform_for("cifar"), Decoding(batch_size=32), tpr=0.9) == 80
+    parts = list(gate.judge(det, net, images, transform_for("cifar"), Decoding(batch_size=7)))
     h, z = net.forward(images.pixels)
     assert np.array_equal(
         np.concatenate([part.scores for part in parts]), det.score_samples(z if det.takes == "z" else h)

@@ -2,7 +2,7 @@
 
 from argparse import Namespace
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import replace
 from pathlib import Path
 
 from dice.backbone import Backbone
@@ -67,8 +67,8 @@ def score_by_detector(args: Namespace) -> int:
     images = FileSet("files", Path(), files, None)
     write = tables.row_writer(args.format, COLUMNS)
     scored = outside = 0
-    decode = asdict(inputs.decoding(args)) | {"skip_bad": True}
-    for part in gate.judge(detector, net, images, transform, **decode):
+    decoding = replace(inputs.decoding(args), skip_bad=True)
+    for part in gate.judge(detector, net, images, transform, decoding):
         words: Sequence[str | None] = [None] * len(part.indices)
         if part.inside is not None:
             words = ["ID" if inside else "OOD" for inside in part.inside]

@@ -5,7 +5,7 @@ batches -> backbone -> features (kept on disk, chunk by chunk) -> detectors -> s
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -293,7 +293,10 @@ def _fit(
         error(str(reason))
         wanting = [m.label for m in methods if m.learns or m.label in masked]
         return _Fitted(detectors, mean, {}, dict.fromkeys(wanting, f"{BROKEN}: {reason}"))
-    notes = {label: FitNote(**asdict(fit), identity=train.identity) for label, fit in fits.by_name.items()}
+    notes = {
+        label: FitNote(fit.set, fit.split, fit.n, train.identity, fit.learnt, fit.short_of)
+        for label, fit in fits.by_name.items()
+    }
     if mean is None:
         mean = fits.moments.mean()
         note = FitNote(train.name, fitting.ALL, fits.moments.count, train.identity)
