@@ -1,5 +1,4 @@
-"""Turns arrays of any framework into numpy arrays, and names the array types that the package passes
-around."""
+"""Arrays of any framework as numpy arrays; names of the array types."""
 
 from collections.abc import Iterator
 from typing import Any, TypeAlias
@@ -25,8 +24,9 @@ BLOCK_BYTES = 8 << 20  # of a converted copy; bounds the memory that a pass over
 def as_array(value: Any, name: str, ndim: int) -> np.ndarray:
     """`value` as a numpy array of floats or integers, without a copy where the framework shares its memory.
 
-    Takes numpy arrays (memory-mapped ones too), lists, and whatever offers `__array__` or DLPack (torch,
-    JAX). Raises InputError, which names `name`, if `value` is no such array or has not `ndim` dimensions.
+    Takes numpy arrays (memory-mapped too), lists, and whatever offers `__array__` or DLPack (torch,
+    JAX, cupy on the host). InputError, naming `name`, where it is no such array or has another
+    number of dimensions than `ndim`.
     """
     if hasattr(value, "toarray"):
         raise InputError(f"{name}: is a sparse matrix, which is not supported; give {name}.toarray()")
@@ -65,8 +65,8 @@ def _unpacked(array: np.ndarray, name: str) -> np.ndarray:
 
 
 def on_gpu(value: Any) -> bool:
-    """Whether `value` says that it lives on a GPU, by DLPack or `__cuda_array_interface__` (cupy, torch, JAX,
-    numba)."""
+    """Whether `value` says that it lives on a GPU, by DLPack or `__cuda_array_interface__`: cupy's,
+    torch's, JAX's, numba's arrays."""
     if isinstance(value, np.ndarray):
         return False
     device = getattr(value, "__dlpack_device__", None)
@@ -76,8 +76,11 @@ def on_gpu(value: Any) -> bool:
 
 
 def blocks(array: np.ndarray, dtype: type, size: int | None = None) -> Iterator[np.ndarray]:
-    """Yield the rows of `array` (N, D) as contiguous blocks (n, D) of `dtype`, each of at most `size` bytes
-    (default BLOCK_BYTES) but at least one row. Where N is 0, one empty block."""
+    """Blocks of consecutive rows of `array` (N, D) as contiguous `dtype`, converted one block at a time.
+
+    There is one empty block where N is 0.
+
+    A run has up to `size` bytes, default BLOCK_BYTES."""
     row_bytes = max(1, array.shape[1] * np.dtype(dtype).itemsize)
     step = max(1, (size or BLOCK_BYTES) // row_bytes)
     for first in range(0, max(1, len(array)), step):

@@ -21,23 +21,23 @@ def error(text: str) -> None:
 
 
 def debug(text: str) -> None:
-    """Print an automatic choice if DICE_DEBUG=1."""
+    """Tells of an automatic choice, where DICE_DEBUG=1 asks for it."""
     if os.environ.get("DICE_DEBUG") == "1":
         note(f"debug: {text}")
 
 
 def red(text: str) -> str:
-    """`text` for stdout, in red if stdout is a terminal and NO_COLOR is not set (no-color.org)."""
+    """`text` for stdout: red where stdout is a terminal and NO_COLOR is not set (no-color.org)."""
     return f"\033[1;31m{text}\033[0m" if sys.stdout.isatty() and not os.environ.get("NO_COLOR") else text
 
 
 def route_warnings() -> None:
-    """Print Python's warnings in the same style, without file names and source lines."""
+    """Prints Python's warnings as `warn` does, without file names and source lines."""
     warnings.showwarning = lambda message, *_, **__: warn(str(message))
 
 
 def progress(total: int, label: str, done: int = 0) -> Any:
-    """A tqdm bar of `total` images, the first `done` of them finished. It shows on terminals only."""
+    """A tqdm bar where stderr is a terminal; it prints nothing elsewhere."""
     from tqdm import tqdm
 
     return tqdm(total=total, initial=done, desc=label, unit="img", disable=None, leave=False, file=sys.stderr)

@@ -1,8 +1,8 @@
-"""Makes networks with made-up weights, to try everything without a weight file. Their scores mean nothing.
+"""Made-up weights of known networks, for runs without a weight file. What such a network says means nothing.
 
-The weights of a convolution or last layer `name` are drawn from `numpy.random.RandomState(zlib.crc32(name))`:
-normal, with variance 2 / fan-in (He et al., 2015). A norm is the identity, except that the last one of each
-residual branch of a ResNet scales by 0.2.
+A convolution or last layer `name` is drawn from `numpy.random.RandomState(zlib.crc32(name))`, normal with
+variance 2 / fan-in (He et al., 2015); norms are the identity, but for the last one of each residual branch of
+a ResNet, which scales by 0.2.
 """
 
 import zlib
@@ -19,13 +19,12 @@ _Shapes = Iterator[tuple[str, tuple[int, ...]]]
 
 
 def made_up_weights(arch: str) -> dict[str, Float32]:
-    """Name -> float32 array, for `load_backbone`; every call gives the same. InputError for an unknown
-    `arch`."""
+    """Weights by name, for `load_backbone`; the same on every call. InputError for an arch without any."""
     return {name: _draw(name, shape) for name, shape in weight_shapes(arch).items()}
 
 
 def weight_shapes(arch: str) -> dict[str, tuple[int, ...]]:
-    """Name -> shape of the weights of `arch`. InputError for an unknown `arch`."""
+    """The weights' shapes by name. InputError for an arch without made-up weights."""
     if arch not in _ARCHS:
         raise InputError(f"no made-up weights for {arch!r}; there are some for {', '.join(_ARCHS)}")
     return dict(_ARCHS[arch]())

@@ -1,6 +1,7 @@
-"""Every score once more, from its paper: plain numpy, float64, one line where it can be. The truth of the score tests.
+"""Every score once more, from its paper: plain numpy, float64, one line where it can be. Tests compare with it.
 
-Arguments: z logits (N, C), h features (N, D), W (C, D), b (C,); training features H (M, D), logits Z, labels y.
+Arguments: z logits (N, C), h features (N, D), W (C, D), b (C,); training features H (M, D), logits Z,
+labels y.
 """
 
 import numpy as np
@@ -114,8 +115,16 @@ def nci(h, W, b, H, alpha=1e-4):
 
 def she_patterns(W, b, H, y):
     right = (H @ W.T + b).argmax(1) == y
-    return np.stack([H[(y == c) & right].mean(0) if ((y == c) & right).any() else H[y == c].mean(0) if (y == c).any()
-                     else np.zeros(H.shape[1]) for c in range(len(b))])  # fmt: skip
+    return np.stack(
+        [
+            H[(y == c) & right].mean(0)
+            if ((y == c) & right).any()
+            else H[y == c].mean(0)
+            if (y == c).any()
+            else np.zeros(H.shape[1])
+            for c in range(len(b))
+        ]
+    )
 
 
 def she(h, W, b, H, y):
@@ -202,7 +211,7 @@ def openmax(z, Z, y, tail, alpha, translation):
 
 
 def weiper(h, H, copies, b, bins, lambda_1, lambda_2, smooth, smooth_copies, eps, eps_copies, layer=None):
-    """`copies` are the disturbed weights (r, C, D); `layer` takes the place of the float64 product with one of them."""
+    """`copies` are the disturbed weights (r, C, D); `layer` stands for the product with one of them."""
     layer = layer or (lambda x, W: x @ W.T + b)
 
     def shares(values, low, high):
@@ -223,5 +232,8 @@ def weiper(h, H, copies, b, bins, lambda_1, lambda_2, smooth, smooth_copies, eps
         return np.concatenate([layer(x, W) for W in copies], axis=1)
 
     confidence = np.mean([msp(h @ W.T + b) for W in copies], axis=0)
-    return -(divergences(h, H, smooth, eps) + lambda_1 * divergences(disturbed(h), disturbed(H), smooth_copies, eps_copies)
-             - lambda_2 * confidence)  # fmt: skip
+    return -(
+        divergences(h, H, smooth, eps)
+        + lambda_1 * divergences(disturbed(h), disturbed(H), smooth_copies, eps_copies)
+        - lambda_2 * confidence
+    )

@@ -65,8 +65,18 @@ def data(tmp_path_factory):
 
 @pytest.fixture
 def args(data):
-    return ["eval", "--checkpoint", data / "net.npz", "--in-data", data / "id", "--root", data,
-            "--out-datasets", f"far={data / 'far'}", f"near={data / 'near.npy'}"]  # fmt: skip
+    return [
+        "eval",
+        "--checkpoint",
+        data / "net.npz",
+        "--in-data",
+        data / "id",
+        "--root",
+        data,
+        "--out-datasets",
+        f"far={data / 'far'}",
+        f"near={data / 'near.npy'}",
+    ]
 
 
 def entries(path):
@@ -77,12 +87,26 @@ def entries(path):
     ]
 
 
-# --- what works ---------------------------------------------------------------------------------------------------
+# -- what works
 
 
 def test_eval_prints_the_originals_table_and_writes_the_same_as_json(args, data, tmp_path):
-    done = dice_run(*args, "LSUN", "--method", "energy", "msp", "dice", "--p", 50, 90, "--mean", data / "mean.npy",
-                    "--json", "r.json", cwd=tmp_path)  # fmt: skip
+    done = dice_run(
+        *args,
+        "LSUN",
+        "--method",
+        "energy",
+        "msp",
+        "dice",
+        "--p",
+        50,
+        90,
+        "--mean",
+        data / "mean.npy",
+        "--json",
+        "r.json",
+        cwd=tmp_path,
+    )
     assert done.returncode == 0, done.stderr
     results = json.loads((tmp_path / "r.json").read_text())
     assert [(e["method"], e["p"]) for e in results] == [
@@ -116,8 +140,16 @@ def test_a_list_is_a_set_whether_named_or_not(args, data, tmp_path):
     (data / "my list.txt").write_text("".join(f"{path} 3\n" for path in images[:7]))
     (tmp_path / "other.txt").write_text(f"{images[8]} 0\nnot there.png 1\n")
     del args[-1:]
-    done = dice_run(*args, "--list", data / "my list.txt", "--list", f"two={tmp_path / 'other.txt'}@{data}",
-                    "--json", "r.json", cwd=tmp_path)  # fmt: skip
+    done = dice_run(
+        *args,
+        "--list",
+        data / "my list.txt",
+        "--list",
+        f"two={tmp_path / 'other.txt'}@{data}",
+        "--json",
+        "r.json",
+        cwd=tmp_path,
+    )
     assert done.returncode == 0, done.stderr
     sets = json.loads((tmp_path / "r.json").read_text())[0]["sets"]
     assert {name: found["n"] for name, found in sets.items()} == {"far": 40, "my list": 7, "two": 1}
@@ -177,8 +209,22 @@ def test_energy_alone_takes_p_and_clip_as_in_the_original(args, data, tmp_path):
     one = dice_run(
         *args, "--p", 50, "--clip_threshold", 1, "--mean", data / "mean.npy", "--json", "a.json", cwd=tmp_path
     )
-    other = dice_run(*args, "--method", "dice+react", "--p", 50, "--clip_threshold", 1, "--mean", data / "mean.npy",
-                     "--json", "b.json", "--base-dir", "other", cwd=tmp_path)  # fmt: skip
+    other = dice_run(
+        *args,
+        "--method",
+        "dice+react",
+        "--p",
+        50,
+        "--clip_threshold",
+        1,
+        "--mean",
+        data / "mean.npy",
+        "--json",
+        "b.json",
+        "--base-dir",
+        "other",
+        cwd=tmp_path,
+    )
     assert one.returncode == other.returncode == 0, one.stderr + other.stderr
     a, b = entries(tmp_path / "a.json")[0], entries(tmp_path / "b.json")[0]
     assert (a.pop("method"), b.pop("method")) == ("energy", "dice+react")
@@ -279,19 +325,34 @@ def test_skip_bad_leaves_images_out(args, data, tmp_path):
     )
 
 
-# --- what is refused ----------------------------------------------------------------------------------------------
+# -- what is refused
 
 
-@pytest.mark.parametrize("flags, words", [
-    (("--p", "101"), ["--p 101"]), (("--p", "-1"), ["--p -1"]), (("--p", "nan"), ["--p nan"]), (("--p", "x"), ["--p", "'x'"]),
-    (("--batch-size", "0"), ["--batch-size", "0"]), (("--method", "odin"), ["odin", "energy"]),
-    (("--out-datasets", "LSUM"), ["LSUM", "LSUN"]), (("--in-data", "nowhere"), ["nowhere"]), (("--checkpoint", "none.pth"), ["none.pth"]),
-    (("--device", "cuda"), ["cuda"]), (("--out-datasets", "LSUN", "--device", "cuda"), ["device cuda"]),
-    (("--no-such-flag",), ["--no-such-flag"]), (("--p", "90"), ["mean feature"]),
-    (("--base-dir", "/dev/null/x"), ["/dev/null/x"]), (("--json", "/dev/null/x/r.json"), ["/dev/null/x"]),
-    (("--out-datasets", "LSUN", "--strict"), ["LSUN"]), (("--out-datasets", "a=near.npy", "a=near.npy"), ["twice"]),
-    (("--method", "react"), ["--clip_threshold"]), (("--layers", "40"), ["10 layers", "40"]), (("--threads", "0"), ["--threads"]),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "flags, words",
+    [
+        (("--p", "101"), ["--p 101"]),
+        (("--p", "-1"), ["--p -1"]),
+        (("--p", "nan"), ["--p nan"]),
+        (("--p", "x"), ["--p", "'x'"]),
+        (("--batch-size", "0"), ["--batch-size", "0"]),
+        (("--method", "odin"), ["odin", "energy"]),
+        (("--out-datasets", "LSUM"), ["LSUM", "LSUN"]),
+        (("--in-data", "nowhere"), ["nowhere"]),
+        (("--checkpoint", "none.pth"), ["none.pth"]),
+        (("--device", "cuda"), ["cuda"]),
+        (("--out-datasets", "LSUN", "--device", "cuda"), ["device cuda"]),
+        (("--no-such-flag",), ["--no-such-flag"]),
+        (("--p", "90"), ["mean feature"]),
+        (("--base-dir", "/dev/null/x"), ["/dev/null/x"]),
+        (("--json", "/dev/null/x/r.json"), ["/dev/null/x"]),
+        (("--out-datasets", "LSUN", "--strict"), ["LSUN"]),
+        (("--out-datasets", "a=near.npy", "a=near.npy"), ["twice"]),
+        (("--method", "react"), ["--clip_threshold"]),
+        (("--layers", "40"), ["10 layers", "40"]),
+        (("--threads", "0"), ["--threads"]),
+    ],
+)
 def test_a_wrong_flag_is_one_clear_line(args, tmp_path, monkeypatch, capsys, flags, words):
     monkeypatch.chdir(tmp_path)
     status = main([str(arg) for arg in (*args, *flags)])
@@ -356,7 +417,7 @@ def test_a_full_or_closed_stdout_is_no_traceback(tmp_path):
     refused(done, "standard output", "No space left")
 
 
-# --- interruption -------------------------------------------------------------------------------------------------
+# -- interruption
 
 
 @pytest.fixture(scope="module")
@@ -364,8 +425,19 @@ def long_run(data):
     """Arguments of a run of many chunks, and its results undisturbed."""
     for name, seed in (("one", 5), ("two", 6)):
         np.save(data / f"{name}.npy", array_set(name, 700, seed).pixels)
-    args = ["eval", "--checkpoint", data / "net.npz", "--in-data", data / "one.npy", "--out-datasets", f"two={data / 'two.npy'}",
-            "-b", "8", "--json", "r.json"]  # fmt: skip
+    args = [
+        "eval",
+        "--checkpoint",
+        data / "net.npz",
+        "--in-data",
+        data / "one.npy",
+        "--out-datasets",
+        f"two={data / 'two.npy'}",
+        "-b",
+        "8",
+        "--json",
+        "r.json",
+    ]
     (data / "whole").mkdir()
     assert dice_run(*args, cwd=data / "whole", start=("-c", CHUNKED)).returncode == 0
     return args, entries(data / "whole" / "r.json")
@@ -374,9 +446,14 @@ def long_run(data):
 def begin(args, cwd):
     command = [sys.executable, "-c", CHUNKED, *map(str, args)]
     return subprocess.Popen(
-        command, cwd=cwd, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        command,
+        cwd=cwd,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
         preexec_fn=heed_interrupts,
-    )  # fmt: skip
+    )
 
 
 def heed_interrupts():
@@ -422,12 +499,19 @@ def test_an_interruption_is_one_line_and_can_be_resumed(long_run, tmp_path, numb
     assert entries(tmp_path / "r.json") == whole
 
 
-# --- demo-cifar.sh ------------------------------------------------------------------------------------------------
+# -- demo-cifar.sh
 
 
 def script(*args, cwd, **env):
-    return subprocess.run([Path(__file__).parents[1] / "demo-cifar.sh", *map(str, args)], cwd=cwd, capture_output=True, check=False, text=True, timeout=300,
-                          env=environment(PATH=f"{Path(sys.executable).parent}:{os.environ['PATH']}", **env))  # fmt: skip
+    return subprocess.run(
+        [Path(__file__).parents[1] / "demo-cifar.sh", *map(str, args)],
+        cwd=cwd,
+        capture_output=True,
+        check=False,
+        text=True,
+        timeout=300,
+        env=environment(PATH=f"{Path(sys.executable).parent}:{os.environ['PATH']}", **env),
+    )
 
 
 OFFLINE = dict.fromkeys(("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"), "http://127.0.0.1:9")
@@ -447,8 +531,13 @@ def test_the_script_prints_the_originals_four_tables(shared, tmp_path):
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     assert [line for line in lines if line.startswith(("ID", "No", "With"))] == [
-        "ID: CIFAR-100", "No Sparsity", "With Sparsity p=90", "ID: CIFAR-10", "No Sparsity", "With Sparsity p=90",
-    ]  # fmt: skip
+        "ID: CIFAR-100",
+        "No Sparsity",
+        "With Sparsity p=90",
+        "ID: CIFAR-10",
+        "No Sparsity",
+        "With Sparsity p=90",
+    ]
     results = json.loads((tmp_path / "r.json").read_text())
     assert [(e["in_dataset"], e["p"]) for e in results] == [
         ("CIFAR-100", None),

@@ -99,7 +99,8 @@ def refused(path, content, word):
 
 def test_damage_is_refused_by_name(saved):
     path, good = saved
-    refused(path, good[:8] + (2).to_bytes(4, "little") + good[12:], "version 2, this dice reads up to 1")
+    refused(path, good[:8] + (3).to_bytes(4, "little") + good[12:], "version 3, this dice reads up to 2")
+    refused(path, good[:8] + (1).to_bytes(4, "little") + good[12:], "version 1, this dice reads version 2")
     refused(path, b"PK" + good[2:], "not a detector file")
     refused(path, b"", "is empty")
     for cut in (1, 9, 30, 60, len(good) // 2, len(good) - 1):
@@ -129,6 +130,7 @@ def forged(good, change):
     lambda h: h["detector"]["DICE"].pop("W"),
     lambda h: h["detector"]["DICE"].update(score_samples="mine"),
     lambda h: h["detector"]["DICE"].update(__class__="mine"),
+    lambda h: h["detector"]["DICE"].update(predict="mine"),
     lambda h: h["arrays"][0].update(offset=1 << 40),
     lambda h: h["arrays"][0].update(shape=[1 << 60]),
     lambda h: h["arrays"][0].update(shape=[-1]),
@@ -139,6 +141,31 @@ def forged(good, change):
 def test_forged_headers_are_refused(saved, change):
     path, good = saved
     refused(path, forged(good, change), "describes no detector")
+
+
+def test_a_state_of_another_kind_is_refused_by_name(tmp_path):
+    """A forged file: the parts are right, but not of this detector."""
+    path = tmp_path / "d.dice"
+    fitted("residual").save(path)
+    state = {"Width": {"features": D}}
+    path.write_bytes(forged(path.read_bytes(), lambda h: h["detector"]["Residual"].update(_state=state)))
+    with pytest.raises(dice.InputError, match="Residual: holds a fitted Width, want ClassMoments"):
+        Detector.load(path).score_samples(H)
+
+
+def test_what_a_changed_parameter_dropped_is_not_in_the_file(tmp_path):
+    det = fitted("she")
+    det.b = B + 1  # without any use of the detector before it is saved
+    det.save(tmp_path / "d.dice")
+    back = Detector.load(tmp_path / "d.dice")
+    assert not hasattr(back, "threshold_") and not hasattr(back, "n_features_in_")
+    back = Detector.load(tmp_path / "d.dice").fit(H, Y)
+    back.set_threshold(tpr=0.9, scores=back.score_samples(H))
+    back.save(tmp_path / "d.dice")
+    back = Detector.load(tmp_path / "d.dice")
+    assert hasattr(back, "threshold_")
+    back.b = B  # the first thing that is done with it
+    assert not hasattr(back, "threshold_")
 
 
 def test_saving_refuses_what_it_cannot_keep(tmp_path):

@@ -1,5 +1,7 @@
-"""DICE as a user meets it: golden scores, scikit-learn's conventions, changes that take effect, thresholds."""
+"""DICE as a user meets it: golden scores, scikit-learn's conventions, changes that take effect, thresholds;
+what every detector does with its state, cache and threshold."""
 
+import copy
 import pickle
 import warnings
 import zlib
@@ -9,6 +11,8 @@ import pytest
 from scipy.special import logsumexp, softmax
 
 from dice import DICE, InputError
+from dice.detectors import GEN, KLM, SHE, LastLayer
+from dice.detectors.activations import Clip
 from dice.io import read_state_dict
 from dice.stats.thresholds import conformal_threshold
 
@@ -129,6 +133,100 @@ def test_threshold():
         det.predict(H)
 
 
+def with_threshold(det):
+    return det.set_threshold(tpr=0.9, scores=det.score_samples(TRAIN))
+
+
+def test_a_threshold_belongs_to_parameters_and_state():
+    det = with_threshold(DICE(W, B, 70).fit(TRAIN))
+    assert hasattr(det, "predict") and hasattr(det, "decision_function") and hasattr(det, "threshold_")
+    verdicts, threshold = det.predict(H), det.threshold_
+    det.p, det.W = 70.0, W  # the same values
+    assert det.threshold_ == threshold
+    det.p = 50
+    det.p = 70  # nothing was asked in between
+    assert np.array_equal(det.predict(H), verdicts)
+    for change in (
+        lambda: setattr(det, "p", 50),
+        lambda: setattr(det, "W", W.copy()),
+        lambda: det.set_params(clip=1.0),
+        lambda: det.partial_fit(TRAIN[:3]),
+        lambda: det.merge(DICE(W, B, 70).fit(TRAIN[:9])),
+        lambda: det.fit(TRAIN),
+    ):
+        with_threshold(det)
+        change()
+        assert not any(hasattr(det, name) for name in ("predict", "decision_function", "threshold_"))
+        assert det.calibration_ is None
+        with pytest.raises(InputError, match="threshold: not set"):
+            det.decide(np.zeros(2))
+        with pytest.raises(InputError, match="p-values: no held-out scores"):
+            det.p_values(H)
+
+
+def test_a_parameter_of_a_score_within_is_noticed():
+    det = with_threshold(LastLayer(W, B, score=GEN(M=3)))
+    det.score.M = 2
+    assert not hasattr(det, "threshold_")
+    want = LastLayer(W, B, score=GEN(M=2)).score_samples(H)
+    assert np.array_equal(det.score_samples(H), want)
+    with_threshold(det).score = "energy"
+    assert not hasattr(det, "threshold_")
+
+
+@pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy, lambda det: pickle.loads(pickle.dumps(det))])
+def test_a_copy_notices_what_is_changed_first(copied):
+    det = copied(with_threshold(DICE(W, B, 70).fit(TRAIN)))
+    assert hasattr(det, "threshold_")
+    det = copied(det)
+    det.p = 50
+    assert not hasattr(det, "threshold_")
+    assert np.array_equal(det.score_samples(H), DICE(W, B, 50).fit(TRAIN).score_samples(H))
+
+
+def test_what_is_learnt_is_one_object():
+    det = SHE(W, B)
+    assert det._state is None and not hasattr(det, "n_features_in_") and not hasattr(det, "patterns_")
+    y = np.arange(200) % C
+    det.fit(TRAIN, y)
+    assert det.n_features_in_ == D
+    fitted = det._state
+    det.variant = "max"
+    assert det._state is fitted and det.score_samples(H).shape == (N,)
+    det.b = B + 1  # its means are those of the images that W and b classify correctly
+    with pytest.raises(InputError, match="not fitted .another W or b forgets the fit.; call fit.h, y."):
+        det.score_samples(H)
+    assert det._state is None
+
+
+def test_a_failed_fit_leaves_nothing_of_the_one_before():
+    det = DICE(W, B, 70).fit(TRAIN)
+    det.score_samples(H)
+    with pytest.raises(InputError, match="NaN"):
+        det.fit(TRAIN * np.nan)
+    with pytest.raises(InputError, match="mean: not known"):
+        det.score_samples(H)
+
+
+def test_dice_is_a_last_layer_with_a_mask():
+    assert issubclass(DICE, LastLayer)
+    general = LastLayer(W, B, activation=Clip(at=0.5), p=70, score="msp").fit(TRAIN)
+    special = DICE(W, B, p=70, clip=0.5, score="msp").fit(TRAIN)
+    assert np.array_equal(general.score_samples(H), special.score_samples(H))
+    assert np.array_equal(general.keep_, special.keep_)
+    assert np.array_equal(general.logits(H), special.logits(H))
+    assert LastLayer(W, B).needs_fit is False and LastLayer(W, B, p=50).needs_fit is True
+    assert LastLayer(W, B, p=50, mean=np.ones(D)).needs_fit is False
+    assert LastLayer(W, B, activation=Clip()).needs_fit and LastLayer(W, B, activation=Clip()).wants_held_out
+
+
+def test_klm_merges_one_variant_alone():
+    z = logits(H)
+    by_label = KLM("label").fit(z, z.argmax(1))
+    with pytest.raises(InputError, match="merge: got a KLM of variant='label', this one has 'prediction'"):
+        KLM().fit(z).merge(by_label)
+
+
 def test_conformal_threshold_is_exact():
     assert (
         conformal_threshold(np.arange(1.0, 10), 0.9) == 1
@@ -192,8 +290,14 @@ class ArrayTensor:
 def test_arrays_of_any_kind(tmp_path):
     want = DICE(W, B, 70).fit(TRAIN).score_samples(H)
     np.save(tmp_path / "h.npy", H)
-    kinds = [np.asfortranarray, DLPackTensor, ArrayTensor, lambda a: np.repeat(a, 2, axis=-1)[..., ::2],
-             lambda a: a.astype(np.float64), lambda a: a.tolist()]  # fmt: skip
+    kinds = [
+        np.asfortranarray,
+        DLPackTensor,
+        ArrayTensor,
+        lambda a: np.repeat(a, 2, axis=-1)[..., ::2],
+        lambda a: a.astype(np.float64),
+        lambda a: a.tolist(),
+    ]
     for kind in kinds:
         got = DICE(kind(W), kind(B), 70).fit(kind(TRAIN)).score_samples(kind(H))
         assert np.array_equal(got, want)
@@ -203,19 +307,31 @@ def test_arrays_of_any_kind(tmp_path):
     assert det.score_samples(H[:0]).shape == (0,) and det.logits(H[:0]).shape == (0, C)
 
 
-@pytest.mark.parametrize("change, word", [
-    ({"p": 101}, "p: got 101"), ({"p": "high"}, "p: got 'high'"), ({"clip": "x"}, "clip"), ({"clip": np.nan}, "clip"),
-    ({"score": "odin"}, "score: got 'odin'"), ({"contribution": "sum"}, "contribution"), ({"b": B[:3]}, "b: got 3"),
-    ({"mean": np.ones(3)}, "mean: got 3"), ({"mean": np.full(D, np.nan)}, "mean: holds NaN"), ({"W": W[0]}, "W: got shape"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "change, word",
+    [
+        ({"p": 101}, "p: got 101"),
+        ({"p": "high"}, "p: got 'high'"),
+        ({"clip": "x"}, "clip"),
+        ({"clip": np.nan}, "clip"),
+        ({"score": "odin"}, "score: got 'odin'"),
+        ({"contribution": "sum"}, "contribution"),
+        ({"b": B[:3]}, "b: got 3"),
+        ({"mean": np.ones(3)}, "mean: got 3"),
+        ({"mean": np.full(D, np.nan)}, "mean: holds NaN"),
+        ({"W": W[0]}, "W: got shape"),
+    ],
+)
 def test_refuses_parameters(change, word):
     det = DICE(W, B).fit(TRAIN).set_params(**change)
     with pytest.raises(InputError, match=word):
         det.score_samples(H)
 
 
-@pytest.mark.parametrize("h, word", [(H[:, :4], "h: .* 4 features"), (H[0], "h: got shape"), (H * np.nan, "h: holds NaN"),
-                                     ("text", "h: ")])  # fmt: skip
+@pytest.mark.parametrize(
+    "h, word",
+    [(H[:, :4], "h: .* 4 features"), (H[0], "h: got shape"), (H * np.nan, "h: holds NaN"), ("text", "h: ")],
+)
 def test_refuses_features(h, word):
     with pytest.raises(InputError, match=word):
         DICE(W, B).fit(TRAIN).score_samples(h)
@@ -246,7 +362,7 @@ def test_golden_cifar10(shared):
 
 @pytest.mark.parametrize("arch, head", [("resnet50", "fc"), ("BiT-S-R101x1", "head.conv")])
 def test_golden_imagenet(shared, arch, head):
-    """1000 x 2048 with weights made up by rule: thresholds and counts exactly, energies within the contract."""
+    """1000 x 2048, weights made up by rule: thresholds and counts exactly, energies within the contract."""
 
     def parameter(name, shape):
         state = np.random.RandomState(zlib.crc32(name.encode()))

@@ -11,6 +11,7 @@ from dice.detectors import LastLayer, fitting
 from dice.detectors.activations import Clip
 from dice.detectors.registry import METHODS, make
 from dice.eval import gate
+from dice.images.imagesets import Decoding
 from dice.images.preprocess import transform_for
 
 HELD_OUT = ("tempscale", "klm", "react", "vra")
@@ -18,8 +19,10 @@ HELD_OUT = ("tempscale", "klm", "react", "vra")
 
 def cut(array, size):
     """Runs of `size` rows with their numbers."""
-    return ((np.arange(first, min(first + size, len(array))), array[first : first + size])
-            for first in range(0, len(array), size))  # fmt: skip
+    return (
+        (np.arange(first, min(first + size, len(array))), array[first : first + size])
+        for first in range(0, len(array), size)
+    )
 
 
 def fitted(detectors, h, labels, size=32, **options):
@@ -29,8 +32,8 @@ def fitted(detectors, h, labels, size=32, **options):
 
 @pytest.mark.parametrize("name", [name for name, row in METHODS.items() if row.needs_fit])
 def test_eval_fit_and_arrays_learn_from_the_same_images(name):
-    """`dice eval`'s call of the fitter, `dice fit`'s, and `fit_and_score`, against a detector fitted by hand. Plain
-    arrays differ where nothing is calibrated: there the detector sees every row."""
+    """`dice eval`'s call of the fitter, `dice fit`'s, and `fit_and_score`, against a detector fitted by hand.
+    Plain arrays differ where nothing is calibrated: there the detector sees every row."""
     net, train = FakeNet(), array_set("id", 203, 7, labels=True)
     h, new = net.forward(train.pixels)[0], net.forward(array_set("far", 30, 2).pixels)[0]
     z, z_new = (fitting.last_logits(net.weight, net.bias)(x) for x in (h, new))
@@ -48,7 +51,7 @@ def test_eval_fit_and_arrays_learn_from_the_same_images(name):
     of_arrays = held_out if name in HELD_OUT else everything
     evaluated, one = (make(name, net.weight, net.bias) for _ in range(2))
     found = fitted({name: evaluated, "other": make("knn"), "third": make("klm")}, h, train.labels)
-    fit = gate.learn(one, net, train, transform_for("cifar"), batch_size=7)
+    fit = gate.learn(one, net, train, transform_for("cifar"), Decoding(batch_size=7))
     assert (fit.set, fit.n) == ("id", of_images.sum()) and found.by_name[name].n == fit.n
     split = {163: "train, all but every 5th image", 40: "train, every 5th image", 203: "train"}[fit.n]
     assert fit.split == found.by_name[name].split == split

@@ -1,4 +1,5 @@
-"""Every method of the table in one evaluation: fitted on training images alone, from one pass over every set."""
+"""Every method of the table in one evaluation: fitted on training images alone, from one pass over every
+set."""
 
 import json
 import shutil
@@ -60,8 +61,10 @@ def test_all_is_every_row_of_the_table_with_its_published_parameters():
     assert [method.name for method in ALL if method.learns] == LEARNERS
     given = choose_methods(["all"], [50], 0.7, default_p=90, default_clip=Clip())
     assert [(m.name, m.p, m.clip) for m in given if m.p or m.clip] == [
-        ("react", None, 0.7), ("dice", 50, None), ("dice+react", 50, 0.7)
-    ]  # fmt: skip
+        ("react", None, 0.7),
+        ("dice", 50, None),
+        ("dice+react", 50, 0.7),
+    ]
 
 
 def test_one_pass_over_every_set_serves_all_and_is_not_made_again(tmp_path):
@@ -257,7 +260,7 @@ def test_the_report_keeps_other_methods_out_of_the_sweep_over_p(tmp_path):
     ) < page.index("| knn |")
 
 
-# --- the command line ---------------------------------------------------------------------------------------------
+# --- the command line -------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -272,8 +275,17 @@ def data(tmp_path_factory):
 
 @pytest.fixture
 def args(data):
-    return ["eval", "--checkpoint", data / "net.npz", "--in-data", data / "id", "--out-datasets", f"far={data / 'far'}",
-            "--json", "r.json"]  # fmt: skip
+    return [
+        "eval",
+        "--checkpoint",
+        data / "net.npz",
+        "--in-data",
+        data / "id",
+        "--out-datasets",
+        f"far={data / 'far'}",
+        "--json",
+        "r.json",
+    ]
 
 
 def test_the_command_fits_on_training_images_of_ones_own(args, data, tmp_path):
@@ -340,8 +352,20 @@ def test_broken_training_images_leave_the_others_and_say_so_by_the_exit_status(a
 
 @pytest.mark.slow
 def test_all_on_real_images_takes_a_tenth_of_the_backbone(shared, tmp_path):
-    done = dice_run("eval", "--in-dataset", "CIFAR-10", "--method", "all", "--root", shared / "realdata",
-                    "--out-datasets", "dtd", "--json", "r.json", cwd=tmp_path)  # fmt: skip
+    done = dice_run(
+        "eval",
+        "--in-dataset",
+        "CIFAR-10",
+        "--method",
+        "all",
+        "--root",
+        shared / "realdata",
+        "--out-datasets",
+        "dtd",
+        "--json",
+        "r.json",
+        cwd=tmp_path,
+    )
     assert done.returncode == 0, done.stderr
     entries = {e["method"]: e for e in json.loads((tmp_path / "r.json").read_text())}
     assert list(entries) == list(METHODS)

@@ -1,4 +1,5 @@
-"""dice fit and dice score --detector: what is printed equals the detector in Python, and wrong input is refused."""
+"""dice fit and dice score --detector: what is printed equals the detector in Python,
+and wrong input is refused."""
 
 import csv
 import io
@@ -15,9 +16,8 @@ import dice
 from dice.detectors import Detector
 from dice.detectors.registry import METHODS
 from dice.eval import gate
-from dice.images.imagesets import FileSet
+from dice.images.imagesets import Decoding, FileSet
 from dice.images.preprocess import transform_for
-
 
 FITTED = {"dice": 60, "mds": 48}  # of 60 images: the mean of all, else all but every 5th
 
@@ -31,9 +31,25 @@ def data(tmp_path_factory):
     save_images(folder / "new", 20, 3)
     shutil.copy(folder / "train" / "class0" / "0000.png", folder / "one.png")
     for name in ("dice", "mds"):
-        done = dice_run("fit", "--method", name, "--checkpoint", folder / "net.npz", "--in-data", folder / "train",
-                        "--in-dataset", "toy", "--calibration", f"held={folder / 'held'}", "--tpr", 0.8, "--out",
-                        folder / f"{name}.dice", *(("--param", "p=50") if name == "dice" else ()), cwd=folder)  # fmt: skip
+        done = dice_run(
+            "fit",
+            "--method",
+            name,
+            "--checkpoint",
+            folder / "net.npz",
+            "--in-data",
+            folder / "train",
+            "--in-dataset",
+            "toy",
+            "--calibration",
+            f"held={folder / 'held'}",
+            "--tpr",
+            0.8,
+            "--out",
+            folder / f"{name}.dice",
+            *(("--param", "p=50") if name == "dice" else ()),
+            cwd=folder,
+        )
         assert done.returncode == 0, done.stderr
         assert done.stdout.strip() == (
             f"{folder / name}.dice: {name}, fitted on {FITTED[name]} images of toy, calibrated on 60 images of held"
@@ -82,8 +98,11 @@ def test_what_is_printed_is_what_the_detector_says(data, name, tmp_path):
     if name == "dice":
         assert det.p == 50
         held = [np.asarray(Image.open(path)) for path in sorted((data / "held").rglob("*.png"))]
-        fresh = dice.DICE(net.weight, net.bias, p=50).fit(net.forward(
-            np.stack([np.asarray(Image.open(path)) for path in sorted((data / "train").rglob("*.png"))]))[0])  # fmt: skip
+        fresh = dice.DICE(net.weight, net.bias, p=50).fit(
+            net.forward(
+                np.stack([np.asarray(Image.open(path)) for path in sorted((data / "train").rglob("*.png"))])
+            )[0]
+        )
         fresh.set_threshold(tpr=0.8, scores=fresh.score_samples(net.forward(np.stack(held))[0]))
         np.testing.assert_allclose(det.threshold_, fresh.threshold_, rtol=1e-12)
 
@@ -94,16 +113,24 @@ def test_table_and_csv(data, tmp_path):
     )
     done = dice_run("score", "--detector", data / "dice.dice", "--format", "csv", data / "new", cwd=tmp_path)
     got = list(csv.DictReader(io.StringIO(done.stdout)))
-    assert [{**row, "score": float(row["score"]), "p_value": float(row["p_value"]), "class": int(row["class"])}
-            for row in got] == want  # fmt: skip
+    assert [
+        {**row, "score": float(row["score"]), "p_value": float(row["p_value"]), "class": int(row["class"])}
+        for row in got
+    ] == want
     done = dice_run("score", "--detector", data / "dice.dice", data / "new", cwd=tmp_path)
     assert done.stdout.split()[:5] == ["score", "p_value", "verdict", "class", "path"]
     assert len(done.stdout.splitlines()) == 21
 
 
 def test_fail_on_ood_is_an_exit_status(data, tmp_path):
-    verdicts = {row["verdict"]: row["path"] for row in
-                rows(dice_run("score", "--detector", data / "dice.dice", "--format", "jsonl", data / "held", cwd=tmp_path))}  # fmt: skip
+    verdicts = {
+        row["verdict"]: row["path"]
+        for row in rows(
+            dice_run(
+                "score", "--detector", data / "dice.dice", "--format", "jsonl", data / "held", cwd=tmp_path
+            )
+        )
+    }
     assert set(verdicts) == {"ID", "OOD"}
     for verdict, status in (("ID", 0), ("OOD", 1)):
         flags = ("score", "--detector", data / "dice.dice", verdicts[verdict])
@@ -135,8 +162,19 @@ def test_without_calibration_there_are_scores_alone(data, tmp_path):
 
 
 def test_thresholds_by_class_from_the_command_line(data, tmp_path):
-    flags = ("fit", "--method", "energy", "--checkpoint", data / "net.npz", "--calibration", f"held={data / 'held'}",
-             "--by-class", "--out", "e.dice", "--tpr")  # fmt: skip
+    flags = (
+        "fit",
+        "--method",
+        "energy",
+        "--checkpoint",
+        data / "net.npz",
+        "--calibration",
+        f"held={data / 'held'}",
+        "--by-class",
+        "--out",
+        "e.dice",
+        "--tpr",
+    )
     refused(dice_run(*flags, 0.99, cwd=tmp_path), "of class", "at least 99")
     done = dice_run(*flags, 0.1, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
@@ -203,7 +241,7 @@ def test_a_folder_streams(data):
             return super().read(i)
 
     images = Counting("many", data, ["one.png"] * 10_000, None)
-    verdicts = gate.judge(det, net, images, transform_for("cifar"), batch_size=16, threads=1)
+    verdicts = gate.judge(det, net, images, transform_for("cifar"), Decoding(16, threads=1))
     first = next(verdicts)
     assert len(first.indices) == 16 and len(decoded) < 200
     verdicts.close()
@@ -224,10 +262,10 @@ def test_every_method_learns_in_one_pass(name):
     net, images = Net(), array_set("toy", 80, 1, labels=True)
     det = make(name, net.weight, net.bias)
     if METHODS[name].needs_fit:
-        fit = gate.learn(det, net, images, transform_for("cifar"), batch_size=32)
+        fit = gate.learn(det, net, images, transform_for("cifar"), Decoding(batch_size=32))
         assert fit.n == (80 if fit.split == "train" else 16 if det.wants_held_out else 64)
-    assert gate.calibrate(det, net, images, transform_for("cifar"), tpr=0.9, batch_size=32) == 80
-    parts = list(gate.judge(det, net, images, transform_for("cifar"), batch_size=7))
+    assert gate.calibrate(det, net, images, transform_for("cifar"), Decoding(batch_size=32), tpr=0.9) == 80
+    parts = list(gate.judge(det, net, images, transform_for("cifar"), Decoding(batch_size=7)))
     h, z = net.forward(images.pixels)
     assert np.array_equal(
         np.concatenate([part.scores for part in parts]), det.score_samples(z if det.takes == "z" else h)

@@ -1,4 +1,5 @@
-"""demo-imagenet.sh, its made-up weights, and --run: several methods, each with its own p and clip, in one pass."""
+"""demo-imagenet.sh, its made-up weights, and --run: several methods, each with its own p and clip, in one
+pass."""
 
 import json
 import shutil
@@ -42,7 +43,7 @@ def script(*args, cwd):
     )
 
 
-# --- made-up weights ----------------------------------------------------------------------------------------------
+# -- made-up weights
 
 
 def test_made_up_weights_follow_their_rule():
@@ -87,13 +88,21 @@ def test_weights_can_be_given_as_arrays(tmp_path):
         dice.load_backbone("densenet", {"fc.bias": weights["fc.bias"]})
 
 
-# --- --run --------------------------------------------------------------------------------------------------------
+# -- --run
 
 
-@pytest.mark.parametrize("text, method", [
-    ("energy", Method("energy")), ("dice", Method("dice", 90)), ("dice:p=70", Method("dice", 70)), ("react:clip=1.5", Method("react", None, 1.5)),
-    ("dice+react:p=10,clip=1", Method("dice+react", 10, 1.0)), ("dice+react:clip=1,p=10", Method("dice+react", 10, 1.0)), ("msp:p=5", Method("msp", 5)),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "text, method",
+    [
+        ("energy", Method("energy")),
+        ("dice", Method("dice", 90)),
+        ("dice:p=70", Method("dice", 70)),
+        ("react:clip=1.5", Method("react", None, 1.5)),
+        ("dice+react:p=10,clip=1", Method("dice+react", 10, 1.0)),
+        ("dice+react:clip=1,p=10", Method("dice+react", 10, 1.0)),
+        ("msp:p=5", Method("msp", 5)),
+    ],
+)
 def test_run_names_one_method_with_its_parameters(text, method):
     assert parse_run(text, default_p=90) == method
 
@@ -122,7 +131,7 @@ def test_other_runs_are_refused(text):
         parse_run(text, default_p=90)
 
 
-# --- the script ---------------------------------------------------------------------------------------------------
+# -- the script
 
 
 @pytest.mark.slow
@@ -139,8 +148,12 @@ def test_the_script_shows_the_whole_way_with_random_weights(root, tmp_path):
     output = tmp_path / "output" / "ood_scores"
     entries = json.loads((output / "imagenet-resnet50-random.json").read_text())
     assert [(e["method"], e["p"], e["clip"]) for e in entries] == [
-        ("energy", None, None), ("dice", 70, None), ("react", None, 1.0), ("dice+react", 10, 1.0), ("dice+react", 15, 1.5),
-    ]  # fmt: skip
+        ("energy", None, None),
+        ("dice", 70, None),
+        ("react", None, 1.0),
+        ("dice+react", 10, 1.0),
+        ("dice+react", 15, 1.5),
+    ]
     for entry in entries:
         assert (entry["weights"], entry["checkpoint"]) == ("random", "random weights of resnet50")
         assert entry["n_id"] == 4 and set(entry["sets"]) == {"dtd", "sun"}

@@ -2,8 +2,10 @@
 
 import numpy as np
 import pytest
-from tiny import FakeNet, array_set
+from test_cli import dice_run, refused
+from tiny import FakeNet, array_set, save_densenet, save_images
 
+import dice
 from dice import InputError
 from dice.detectors import Detector, fitting, merging
 from dice.detectors.registry import METHODS, make
@@ -18,7 +20,8 @@ def features(n, seed):
 
 
 def fitted(path, name, n, seed, **changes):
-    """A detector fitted on `n` images, in a file as `dice fit` writes it; `changes` are of `about` and of parameters."""
+    """A detector fitted on `n` images, in a file as `dice fit` writes it; `changes` are of `about` and of
+    parameters."""
     h, labels = features(n, seed)
     detector = make(name, NET.weight, NET.bias).set_params(**changes.pop("parameters", {}))
     logits = fitting.last_logits(NET.weight, NET.bias)
@@ -27,10 +30,20 @@ def fitted(path, name, n, seed, **changes):
     )
     scored = logits(h) if detector.takes == "z" else h
     detector.set_threshold(tpr=0.9, scores=detector.score_samples(scored))
-    about = {"method": name, "network": {"sha256": "ab", "arch": "fake", "precision": "float32", "device": "cpu",
-                                         "isa": "avx2", "checkpoint": "net"},
-             "preprocessing": "cifar", "calibrated_on": {"n": 4},
-             "fitted_on": {"set": "toy", "split": "train", "n": n, "identity": f"{n}-{seed}"}}  # fmt: skip
+    about = {
+        "method": name,
+        "network": {
+            "sha256": "ab",
+            "arch": "fake",
+            "precision": "float32",
+            "device": "cpu",
+            "isa": "avx2",
+            "checkpoint": "net",
+        },
+        "preprocessing": "cifar",
+        "calibrated_on": {"n": 4},
+        "fitted_on": {"set": "toy", "split": "train", "n": n, "identity": f"{n}-{seed}"},
+    }
     detector.save(path, about=about | changes)
     return path
 
@@ -80,18 +93,24 @@ def test_the_order_and_the_way_of_merging_do_not_matter(name, tmp_path):
 def test_what_does_not_belong_together_is_named(tmp_path):
     one = fitted(tmp_path / "one.dice", "dice", 40, 1)
     network = {"sha256": "ab", "arch": "fake", "precision": "float32", "device": "cpu", "isa": "avx2"}
-    for number, (name, changes, words) in enumerate((
-        ("mds", {}, "method is mds, that of .*one.dice is dice"),
-        ("dice", {"method": "dice+react"}, "method is"),
-        ("dice", {"parameters": {"p": 50}}, "p is 50, that of .* is 90"),
-        ("dice", {"parameters": {"W": 2 * NET.weight}}, r"W is not that of .*one\.dice"),
-        ("dice", {"network": network | {"sha256": "cd"}}, "the network's sha256 is cd"),
-        ("dice", {"network": network | {"precision": "bf16"}}, "the network's precision is bf16"),
-        ("dice", {"preprocessing": "imagenet"}, "preprocessing is imagenet"),
-        ("dice", {"network": None}, "does not say which images"),
-        ("dice", {"fitted_on": None}, "does not say which images"),
-        ("dice", {"fitted_on": {"set": "toy", "n": 40, "identity": "40-1"}}, "the same training images as .*one.dice"),
-    )):  # fmt: skip
+    for number, (name, changes, words) in enumerate(
+        (
+            ("mds", {}, "method is mds, that of .*one.dice is dice"),
+            ("dice", {"method": "dice+react"}, "method is"),
+            ("dice", {"parameters": {"p": 50}}, "p is 50, that of .* is 90"),
+            ("dice", {"parameters": {"W": 2 * NET.weight}}, r"W is not that of .*one\.dice"),
+            ("dice", {"network": network | {"sha256": "cd"}}, "the network's sha256 is cd"),
+            ("dice", {"network": network | {"precision": "bf16"}}, "the network's precision is bf16"),
+            ("dice", {"preprocessing": "imagenet"}, "preprocessing is imagenet"),
+            ("dice", {"network": None}, "does not say which images"),
+            ("dice", {"fitted_on": None}, "does not say which images"),
+            (
+                "dice",
+                {"fitted_on": {"set": "toy", "n": 40, "identity": "40-1"}},
+                "the same training images as .*one.dice",
+            ),
+        )
+    ):
         other = fitted(tmp_path / f"{number}.dice", name, 41, 2, **changes)
         with pytest.raises(InputError, match=rf"{number}\.dice: .*{words}"):
             merging.merge([one, other])
@@ -121,3 +140,38 @@ def test_a_detector_file_is_told_by_how_it_begins(tmp_path):
     assert not merging.is_detector_file(tmp_path / "two.npz")
     with pytest.raises(InputError, match="nowhere"):
         merging.is_detector_file(tmp_path / "nowhere")
+
+
+# --- the command line -------------------------------------------------------------------------------------
+
+
+def test_merge_takes_detector_files_and_refuses_a_mixture(tmp_path):
+    save_densenet(tmp_path / "net.npz")
+    flags = ("--checkpoint", "net.npz", "--in-dataset", "toy")
+    for seed in (1, 2):
+        images = save_images(tmp_path / f"train{seed}", 40 + seed, seed, classes=4)
+        done = dice_run(
+            "fit", *flags, "--method", "mds", "--in-data", images, "--out", f"{seed}.dice", cwd=tmp_path
+        )
+        assert done.returncode == 0, done.stderr
+    done = dice_run("merge", "1.dice", "2.dice", "--out", "all.dice", cwd=tmp_path)
+    assert done.returncode == 0 and "without verdict and p-value" in done.stderr
+    assert done.stdout.strip() == "all.dice: mds, fitted on 67 images of toy"  # 33 of 41 and 34 of 42
+    images = save_images(tmp_path / "new", 3, 3)
+    done = dice_run("score", "--detector", "all.dice", "--format", "jsonl", images, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert [row.count('"p_value": null') for row in done.stdout.splitlines()] == [1, 1, 1]
+    whole = dice.Detector.load(tmp_path / "all.dice")
+    assert sorted(row["n"] for row in whole.about_["fitted_on"]["merged"]) == [33, 34]
+    refused(
+        dice_run("merge", "1.dice", "1.dice", "--out", "x.dice", cwd=tmp_path),
+        "1.dice",
+        "same training images",
+    )
+    done = dice_run(
+        "precompute", *flags, "--in-data", "train1", "--shard", "1/2", "--out", "s.npz", cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stderr
+    for files in (("1.dice", "s.npz"), ("s.npz", "1.dice")):
+        refused(dice_run("merge", *files, "--out", "x.npz", cwd=tmp_path), "s.npz", "is not a detector file")
+    assert not (tmp_path / "x.npz").exists()

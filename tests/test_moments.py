@@ -47,7 +47,8 @@ def test_any_split_order_and_merge_agree(seed, n, cuts):
 
 
 def summed(x, y, classes):
-    """Number, mean and scatter within the class of each of `classes` classes, from sums of squares in long double."""
+    """Number, mean and scatter within the class of each of `classes` classes, from sums of squares in long
+    double."""
     wide = x.astype(np.longdouble)
     count = np.bincount(y, minlength=classes).astype(float)
     mean = np.zeros((classes, x.shape[1]), np.longdouble)
@@ -116,8 +117,12 @@ def test_stored_classes_go_on_where_they_were(scatter, tmp_path):
         good = dict(stored)
     for name, value in whole.to_arrays().items():
         np.testing.assert_array_equal(resumed.to_arrays()[name], value)
-    for name, bad in (("mean", good["mean"][:2]), ("mean", good["mean"].astype(np.float32)),
-                      ("mean", good["mean"] * np.nan), ("count", -good["count"])):  # fmt: skip
+    for name, bad in (
+        ("mean", good["mean"][:2]),
+        ("mean", good["mean"].astype(np.float32)),
+        ("mean", good["mean"] * np.nan),
+        ("count", -good["count"]),
+    ):
         with pytest.raises(ValueError, match=name):
             ClassMoments.from_arrays(5, good | {name: bad}, scatter=scatter)
     if not scatter:
@@ -160,8 +165,16 @@ def test_pickles_and_converts():
     np.testing.assert_allclose(m.mean(), x.astype(float).mean(0), rtol=1e-14)
 
 
-@pytest.mark.parametrize("bad, word", [(np.ones((2, 3)), "features"), (np.ones(4), "shape"), (np.full((1, 4), np.nan), "NaN"),
-                                       (np.full((1, 4), np.inf), "NaN or infinity"), ([["a"] * 4], "dtype")])  # fmt: skip
+@pytest.mark.parametrize(
+    "bad, word",
+    [
+        (np.ones((2, 3)), "features"),
+        (np.ones(4), "shape"),
+        (np.full((1, 4), np.nan), "NaN"),
+        (np.full((1, 4), np.inf), "NaN or infinity"),
+        ([["a"] * 4], "dtype"),
+    ],
+)
 def test_refuses(bad, word):
     with pytest.raises(InputError, match=f"h: .*{word}"):
         Moments(4).add(bad)

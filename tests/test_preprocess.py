@@ -1,4 +1,5 @@
-"""Decoding and resizing against formulas written out here: torchvision on PIL images is what the original uses."""
+"""Decoding and resizing against formulas written out here: torchvision on PIL images is what the original
+uses."""
 
 import io
 import math
@@ -111,7 +112,7 @@ def test_unknown_architecture_is_refused():
         transform_for("vit")
 
 
-# --- decoding -----------------------------------------------------------------------------------------------------
+# -- decoding
 
 
 def saved(tmp_path, image, format, name="image.jpg", **options):

@@ -1,4 +1,5 @@
-"""Saved runs as a page and as Markdown: the numbers of run.json, figures that a browser shows, nothing fetched, nothing injected."""
+"""Saved runs as a page and as Markdown: the numbers of run.json, figures that a browser shows, nothing
+fetched, nothing injected."""
 
 import json
 import os
@@ -141,12 +142,12 @@ def test_what_is_no_run_is_refused(base, tmp_path):
             results.find_runs([broken])
 
 
-# --- in a browser -------------------------------------------------------------------------------------------------
+# -- in a browser
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 WATCH = """<script>addEventListener("load", () => {
-    const shown = [...document.images].filter(image => image.complete && image.naturalWidth > 200 && image.naturalHeight > 100)
-    document.body.dataset.shown = shown.length
+    const shown = [...document.images].filter(image => image.complete && image.naturalWidth > 200 &&
+    image.naturalHeight > 100) document.body.dataset.shown = shown.length
     console.info("looked at")
 })</script></body>"""
 
@@ -165,8 +166,17 @@ def look_at(browser: str, page: str, folder: Path) -> tuple[str, list[str]]:
     """The page's DOM after loading, and what its console said."""
     path = folder / "looked at.html"
     path.write_text(page.replace("</body>", WATCH), "utf-8")
-    flags = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--enable-logging=stderr", "--v=0",
-             f"--user-data-dir={folder / 'profile'}", "--virtual-time-budget=5000", "--dump-dom"]  # fmt: skip
+    flags = [
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--disable-dev-shm-usage",
+        "--enable-logging=stderr",
+        "--v=0",
+        f"--user-data-dir={folder / 'profile'}",
+        "--virtual-time-budget=5000",
+        "--dump-dom",
+    ]
     done = subprocess.run(
         [browser, *flags, path.as_uri()], capture_output=True, text=True, check=True, timeout=120
     )

@@ -33,9 +33,9 @@ def test_features_come_back_in_order(tmp_path):
     written = fill(cache_of(tmp_path), 0, 4, 10)
     read = list(cache_of(tmp_path).read(complete=True))
     assert [stop for stop, _, _ in read] == [4, 10]
-    for (indices, features), (_, read_indices, read_features) in zip(written, read, strict=True):
+    for (indices, computed), (_, read_indices, read_features) in zip(written, read, strict=True):
         np.testing.assert_array_equal(indices, read_indices)
-        assert features.tobytes() == read_features.tobytes()
+        assert computed.tobytes() == read_features.tobytes()
     assert cache_of(tmp_path).stored() == 10
 
 

@@ -12,10 +12,15 @@ from dice import InputError
 from dice.detectors import GEN, MSP, Energy, Entropy, MaxLogit, TempScale
 
 CASES = [
-    (MSP(), formulas.msp), (MSP(T=3.5), lambda z: formulas.msp(z, 3.5)), (MaxLogit(), formulas.maxlogit),
-    (Energy(), formulas.energy), (Energy(T=0.5), lambda z: formulas.energy(z, 0.5)), (Entropy(), formulas.entropy),
-    (GEN(), formulas.gen), (GEN(gamma=0.5, M=3), lambda z: formulas.gen(z, 0.5, 3)),
-]  # fmt: skip
+    (MSP(), formulas.msp),
+    (MSP(T=3.5), lambda z: formulas.msp(z, 3.5)),
+    (MaxLogit(), formulas.maxlogit),
+    (Energy(), formulas.energy),
+    (Energy(T=0.5), lambda z: formulas.energy(z, 0.5)),
+    (Entropy(), formulas.entropy),
+    (GEN(), formulas.gen),
+    (GEN(gamma=0.5, M=3), lambda z: formulas.gen(z, 0.5, 3)),
+]
 each_score = pytest.mark.parametrize(
     "det, formula", CASES, ids=lambda value: repr(value) if hasattr(value, "T") else None
 )
@@ -78,8 +83,12 @@ def test_temperature_minimises_the_likelihood():
     rng = np.random.default_rng(2)
     y = np.array([rng.choice(5, p=row) for row in softmax(z.astype(np.float64) / 1.7, axis=1)])
     det = TempScale().fit(z, y)
-    best = minimize_scalar(lambda s: formulas.likelihood(z.astype(np.float64), y, s), bounds=(0.01, 5), method="bounded",
-                           options={"xatol": 1e-9})  # fmt: skip
+    best = minimize_scalar(
+        lambda s: formulas.likelihood(z.astype(np.float64), y, s),
+        bounds=(0.01, 5),
+        method="bounded",
+        options={"xatol": 1e-9},
+    )
     np.testing.assert_allclose(1 / det.temperature_, best.x, rtol=1e-5)
     assert 1.5 < det.temperature_ < 1.9
     np.testing.assert_allclose(
@@ -97,7 +106,7 @@ def test_temperature_of_a_sample(monkeypatch):
     whole = TempScale().fit(z, y).temperature_
     monkeypatch.setattr(TempScale, "KEPT", 5 * 2500)
     det = TempScale().fit(z, y)
-    assert len(det._sample) == 2000 and abs(det.temperature_ / whole - 1) < 0.1
+    assert len(det._state) == 2000 and abs(det.temperature_ / whole - 1) < 0.1
     batches = TempScale()
     for first in range(0, 4000, 333):
         batches.partial_fit(z[first : first + 333], y[first : first + 333])
@@ -111,19 +120,35 @@ def test_temperature_without_a_best():
     assert np.isfinite(TempScale().fit(0 * z, z.argmin(1)).score_samples(z)).all()
 
 
-@pytest.mark.parametrize("det, z, word", [
-    (MSP(), np.ones(3), "z: got shape"), (MSP(), np.ones((3, 0)), "z: "), (MSP(), [[np.nan]], "z: holds NaN"),
-    (MSP(T=0), np.ones((1, 2)), "T: got 0"), (Energy(T="hot"), np.ones((1, 2)), "T: got 'hot'"),
-    (GEN(M=0), np.ones((1, 2)), "M: got 0"), (GEN(M=1.5), np.ones((1, 2)), "M: got 1.5"),
-    (GEN(gamma=-1), np.ones((1, 2)), "gamma: got -1"), (TempScale(), np.ones((1, 2)), "temperature: not fitted"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "det, z, word",
+    [
+        (MSP(), np.ones(3), "z: got shape"),
+        (MSP(), np.ones((3, 0)), "z: "),
+        (MSP(), [[np.nan]], "z: holds NaN"),
+        (MSP(T=0), np.ones((1, 2)), "T: got 0"),
+        (Energy(T="hot"), np.ones((1, 2)), "T: got 'hot'"),
+        (GEN(M=0), np.ones((1, 2)), "M: got 0"),
+        (GEN(M=1.5), np.ones((1, 2)), "M: got 1.5"),
+        (GEN(gamma=-1), np.ones((1, 2)), "gamma: got -1"),
+        (TempScale(), np.ones((1, 2)), "temperature: not fitted"),
+    ],
+)
 def test_refusals(det, z, word):
     with pytest.raises(InputError, match=word):
         det.score_samples(z)
 
 
-@pytest.mark.parametrize("y, word", [(None, "y: not given"), ([0, 1], "y: got 2 labels for 3"), ([0, 1, 2], "y: got labels from 0 to 2"),
-                                     ([0, 1, -1], "y: got labels from -1"), ([0.5, 1, 0], "y: got dtype")])  # fmt: skip
+@pytest.mark.parametrize(
+    "y, word",
+    [
+        (None, "y: not given"),
+        ([0, 1], "y: got 2 labels for 3"),
+        ([0, 1, 2], "y: got labels from 0 to 2"),
+        ([0, 1, -1], "y: got labels from -1"),
+        ([0.5, 1, 0], "y: got dtype"),
+    ],
+)
 def test_refuses_labels(y, word):
     with pytest.raises(InputError, match=word):
         TempScale().fit(np.ones((3, 2)), y)

@@ -1,4 +1,4 @@
-"""The scores against pytorch-ood's (the extra `bench`), where it is installed; every difference is explained here."""
+"""The scores against pytorch-ood's (the extra `bench`), where it is installed; with why they differ."""
 
 import sys
 from pathlib import Path

@@ -1,4 +1,5 @@
-"""Statistics of training features: one pass, killed and resumed, sharded and merged, sampled, and refused where they do not belong."""
+"""Statistics of training features: one pass, killed and resumed, sharded and merged, sampled, and refused
+where they do not belong."""
 
 import json
 import pickle
@@ -20,7 +21,7 @@ from tiny import FakeNet, array_set, save_densenet, save_images
 
 import dice
 from dice.cli.main import main
-from dice.detectors import fitting
+from dice.detectors import Detector, fitting
 from dice.detectors.registry import METHODS, make
 from dice.errors import InputError
 from dice.eval import precompute
@@ -91,7 +92,7 @@ def assert_numpys(found, train, net):
         np.testing.assert_allclose(have[name], value, rtol=1e-12, atol=1e-12, err_msg=name)
 
 
-# --- the pass -----------------------------------------------------------------------------------------------------
+# --- the pass ---------------------------------------------------------------------------------------------
 
 
 def test_one_pass_gives_what_numpy_gives_and_no_bit_depends_on_the_batch_size(tmp_path):
@@ -214,7 +215,7 @@ def test_a_decompression_bomb_is_refused(tmp_path):
     assert found.count == 2 and "0001.png" in found.about["left_out"][0]
 
 
-# --- shards and merging -------------------------------------------------------------------------------------------
+# --- shards and merging -----------------------------------------------------------------------------------
 
 
 def shards(tmp_path, train, n, net=None, **options):
@@ -276,7 +277,7 @@ def test_merge_names_what_does_not_belong(tmp_path, monkeypatch):
         select(train, shard=(3, 2))
 
 
-# --- files --------------------------------------------------------------------------------------------------------
+# --- files ------------------------------------------------------------------------------------------------
 
 
 def test_a_mean_of_another_network_is_refused_and_a_bare_one_warned_about(tmp_path, capsys):
@@ -305,13 +306,33 @@ def test_a_mean_of_another_network_is_refused_and_a_bare_one_warned_about(tmp_pa
     assert "precision float32" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("name, value", [
-    ("about", {"format": 3}), ("about", {"format": "2"}), ("about", {"done": "all"}), ("about", {"size": 10**9}), ("about", {"shard": "ab"}), ("about", {"shard": [1, 10**12]}),
-    ("about", {"left_out": 3}), ("about", {"checkpoint": 3}), ("about", None), ("state", np.zeros((4, 11))), ("state", np.zeros((3, 12))),
-    ("class_scatter", np.zeros((12, 11))), ("class_scatter", None), ("class_mean", np.zeros((3, 12))),
-    ("class_count", np.full(4, 6.0)), ("class_count", np.array([-1.0, 7, 7, 7])), ("class_mean", np.zeros((4, 12), np.float32)),
-    ("right_count", np.full(4, 20.0)), ("right_mean", None), ("right_mean", np.zeros((3, 12))), ("count", np.int64(-1)), ("count", np.int64(10**9)),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "name, value",
+    [
+        ("about", {"format": 3}),
+        ("about", {"format": "2"}),
+        ("about", {"done": "all"}),
+        ("about", {"size": 10**9}),
+        ("about", {"shard": "ab"}),
+        ("about", {"shard": [1, 10**12]}),
+        ("about", {"left_out": 3}),
+        ("about", {"checkpoint": 3}),
+        ("about", None),
+        ("state", np.zeros((4, 11))),
+        ("state", np.zeros((3, 12))),
+        ("class_scatter", np.zeros((12, 11))),
+        ("class_scatter", None),
+        ("class_mean", np.zeros((3, 12))),
+        ("class_count", np.full(4, 6.0)),
+        ("class_count", np.array([-1.0, 7, 7, 7])),
+        ("class_mean", np.zeros((4, 12), np.float32)),
+        ("right_count", np.full(4, 20.0)),
+        ("right_mean", None),
+        ("right_mean", np.zeros((3, 12))),
+        ("count", np.int64(-1)),
+        ("count", np.int64(10**9)),
+    ],
+)
 def test_files_that_do_not_fit_together_are_refused(tmp_path, name, value):
     path = tmp_path / "a file.npz"
     save(path, run(tmp_path, array_set("train", 20, 1, labels=True)))
@@ -377,7 +398,7 @@ def test_what_a_forged_file_says_takes_neither_memory_nor_time(tmp_path):
         Statistics.load(tmp_path / "deep.npz")
 
 
-# --- detectors ----------------------------------------------------------------------------------------------------
+# --- detectors --------------------------------------------------------------------------------------------
 
 
 class Pixels(FakeNet):
@@ -482,7 +503,7 @@ def test_any_split_order_and_merge_of_statistics_agree(seed, cuts):
         np.testing.assert_allclose(*pair, rtol=1e-12, atol=1e-11)
 
 
-# --- samples ------------------------------------------------------------------------------------------------------
+# --- samples ----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("n", [1, 3, 10, 50, 99])
@@ -529,7 +550,7 @@ def test_the_drift_of_a_samples_mask_is_foreseen(tmp_path):
         assert 0.7 < foreseen / true < 1.4
 
 
-# --- the command line ---------------------------------------------------------------------------------------------
+# --- the command line -------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -576,10 +597,71 @@ def test_precompute_and_merge(args, data, tmp_path):
     assert done.returncode == 0 and "mask at p=90: differs from that of all images in about" in done.stdout
 
 
-@pytest.mark.parametrize("flags, words", [
-    (("--shard", "1"), ["--shard"]), (("--shard", "301/300", "--out", "s.npz"), ["--shard 301/300"]), (("--max-images", "0"), ["--max-images"]),
-    (("--out", "m.txt"), ["m.txt"]), (("--out", "m.npy", "--shard", "1/2"), ["m.npy", "merged"]),
-])  # fmt: skip
+def test_fit_on_a_file_reads_no_image_and_says_so(args, data, tmp_path):
+    net, held = ("--checkpoint", data / "net.npz", "--in-dataset", "toy"), tmp_path / "held"
+    save_images(held, 30, 2)
+    assert dice_run(*args, "--in-dataset", "toy", "--out", "s.npz", cwd=tmp_path).returncode == 0
+    fit = ("fit", *net, "--statistics", "s.npz", "--calibration", f"held={held}", "--tpr", 0.9, "--out")
+    for name in ("dice", "mds"):
+        done = dice_run(*fit, f"{name}.dice", "--method", name, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.strip() == (
+            f"{name}.dice: {name}, fitted on 600 images of toy, calibrated on 30 images of held"
+        )
+    detector = Detector.load(tmp_path / "mds.dice")
+    fitted = detector.about_["fitted_on"]
+    assert (fitted["split"], fitted["n"], fitted["sample"]) == ("train", 600, None)
+    assert fitted["statistics"] == str(tmp_path / "s.npz")
+    found, network = Statistics.load(tmp_path / "s.npz"), dice.load_backbone("densenet", data / "net.npz")
+    direct = make("mds")
+    fit_on(direct, found, net=network)
+    h = network.forward(np.random.default_rng(0).integers(0, 256, (9, 32, 32, 3), np.uint8))[0]
+    np.testing.assert_array_equal(detector.score_samples(h), direct.score_samples(h))
+    refused(
+        dice_run(*fit, "x.dice", "--method", "knn", cwd=tmp_path),
+        "s.npz: what KNN learns",
+        "mds, rmds, dice,",
+    )
+    refused(dice_run(*fit, "x.dice", "--method", "msp", cwd=tmp_path), "--statistics: msp learns nothing")
+    for flag in (("--mean", "s.npz"), ("--in-data", data / "train")):
+        refused(dice_run(*fit, "x.dice", "--method", "dice", *flag, cwd=tmp_path), "do not go with it")
+    clash = ("fit", *net, "--statistics", "s.npz", "--calibration", f"t={data / 'train'}", "--tpr", 0.9)
+    refused(
+        dice_run(*clash, "--method", "mds", "--out", "x.dice", cwd=tmp_path), "these are the training images"
+    )
+    save_densenet(tmp_path / "other.npz", seed=5)
+    other = (
+        "fit",
+        "--checkpoint",
+        "other.npz",
+        "--statistics",
+        "s.npz",
+        "--method",
+        "mds",
+        "--out",
+        "x.dice",
+    )
+    refused(dice_run(*other, cwd=tmp_path), "s.npz", "another checkpoint")
+    assert not (tmp_path / "x.dice").exists()
+
+
+def test_the_help_of_fit_names_the_methods_that_statistics_serve(tmp_path):
+    done = dice_run("fit", "--help", cwd=tmp_path)
+    words = done.stdout.partition("\n  --statistics")[2].partition("\n  --calibration")[0]
+    named = " ".join(words.split()).partition("reading them; for ")[2].split(", ")
+    assert sorted(named) == sorted(ABLE)
+
+
+@pytest.mark.parametrize(
+    "flags, words",
+    [
+        (("--shard", "1"), ["--shard"]),
+        (("--shard", "301/300", "--out", "s.npz"), ["--shard 301/300"]),
+        (("--max-images", "0"), ["--max-images"]),
+        (("--out", "m.txt"), ["m.txt"]),
+        (("--out", "m.npy", "--shard", "1/2"), ["m.npy", "merged"]),
+    ],
+)
 def test_wrong_flags_are_refused(args, tmp_path, monkeypatch, capsys, flags, words):
     monkeypatch.chdir(tmp_path)
     for command in ((*args, *flags), ("merge", "none.npz", "--out", "m.npz")):
@@ -625,9 +707,25 @@ def done_in(folder: Path) -> int:
 
 @pytest.mark.slow
 def test_memory_does_not_grow_with_the_number_of_images(tmp_path):
-    """The peak over 1,000 and over 5,000 images; benchmarks/bench_precompute_memory.py draws the whole curve."""
-    done = subprocess.run([sys.executable, ROOT / "benchmarks" / "bench_precompute_memory.py", "--images", "1000", "5000", "--side", "48"],
-                          cwd=tmp_path, env=environment(), capture_output=True, text=True, check=False, timeout=300)  # fmt: skip
+    """The peak over 1,000 and over 5,000 images; benchmarks/bench_precompute_memory.py draws the whole
+    curve."""
+    done = subprocess.run(
+        [
+            sys.executable,
+            ROOT / "benchmarks" / "bench_precompute_memory.py",
+            "--images",
+            "1000",
+            "5000",
+            "--side",
+            "48",
+        ],
+        cwd=tmp_path,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
     assert done.returncode == 0, done.stderr
     small, large = (float(line.split()[1]) for line in done.stdout.splitlines()[-2:])
     assert 10 < small < large * 1.1

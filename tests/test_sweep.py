@@ -1,4 +1,5 @@
-"""Sweeps: each point equals DICE and the metrics by themselves; a choice is never made on a set of the table."""
+"""Sweeps: each point equals DICE and the metrics by themselves; a choice is never made on a set of the
+table."""
 
 import csv
 import io
@@ -10,8 +11,8 @@ from test_cli import dice_run, refused
 from tiny import array_set, save_densenet, save_images
 
 from dice import DICE, InputError
-from dice.eval import metrics
 from dice.cli.flags import range_of
+from dice.eval import metrics
 from dice.eval.sweep import Grid, choose, sweep
 
 RNG = np.random.default_rng(0)
@@ -26,8 +27,18 @@ MEAN = ID.mean(axis=0, dtype=np.float64)
 @pytest.mark.parametrize("score", ["energy", "msp"])
 def test_every_point_is_what_dice_gives(score, contribution):
     ps, clips = [0, 12.5, 50, 90, 99, 100], [None, 1.0]
-    rows = sweep(W, B, MEAN, ID, {"far": OOD}, ps=ps, clips=clips, score=score, contribution=contribution,
-                 convention="sklearn")  # fmt: skip
+    rows = sweep(
+        W,
+        B,
+        MEAN,
+        ID,
+        {"far": OOD},
+        ps=ps,
+        clips=clips,
+        score=score,
+        contribution=contribution,
+        convention="sklearn",
+    )
     assert [(row.p, row.clip) for row in rows] == [(p, clip) for p in ps for clip in clips]
     for row in rows:
         det = DICE(W, B, row.p, clip=row.clip, mean=MEAN, score=score, contribution=contribution)
@@ -49,11 +60,17 @@ def test_ranges():
             range_of(text)
 
 
-@pytest.mark.parametrize("given, word", [
-    ({"ps": [101]}, "p: got 101"), ({"ps": [np.nan]}, "p: got nan"), ({"ps": []}, "at least one"),
-    ({"ps": [9], "clips": []}, "at least one"), ({"ps": [9], "score": "mine"}, "score"),
-    ({"ps": [9], "contribution": "mine"}, "contribution"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "given, word",
+    [
+        ({"ps": [101]}, "p: got 101"),
+        ({"ps": [np.nan]}, "p: got nan"),
+        ({"ps": []}, "at least one"),
+        ({"ps": [9], "clips": []}, "at least one"),
+        ({"ps": [9], "score": "mine"}, "score"),
+        ({"ps": [9], "contribution": "mine"}, "contribution"),
+    ],
+)
 def test_refuses(given, word):
     with pytest.raises(InputError, match=word):
         Grid(W, B, MEAN, **given)
@@ -73,8 +90,20 @@ def data(tmp_path_factory):
 
 @pytest.fixture
 def flags(data):
-    return ["sweep", "--checkpoint", data / "net.npz", "--mean", data / "mean.npy", "--in-data", data / "id", "--in-dataset",
-            "toy", "--out-datasets", f"far={data / 'far.npy'}", f"near={data / 'near.npy'}"]  # fmt: skip
+    return [
+        "sweep",
+        "--checkpoint",
+        data / "net.npz",
+        "--mean",
+        data / "mean.npy",
+        "--in-data",
+        data / "id",
+        "--in-dataset",
+        "toy",
+        "--out-datasets",
+        f"far={data / 'far.npy'}",
+        f"near={data / 'near.npy'}",
+    ]
 
 
 def test_command_agrees_with_eval_and_labels_its_choice(flags, data, tmp_path):
@@ -91,8 +120,19 @@ def test_command_agrees_with_eval_and_labels_its_choice(flags, data, tmp_path):
     )
     assert f"p={found['chosen']['p']:g}" in done.stderr and found["chosen"]["how"] in done.stderr
 
-    evaluated = dice_run("eval", *flags[1:], "--method", "dice+react", "--p", 90, "--clip_threshold", 1, "--json", "e.json",
-                         cwd=tmp_path)  # fmt: skip
+    evaluated = dice_run(
+        "eval",
+        *flags[1:],
+        "--method",
+        "dice+react",
+        "--p",
+        90,
+        "--clip_threshold",
+        1,
+        "--json",
+        "e.json",
+        cwd=tmp_path,
+    )
     assert (
         evaluated.returncode == 0 and "all from stored features" in evaluated.stderr
     )  # one backbone pass for both
@@ -110,8 +150,15 @@ def test_command_agrees_with_eval_and_labels_its_choice(flags, data, tmp_path):
 
 
 def test_the_choice_is_not_made_on_a_set_of_the_table(flags, data, tmp_path):
-    refused(dice_run(*flags, "--proxy", f"other={data / 'far.npy'}", "--choose-data", data / "train", cwd=tmp_path),
-            "--proxy", "is far of the table")  # fmt: skip
-    refused(dice_run(*flags, "--proxy", f"p={data / 'proxy.npy'}", "--choose-data", data / "id", cwd=tmp_path),
-            "--choose-data")  # fmt: skip
+    refused(
+        dice_run(
+            *flags, "--proxy", f"other={data / 'far.npy'}", "--choose-data", data / "train", cwd=tmp_path
+        ),
+        "--proxy",
+        "is far of the table",
+    )
+    refused(
+        dice_run(*flags, "--proxy", f"p={data / 'proxy.npy'}", "--choose-data", data / "id", cwd=tmp_path),
+        "--choose-data",
+    )
     refused(dice_run(*flags, "--p", "5:1:1", cwd=tmp_path), "--p")

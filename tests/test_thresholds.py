@@ -1,4 +1,5 @@
-"""Thresholds: the promised rate in simulations, p-values, classes, Benjamini-Hochberg, the quantile sketch."""
+"""Thresholds: the promised rate in simulations, p-values, classes, Benjamini-Hochberg, the quantile
+sketch."""
 
 import numpy as np
 import pytest
@@ -41,8 +42,12 @@ def test_realised_tpr_is_the_order_statistics_law():
 @pytest.mark.parametrize("rate", [0, 1, -0.5, 2, np.nan, "high", None, [0.9]])
 def test_a_rate_is_a_number_between_0_and_1(rate):
     scores = np.arange(100.0)
-    for call in (lambda: conformal_threshold(scores, rate), lambda: Calibration(scores, rate), lambda: realised_tpr(100, rate),
-                 lambda: MSP().set_threshold(tpr=rate, scores=scores)):  # fmt: skip
+    for call in (
+        lambda: conformal_threshold(scores, rate),
+        lambda: Calibration(scores, rate),
+        lambda: realised_tpr(100, rate),
+        lambda: MSP().set_threshold(tpr=rate, scores=scores),
+    ):
         with pytest.raises(InputError, match="tpr: got .* strictly between 0 and 1"):
             call()
     with pytest.raises(InputError, match="fdr: got .* strictly between 0 and 1"):

@@ -55,7 +55,8 @@ def save_images(folder: Path, n: int, seed: int, classes: int = 1) -> Path:
 
 
 def save_densenet(path: Path, classes: int = 4, growth: int = 4, seed: int = 0) -> Path:
-    """A DenseNet-BC of depth 10 and 9 features: made-up weights named as in the original's, an .npz."""
+    """A DenseNet-BC of depth 10 and 9 features with made-up weights, under the names of the original's
+    checkpoints, as .npz."""
     rng = np.random.default_rng(seed)
     state: dict[str, np.ndarray] = {}
 

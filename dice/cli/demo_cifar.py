@@ -1,5 +1,4 @@
-"""What demo-cifar.sh runs: the original's four evaluations; where nothing of CIFAR can be had, the embedded
-benchmark."""
+"""What demo-cifar.sh runs: the original's four evaluations; without CIFAR, the embedded benchmark."""
 
 from argparse import Namespace
 

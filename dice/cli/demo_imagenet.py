@@ -1,5 +1,4 @@
-"""What demo-imagenet.sh runs: the published methods of a network in one pass a set, and a report beside the
-scores."""
+"""What demo-imagenet.sh runs: the published methods of a network in one pass a set, and a report."""
 
 from argparse import Namespace
 from pathlib import Path

@@ -33,7 +33,10 @@ def run(args: Namespace) -> int:
 
 
 def evaluate_each(args: Namespace, in_datasets: Sequence[str], one: Callable[[str], list[Result]]) -> int:
-    """Evaluates every ID set by `one`, keeps what is finished in --json, and goes on after a broken set."""
+    """Evaluates each ID set by `one`, writes what is finished to --json, and goes on after a broken set.
+
+    Returns the exit status.
+    """
     check_writable(Path(args.base_dir))
     if args.json:
         check_target(Path(args.json))
@@ -71,7 +74,7 @@ def evaluate_one(
     mean: Float64 | None = None,
     random_weights: bool = False,
 ) -> list[Result]:
-    """Results of one ID set; `net` and `mean` where they are not those of the flags."""
+    """Evaluates one ID set and prints its results; `net` and `mean` override what the flags name."""
     clock, base = Clock(), Path(args.base_dir)
     with clock.measure("load"):
         id_set = inputs.own_or_known(args.in_data, in_dataset, args.root, "test")
@@ -163,7 +166,9 @@ def print_results(
     *,
     whole: bool,
 ) -> None:
-    """Tables on stdout, and notes. order: the names of all OOD sets asked for. titles: the original's above each table.
+    """Tables on stdout, then notes.
+
+    order: the names of all OOD sets asked for. titles: print the original's title above each table.
     whole: every image went through the backbone, as none of the features were stored."""
     for result in found:
         if titles:
@@ -193,7 +198,7 @@ def print_results(
 
 
 def note_speed(found: Sequence[Result], *, whole: bool) -> None:
-    """What ran, how fast, and where the time went."""
+    """Notes what ran, how fast, and where the time went."""
     first = found[0]
     speed, seconds = first.images_per_s, first.seconds
     if speed is None:
@@ -202,8 +207,8 @@ def note_speed(found: Sequence[Result], *, whole: bool) -> None:
         passed = f"{speed:.0f} images/s" if speed >= 10 else f"{speed:.2g} images/s"
     accuracy = "" if first.accuracy is None else f", accuracy {first.accuracy:.2f} %"
     note(
-        f"{first.in_dataset}: {first.n_id} ID images{accuracy}, {first.precision} on {first.device} ({first.isa}), "
-        f"{first.convention} convention, {seconds.total:.1f} s, {passed}"
+        f"{first.in_dataset}: {first.n_id} ID images{accuracy}, {first.precision} on {first.device} "
+        f"({first.isa}), {first.convention} convention, {seconds.total:.1f} s, {passed}"
     )
     methods = f"fits, scores and metrics of {len(found)} methods {seconds.head:.2f} s"
     if speed is None:

@@ -60,10 +60,10 @@ def run(args: Namespace) -> int:
         "fitted_on": None,
         "calibrated_on": None,
     }
-    decode = asdict(inputs.decoding(args))
+    decoding = inputs.decoding(args)
     fitted = None
     if train is not None:
-        fitted = gate.learn(detector, net, train, transform, **decode)
+        fitted = gate.learn(detector, net, train, transform, decoding)
         about["fitted_on"] = asdict(fitted) | {"identity": train.identity}
     elif found is not None:
         found.check(Path(args.statistics), net)
@@ -73,7 +73,7 @@ def run(args: Namespace) -> int:
     if fitted and fitted.short_of:
         warn(f"{args.method}: {fitted.short_of}")
     if held_out is not None:
-        n = gate.calibrate(detector, net, held_out, transform, tpr=args.tpr, by_class=args.by_class, **decode)
+        n = gate.calibrate(detector, net, held_out, transform, decoding, tpr=args.tpr, by_class=args.by_class)
         about["calibrated_on"] = {
             "set": held_out.name,
             "identity": held_out.identity,

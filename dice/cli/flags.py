@@ -12,10 +12,8 @@ NO_CLIP = 1e5  # the original's default of --clip_threshold, far above any featu
 
 _METHOD_HELP = (
     "default energy; `all`, or any of the table of methods: energy msp maxlogit dice react dice+react knn "
-    "mds vim "
-    "... (a wrong name lists them). One of the first three takes --p and --clip_threshold itself (energy "
-    "with --p is "
-    "DICE); with several methods --p goes to dice*, --clip_threshold to *react"
+    "mds vim ... (a wrong name lists them). One of the first three takes --p and --clip_threshold itself "
+    "(energy with --p is DICE); with several methods --p goes to dice*, --clip_threshold to *react"
 )
 
 # -- types of values
@@ -36,7 +34,7 @@ def whole(text: str) -> int:
 
 
 def range_of(text: str) -> list[float]:
-    """`70` or `FROM:TO:STEP`, both ends included, as numbers."""
+    """The numbers of `70` or of `FROM:TO:STEP`, where both ends are included."""
     ends = [float(part) for part in text.split(":")]
     if len(ends) == 1:
         return ends
@@ -51,6 +49,7 @@ def clip(text: str) -> float | None:
 
 
 def parameter(text: str) -> tuple[str, Any]:
+    """Name and value of `NAME=VALUE`; the value is read as JSON, and is a string where it is none."""
     name, _, value = text.partition("=")
     try:
         return name, json.loads(value)
@@ -59,6 +58,7 @@ def parameter(text: str) -> tuple[str, Any]:
 
 
 def shard(text: str) -> tuple[int, int]:
+    """(i, n) of `I/N`."""
     i, n = map(int, text.split("/"))
     return i, n
 
@@ -106,9 +106,8 @@ def add_network(parser: argparse.ArgumentParser) -> None:
         ("iter-size", float),
         ("severity-level", int),
     ):
-        parser.add_argument(
-            f"--{unused}", type=kind, help=argparse.SUPPRESS
-        )  # no effect in the original either
+        # no effect in the original either
+        parser.add_argument(f"--{unused}", type=kind, help=argparse.SUPPRESS)
     parser.add_argument("--cal-metric", action="store_true", help=argparse.SUPPRESS)
 
 
@@ -119,8 +118,7 @@ def add_id_set(parser: argparse.ArgumentParser) -> None:
 def add_id_sets(parser: argparse.ArgumentParser) -> None:
     words = (
         "ID set, default CIFAR-100; several are evaluated one after the other. The name of --in-data where "
-        "that is "
-        "given"
+        "that is given"
     )
     parser.add_argument("--in-dataset", nargs="+", default=[], metavar="NAME", help=words)
 
@@ -156,8 +154,8 @@ def add_runs(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_one_method(parser: argparse.ArgumentParser) -> None:
-    """One value a flag, so that file names may follow; a repeated flag adds a value."""
+def add_methods_before_files(parser: argparse.ArgumentParser) -> None:
+    """`add_methods` with one value a flag, so that file names may follow it; a repeated flag adds a value."""
     add_methods(parser, action="append")
 
 

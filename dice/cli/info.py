@@ -59,8 +59,7 @@ def run(args: Namespace) -> int:
 
 
 def network_memory(net: Backbone) -> str:
-    """The memory of a network beside its images, in words; that for activations is the same for every batch
-    size."""
+    """The memory that a network takes beside its images, in words; it is the same for every batch size."""
     net.forward(np.zeros((1, net.image_size, net.image_size, 3), np.uint8))
     arena, weights = (net.info()[name] / 1e6 for name in ("arena_bytes", "weight_bytes"))
     return f"{arena:.1f} MB for activations, {weights:.1f} MB of packed weights"

@@ -31,6 +31,7 @@ IMAGENET_WEIGHTS = {
 
 
 def checkpoint_path(args: Namespace, in_dataset: str) -> Path:
+    """The file of --checkpoint, else where the data root keeps the network; it need not be there."""
     if args.checkpoint:
         return Path(args.checkpoint)
     if in_dataset == "imagenet" and args.model_arch in IMAGENET_WEIGHTS:
@@ -45,6 +46,7 @@ def default_checkpoint(root: str, in_dataset: str, name: str = "densenet", epoch
 
 
 def open_network(args: Namespace, in_dataset: str) -> Backbone:
+    """The network of `checkpoint_path`; refused where it is not there, or is not of the depth of --layers."""
     path = checkpoint_path(args, in_dataset)
     if not path.is_file():
         raise InputError(
@@ -97,14 +99,12 @@ def decoding(args: Namespace) -> Decoding:
 
 
 def own_or_known(in_data: str | None, name: str, root: str, split: str) -> ImageSet:
-    """The images of `in_data`, a folder or list of the user's, under the name `name`; else the set of that
-    name."""
+    """The user's folder or list `in_data`, which is then called `name`; without it the known set `name`."""
     return datasets.open_set(f"{name}={in_data}" if in_data else name, root, split=split)
 
 
 def ood_specs(args: Namespace, in_dataset: str) -> list[str]:
-    """The OOD sets of --out-datasets and --list, by default the original's. A list without a name gets its
-    file's."""
+    """The OOD sets of --out-datasets and --list, else the original's. Unnamed lists get their file's name."""
     names = [Path(text.partition("@")[0]).name.partition(".")[0] for text in args.lists]
     lists = [text if "=" in text else f"{name}={text}" for name, text in zip(names, args.lists, strict=True)]
     return [*args.out_datasets, *lists] or datasets.default_ood(in_dataset)
@@ -113,8 +113,8 @@ def ood_specs(args: Namespace, in_dataset: str) -> list[str]:
 def open_sets(specs: list[str], root: str, strict: bool) -> tuple[list[str], list[ImageSet], dict[str, str]]:
     """All names in the order asked for, the sets that are there, and the reason for each of the others.
 
-    InputError for a name or a source that does not exist; a set that exists and is broken does not stop the
-    others.
+    InputError for a name or a source that does not exist, and with `strict` for a set that is missing. A set
+    that is there and broken does not stop the others.
     """
     order = [spec.partition("=")[0] for spec in specs]
     twice = {name for name in order if order.count(name) > 1}
@@ -149,15 +149,17 @@ def why(reason: InputError, what: str = "") -> str:
 def mean_feature(
     args: Namespace, in_dataset: str, net: Backbone, transform: Transform, base: Path | None
 ) -> Float64:
-    """`known_mean`; where that is None, computed from the training images and kept under `base`."""
+    """The mean feature, float64 (D,): `known_mean`, else `stored_mean` of the ID set's training images.
+
+    MissingSet where there is no `known_mean` and no training set, or no `base` to store a mean under.
+    """
     known = known_mean(args, in_dataset, net)
     if known is not None:
         return known
     path = default_statistics(args.root, in_dataset, net.arch)[-1]
     refusal = (
         f"{path}: no mean feature there, which DICE needs; put it there, name one by --mean FILE, or make it "
-        "by "
-        "`dice precompute`"
+        "by `dice precompute`"
     )
     if base is None or getattr(args, "in_data", None):
         raise datasets.MissingSet(refusal)
@@ -170,8 +172,7 @@ def mean_feature(
 
 
 def known_mean(args: Namespace, in_dataset: str, net: Backbone) -> Float64 | None:
-    """The mean feature, float64 (D,), of the file of --mean or of the data root's cache; None where there is
-    neither."""
+    """The mean feature, float64 (D,), of --mean, else of the data root's cache; None without either."""
     if args.mean:
         return statistics.load_mean(Path(args.mean), net)
     for path in default_statistics(args.root, in_dataset, net.arch):
@@ -184,8 +185,7 @@ def known_mean(args: Namespace, in_dataset: str, net: Backbone) -> Float64 | Non
 def stored_mean(
     args: Namespace, name: str, net: Backbone, train: ImageSet, transform: Transform, base: Path
 ) -> Float64:
-    """The mean feature of `train`, float64 (D,): read from `base` if it is there, else computed and kept
-    there."""
+    """The mean feature of `train`, float64 (D,), stored under `base`; computed where it is not there yet."""
     part = precompute.select(train)
     stored, state = statistics_files(base, net, name, part)
     if stored.is_file() and not args.fresh:
@@ -205,7 +205,6 @@ def statistics_files(base: Path, net: Backbone, name: str, part: Part) -> tuple[
 
 
 def default_statistics(root: str, in_dataset: str, arch: str) -> list[Path]:
-    """The files of a data root that may hold the mean feature: ours, then the original's, which is the mean
-    alone."""
+    """Where a data root may keep the mean feature: our statistics, or the original's file of the mean."""
     stem = Path(root, "cache", f"{in_dataset}_{arch}_feat_stat")
     return [stem.with_name(stem.name + suffix) for suffix in (".npz", ".npy")]

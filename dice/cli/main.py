@@ -1,5 +1,4 @@
-"""The console script `dice`: parses, runs the command, and turns every refusal into one line and an exit
-status.
+"""The console script `dice`: parses, runs the command, turns every refusal into one line and an exit status.
 
 0 done (a missing set is named and left out), 1 an image is OOD (`score --fail-on-ood` alone), 2 refused or
 partly refused, 130 interrupted.

@@ -24,8 +24,8 @@ _Commands: TypeAlias = "_SubParsersAction[_Parser]"  # what add_subparsers retur
 
 
 def make_parser() -> ArgumentParser:
-    """The parser of the command line. What it returns has `run`, the function of the command: run(args) ->
-    status."""
+    """The parser of the command line. It adds `run` to the flags it returns: the command's function, which
+    takes them and returns the exit status."""
     parser = _Parser(
         prog="dice",
         description="Out-of-distribution detection by ranked, sparsified last-layer weights.",
@@ -210,7 +210,7 @@ def _score(commands: _Commands) -> None:
 
         return run(args)
 
-    groups = flags.add_id_set, flags.add_network, flags.add_one_method, flags.add_decoding
+    groups = flags.add_id_set, flags.add_network, flags.add_methods_before_files, flags.add_decoding
     parser = _command(commands, "score", "score image files and folders, one line an image", run, *groups)
     parser.add_argument("files", nargs="+", metavar="FILE|FOLDER")
     parser.add_argument(

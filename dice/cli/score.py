@@ -2,7 +2,7 @@
 
 from argparse import Namespace
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import replace
 from pathlib import Path
 
 from dice.backbone import Backbone
@@ -67,8 +67,8 @@ def score_by_detector(args: Namespace) -> int:
     images = FileSet("files", Path(), files, None)
     write = tables.row_writer(args.format, COLUMNS)
     scored = outside = 0
-    decode = asdict(inputs.decoding(args)) | {"skip_bad": True}
-    for part in gate.judge(detector, net, images, transform, **decode):
+    decoding = replace(inputs.decoding(args), skip_bad=True)
+    for part in gate.judge(detector, net, images, transform, decoding):
         words: Sequence[str | None] = [None] * len(part.indices)
         if part.inside is not None:
             words = ["ID" if inside else "OOD" for inside in part.inside]
@@ -83,8 +83,10 @@ def score_by_detector(args: Namespace) -> int:
 
 
 def open_network_of(detector: Detector, path: Path, args: Namespace) -> Backbone:
-    """The network that the detector of the file `path` was fitted on, at its precision; --checkpoint says
-    where it is now."""
+    """The network that the detector of the file `path` was fitted on, at the precision of that time.
+
+    --checkpoint says where the network is now, if it has moved.
+    """
     origin = gate.origin(detector, path)
     source = Path(args.checkpoint or origin.checkpoint)
     if not source.is_file():
@@ -98,8 +100,8 @@ def open_network_of(detector: Detector, path: Path, args: Namespace) -> Backbone
 
 
 def _status(args: Namespace, images: FileSet, scored: int, named: int) -> int:
-    """Names the files that could not be scored; 2 where there are some, but with --skip-bad only if none was
-    scored."""
+    """Names the files that could not be scored. Returns the exit status: 2 where there are some; with
+    --skip-bad 2 only where no file was scored."""
     for words in (*images.notes, *images.bad):
         error(words)
     if scored == named:

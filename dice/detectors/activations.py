@@ -1,6 +1,8 @@
-"""Rules that reshape a feature before the last layer sees it: `h = rule(h)`, or `dice.detectors.LastLayer(activation=rule)`.
+"""Rules that reshape a feature before the last layer sees it: `h = rule(h)`, or
+`dice.detectors.LastLayer(activation=rule)`.
 
-Rules do not change. Some cut at quantiles of all the numbers in the training features; `LastLayer.fit` finds their values.
+Rules do not change. Some cut at quantiles of all the numbers in the training features; `LastLayer.fit` finds
+their values.
 """
 
 from dataclasses import dataclass
@@ -29,11 +31,11 @@ class Activation:
         raise NotImplementedError
 
     def __call__(self, h: Any) -> NDArray[np.float32]:
-        """float32 (N, D) from any array `h` (N, D). InputError where there are quantiles: their values are not known."""
+        """float32 (N, D) from any array `h` (N, D). InputError where there are quantiles: their values are
+        not known."""
         if self.quantiles:
-            raise InputError(
-                f"{self}: has quantiles to fit; give the values, or use it in LastLayer(activation=...).fit(h)"
-            )
+            instead = "give the values, or use it in LastLayer(activation=...).fit(h)"
+            raise InputError(f"{self}: has quantiles to fit; {instead}")
         return self.apply(np.ascontiguousarray(as_array(h, "h", 2), dtype=np.float32), ())
 
 
@@ -53,8 +55,8 @@ def _percentile(value: Any, name: str) -> float:
 class Clip(Activation):
     """ReAct (Sun, Guo & Li, NeurIPS 2021, arXiv 2111.12797, eq. 1): min(h, at).
 
-    at=None: the value at `quantile` of what `fit` is given; OpenOOD gives it ID validation images, pytorch-ood training
-    images."""
+    at=None: the value at `quantile` of what `fit` is given; OpenOOD gives it ID validation images,
+    pytorch-ood training images."""
 
     at: float | None = None
     quantile: float = 0.9
@@ -75,9 +77,10 @@ class Clip(Activation):
 class ASH(Activation):
     """Activation shaping (Djurisic et al., ICLR 2023, arXiv 2209.09858): the largest k numbers of h stay.
 
-    variant "p": as they are; "b": all become s1 / k; "s": times exp(s1 / s2); the others become 0. s1 is the sum of all D
-    numbers, s2 that of the k; k = D - round(D percentile / 100), at least 1; of equal numbers the first stay. The paper
-    and pytorch-ood act on the map before pooling; this acts on the pooled feature, as OpenOOD does.
+    variant "p": as they are; "b": all become s1 / k; "s": times exp(s1 / s2); the others become 0. s1 is the
+    sum of all D numbers, s2 that of the k; k = D - round(D percentile / 100), at least 1; of equal numbers
+    the first stay. The paper and pytorch-ood act on the map before pooling; this acts on the pooled feature,
+    as OpenOOD does.
     """
 
     variant: str = "b"
@@ -94,7 +97,9 @@ class ASH(Activation):
 
 @dataclass(frozen=True)
 class SCALE(Activation):
-    """SCALE (Xu et al., ICLR 2024, arXiv 2310.00227, eq. 4): h exp(s1 / s2), s1 and s2 as in `ASH`, nothing pruned."""
+    """SCALE (Xu et al., ICLR 2024, arXiv 2310.00227, eq. 4): h exp(s1 / s2), s1 and s2 as in `ASH`.
+
+    Nothing becomes 0."""
 
     percentile: float = 85
 
@@ -107,11 +112,13 @@ class SCALE(Activation):
 
 @dataclass(frozen=True)
 class VRA(Activation):
-    """Variational rectified activation (Xu et al., NeurIPS 2023, arXiv 2302.11716, eq. 6): h < low -> 0, h > high -> high.
+    """Variational rectified activation (Xu et al., NeurIPS 2023, arXiv 2302.11716, eq. 6).
 
-    low, high = None: the values at `quantiles_`. below="clip" is OpenOOD's and pytorch-ood's other variant: what is
-    below `low` becomes `low`, not 0. pytorch-ood cuts each number of the map at quantiles of its own; here all numbers
-    share them.
+    h < low becomes 0, h > high becomes high.
+
+    low, high = None: the values at `quantiles_`. below="clip" is OpenOOD's and pytorch-ood's other variant:
+    what is below `low` becomes `low`, not 0. pytorch-ood cuts each number of the map at quantiles of its own;
+    here all numbers share them.
     """
 
     low: float | None = None

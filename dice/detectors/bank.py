@@ -1,4 +1,4 @@
-"""Scores against a bank of training features: KNN, NNGuide, Relation. No matrix of images x bank ever exists."""
+"""Scores against a bank of training features: KNN, NNGuide, Relation. No matrix of images x bank is made."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -24,8 +24,9 @@ BLOCK_BYTES = 32 << 20  # of images scored in one pass over the bank
 class Bank:
     """Training features kept as float32 rows, with columns beside them. Two merge.
 
-    An array that is float32, given whole or in blocks that follow each other, stays where it is, memory-mapped or not:
-    the rows are a view of it. `seen` counts images, kept or not, where who adds them counts.
+    An array that is float32, given whole or in blocks that follow each other, stays where it is,
+    memory-mapped or not: the rows are a view of it. `seen` is for a detector that keeps only some images: how
+    many it was given.
     """
 
     def __init__(self) -> None:
@@ -90,17 +91,19 @@ def _owner(array: np.ndarray) -> np.ndarray:
 
 
 class KNN(Detector):
-    """-(squared distance to the k-th nearest training feature), all of norm 1 (Sun et al., ICML 2022, arXiv 2204.06507).
+    """-(squared distance to the k-th nearest training feature), all of norm 1 (Sun et al., ICML 2022, arXiv
+    2204.06507).
 
-    k beyond the bank takes the farthest (the paper: 50 for CIFAR-10, 1000 for ImageNet). Other libraries give the distance
-    itself (pytorch-ood) or its square (OpenOOD, faiss): the order is the same. OpenOOD's normaliser adds 1e-10 after the
-    division instead of before; distances do not see it. A feature of zeros stays zeros.
+    k beyond the bank takes the farthest (the paper: 50 for CIFAR-10, 1000 for ImageNet). Other libraries give
+    the distance itself (pytorch-ood) or its square (OpenOOD, faiss): the order is the same. OpenOOD's
+    normaliser adds 1e-10 after the division instead of before; distances do not see it. A feature of zeros
+    stays zeros.
 
-    The bank is float32; an array that is float32 and C-contiguous is kept as it is, not copied, and may be memory-mapped.
-    Neighbours whose order the float32 products leave in doubt are compared in double.
+    The bank is float32; an array that is float32 and C-contiguous is kept as it is, not copied, and may be
+    memory-mapped. Neighbours whose order the float32 products leave in doubt are compared in double.
 
-    device="cuda" ("cuda:1") computes the products with the bank there, by cuBLAS where it is found; all else, and so the
-    score but for what float32 leaves in doubt, is as on the CPU.
+    device="cuda" ("cuda:1") computes the products with the bank there, by cuBLAS where it is found; all else,
+    and so the score but for what float32 leaves in doubt, is as on the CPU.
     """
 
     keeps_features = True
@@ -134,13 +137,13 @@ class KNN(Detector):
 
 
 class NNGuide(HeadScore):
-    """LSE(z) times the mean of the K largest <h / norm(h), LSE(z_i) h_i / norm(h_i)> over a bank (Park, Jung & Teoh,
-    ICCV 2023, arXiv 2309.14888, eq. 5).
+    """LSE(z) times the mean of the K largest <h / norm(h), LSE(z_i) h_i / norm(h_i)> over a bank (Park, Jung
+    & Teoh, ICCV 2023, arXiv 2309.14888, eq. 5).
 
-    The bank is a random `fraction` of the training images (the paper: 1 % for ImageNet); whether one is drawn follows
-    from `seed` and its place in the stream, and the first always is. K is at most the bank. OpenOOD takes the first
-    batches instead, pytorch-ood all images (fraction=1). OpenOOD's normaliser adds 1e-10 to every number after the
-    division: less than the rounding of float32 products. `device` as for KNN.
+    The bank is a random `fraction` of the training images (the paper: 1 % for ImageNet); whether one is drawn
+    follows from `seed` and its place in the stream, and the first always is. K is at most the bank. OpenOOD
+    takes the first batches instead, pytorch-ood all images (fraction=1). OpenOOD's normaliser adds 1e-10 to
+    every number after the division: less than the rounding of float32 products. `device` as for KNN.
     """
 
     fit_depends_on = ("W", "b", "fraction", "seed")
@@ -172,7 +175,8 @@ class NNGuide(HeadScore):
         bank = self._fitted_state(Bank)
         if len(bank) >= self.K:
             return ""
-        return f"K={self.K} of a bank of {len(bank)}, {100 * self.fraction:g} % of {bank.seen} images: all are taken"
+        share = f"{100 * self.fraction:g} % of {bank.seen} images"
+        return f"K={self.K} of a bank of {len(bank)}, {share}: all are taken"
 
     def _score_block(self, h: np.ndarray, z: np.ndarray) -> NDArray[np.float64]:
         bank = self._fitted_state(Bank)
@@ -182,11 +186,11 @@ class NNGuide(HeadScore):
 
 
 class Relation(HeadScore):
-    """sum over the bank of v^power where v > threshold, v = max(0, cos(h, h_i)) (p . p_i) (Kim, Jeong & Song, NeurIPS 2023,
-    arXiv 2301.12321, eq. 3 and its sum).
+    """sum over the bank of v^power where v > threshold, v = max(0, cos(h, h_i)) (p . p_i) (Kim, Jeong & Song,
+    NeurIPS 2023, arXiv 2301.12321, eq. 3 and its sum).
 
-    The bank is all training images: M D + M C float32. power is the kernel's exponent (1 as in OpenOOD's default).
-    `device` as for KNN.
+    The bank is all training images: M D + M C float32. power is the kernel's exponent (1 as in OpenOOD's
+    default). `device` as for KNN.
     """
 
     keeps_features = True
@@ -210,7 +214,8 @@ class Relation(HeadScore):
 
     @staticmethod
     def _probabilities(z: np.ndarray) -> NDArray[np.float32]:
-        return softmax(z.astype(np.float64), axis=1).astype(np.float32)
+        p: NDArray[np.float32] = softmax(z.astype(np.float64), axis=1).astype(np.float32)
+        return p
 
     def _score_block(self, h: np.ndarray, z: np.ndarray) -> NDArray[np.float64]:
         rows, scale, p = self._fitted_state(Bank).columns()

@@ -3,6 +3,8 @@
 import inspect
 from collections.abc import Callable, Mapping
 from functools import cache
+from itertools import zip_longest
+from operator import is_
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import numpy as np
@@ -49,6 +51,7 @@ class Width:
         self.features = features
 
     def empty(self) -> "Width":
+        """A new one."""
         return Width(self.features)
 
     def merge(self, other: "Width") -> None:
@@ -56,29 +59,34 @@ class Width:
 
 
 class _NotThere(InputError, AttributeError):
-    """An attribute that is there only after `fit` or `set_threshold`: `hasattr` says False before."""
+    """What is there only after `fit` or `set_threshold` is asked for before: `hasattr` says False then."""
 
 
 class Detector:
-    """Base class. A subclass writes `__init__`, which only stores its parameters, `partial_fit` and `score_samples`.
+    """Base class. A subclass writes `__init__`, which only stores its parameters, `partial_fit` and
+    `score_samples`.
 
     A detector holds three kinds of things:
 
     parameters
         Plain attributes, one for each argument of the constructor. They may be assigned at any time.
     `_state`
-        What it has learnt, one object (see `State`); None before `fit`.
-    what follows from these
-        `_cache`, values computed once (see `_cached`), and the threshold that `set_threshold` chose for its scores.
+        What it has learnt, one object (see `State`); None before `fit`. A subclass reads it by
+        `_fitted_state`, and adds to it by `_state_to_extend`.
+    derived values
+        `_cache`, what is computed from parameters and state once (see `_cached`), and the threshold, which
+        `set_threshold` chooses for the scores as they are.
 
-    So a change must drop what follows from it. Learning does so through `_state_to_extend`. A changed parameter is
-    noticed before the next use: every access to the state, the cache or the threshold first calls `_notice_changes`,
-    which compares the parameters with those of the last access.
+    Learning drops the derived values (in `_state_to_extend`). So does a changed parameter: every access to
+    state, cache or threshold first calls `_notice_changes`, which compares the parameters with those of the
+    access before.
     """
 
     takes = "h"  #: what is fitted and scored: "z" logits, "h" features
     needs_labels = False  #: whether fit wants the training images' classes
-    ranks = False  #: whether it ranks weights by a mean feature, which `fitting` takes from all training images
+    ranks = (
+        False  #: whether it ranks weights by a mean feature, which `fitting` takes from all training images
+    )
     keeps_features = False  #: whether it keeps all training features, and float32 ones without a copy
     device = "cpu"  #: where products are computed; a parameter of the detectors that can use a GPU
     fit_depends_on: tuple[str, ...] = ()  #: parameters that shape what is learnt: another value forgets it
@@ -86,10 +94,10 @@ class Detector:
     about_: dict[str, Any]  #: only of a loaded detector: what it was fitted on
 
     _state: State | None = None
-    _cache: dict[tuple[str, bool], Any] | None = None
+    _cache: dict[tuple[str, bool], Any] | None = None  # (name, whether it follows from parameters alone)
     _threshold: float | NDArray[np.float64] | None = None
     _calibration: Calibration | None = None
-    _parameters_seen: dict[str, Any] | None = None
+    _parameters_seen: list[Any] | None = None
 
     # -- parameters
 
@@ -99,8 +107,8 @@ class Detector:
         return tuple(inspect.signature(cls).parameters)
 
     def get_params(self, deep: bool = True) -> dict[str, Any]:
-        """The constructor's parameters as they are now. `deep`: also those of a parameter that is a detector itself, as
-        "score__T"."""
+        """The constructor's parameters as they are now. `deep`: also those of a parameter that is a detector
+        itself, as "score__T"."""
         params = {name: getattr(self, name) for name in self._parameter_names()}
         for name, value in list(params.items()) if deep else ():
             if isinstance(value, Detector):
@@ -110,8 +118,8 @@ class Detector:
     def set_params(self, **params: Any) -> "Self":
         """Changes parameters; "score__T" is T of the detector `score`.
 
-        What was fitted is kept, unless it depends on the parameter (see `fit_depends_on`); the threshold is dropped.
-        InputError for an unknown name; then nothing is changed.
+        What was fitted is kept, unless it depends on the parameter (see `fit_depends_on`); the threshold is
+        dropped. InputError for an unknown name; then nothing is changed.
         """
         known = self.get_params()
         for name in params:
@@ -127,20 +135,27 @@ class Detector:
                 setattr(self, name, value)
         return self
 
-    def _notice_changes(self) -> None:
-        """Drops what follows from a parameter that has another value than at the last call.
+    def _parameter_values(self) -> list[Any]:
+        """Of the parameters in order, then of those of parameters that are detectors themselves."""
+        own = [getattr(self, name) for name in self._parameter_names()]
+        return own + [
+            inner for value in own if isinstance(value, Detector) for inner in value._parameter_values()
+        ]
 
-        Numbers and strings are compared by value, all else (arrays, rules) by identity.
-        """
-        before, now = self._parameters_seen, self.get_params()
+    def _notice_changes(self) -> None:
+        """Drops the derived values if a parameter is another than at the last call, and the state if it
+        depends on that parameter. Numbers and strings are compared by value, all else (arrays, rules) by
+        identity."""
+        before, now = self._parameters_seen, self._parameter_values()
         self._parameters_seen = now
-        if before is None:
-            return
-        changed = [name for name, value in now.items() if not _same(value, before.get(name))]
-        if changed:
+        if before is None or (len(before) == len(now) and all(map(is_, before, now))):
+            return  # the usual case, and a fast one
+        changed = [not _same(old, new) for old, new in zip_longest(before, now)]
+        if any(changed):
             self._cache = self._threshold = self._calibration = None
-        if any(name in self.fit_depends_on for name in changed):
-            self._state = None
+        for name, other in zip(self._parameter_names(), changed, strict=False):
+            if other and name in self.fit_depends_on:
+                self._state = None
 
     def __repr__(self) -> str:
         def short(value: Any) -> str:
@@ -155,33 +170,34 @@ class Detector:
             raise InputError(f"device: got {self.device!r}, want cpu, cuda or cuda:1")
         return self.device
 
-    # -- what was learnt, and what follows from it
+    # -- state and cache
 
     def _current_state(self) -> State | None:
+        """What was learnt; None where that is nothing."""
         self._notice_changes()
         return self._state
 
-    def _drop_what_follows(self) -> None:
-        """Drops the threshold and all of the cache that does not follow from parameters alone."""
+    def _state_to_extend(self, kind: type[S], new: Callable[[], S]) -> S:
+        """What was learnt so far, else `new()`: for `partial_fit`, which adds to it and then assigns it to
+        `_state`."""
+        unfitted = self._current_state() is None
+        self._drop_derived_from_state()
+        return new() if unfitted else self._fitted_state(kind)
+
+    def _drop_derived_from_state(self) -> None:
+        """Drops the threshold, and all of the cache that does not follow from parameters alone."""
         self._threshold = self._calibration = None
         if self._cache is not None:
-            self._cache = {key: value for key, value in self._cache.items() if key[1]}
-
-    def _state_to_extend(self, kind: type[S], new: Callable[[], S]) -> S:
-        """What was learnt so far, else `new()`; for `partial_fit`, which adds to it and assigns it to `_state`."""
-        unfitted = self._current_state() is None
-        self._drop_what_follows()
-        return new() if unfitted else self._fitted_state(kind)
+            self._cache = {(name, alone): value for (name, alone), value in self._cache.items() if alone}
 
     def _fitted_state(self, kind: type[S]) -> S:
         """What was learnt. InputError where that is nothing."""
         state = self._current_state()
         if state is None:
-            raise InputError(self._unfitted())
+            raise _NotThere(self._unfitted())
         if not isinstance(state, kind):
-            raise InputError(
-                f"{type(self).__name__}: holds a fitted {type(state).__name__}, want {kind.__name__}; fit anew"
-            )
+            name, found = type(self).__name__, type(state).__name__
+            raise InputError(f"{name}: holds a fitted {found}, want {kind.__name__}; fit anew")
         return state
 
     def _unfitted(self) -> str:
@@ -211,7 +227,8 @@ class Detector:
         return None if state is None else state.features
 
     def _checked(self, array: Any) -> np.ndarray:
-        """What is to be fitted or scored as an array (N, D) of the width that is known; the message is scikit-learn's."""
+        """What is to be fitted or scored as an array (N, D) of the width that is known; the message is
+        scikit-learn's."""
         found, want = as_array(array, self.takes, 2), self._width()
         if want is not None and found.shape[1] != want:
             raise InputError(
@@ -229,7 +246,8 @@ class Detector:
 
     @property
     def wants_held_out(self) -> bool:
-        """Whether fit calibrates: then it wants ID images that nothing else, the network least of all, was fitted on."""
+        """Whether fit calibrates: then it wants ID images that nothing else, the network least of all, was
+        fitted on."""
         return False
 
     @property
@@ -241,9 +259,11 @@ class Detector:
         return state.features
 
     def fit(self, h: Any, y: Any = None) -> "Self":
-        """Learns from training features `h` (N, D) with labels `y` (N,); forgets what was learnt before, and the threshold.
+        """Learns from training features `h` (N, D) with labels `y` (N,); forgets what was learnt before, and
+        the threshold.
 
-        A detector that needs no labels ignores them. InputError where N or D is 0, and for what cannot be used.
+        A detector that needs no labels ignores them. InputError where N or D is 0, and for what cannot be
+        used.
         """
         if not on_gpu(h):
             h = as_array(h, self.takes, 2)
@@ -253,7 +273,7 @@ class Detector:
                         f"{self.takes}: 0 {name} (shape={h.shape}) while a minimum of 1 is required."
                     )
         self._state = None
-        self._drop_what_follows()
+        self._drop_derived_from_state()
         return self.partial_fit(h, y)
 
     def partial_fit(self, h: Any, y: Any = None) -> "Self":
@@ -261,7 +281,8 @@ class Detector:
         raise NotImplementedError
 
     def partial_fit_with_logits(self, h: np.ndarray, z: np.ndarray, y: Any = None) -> None:
-        """`partial_fit` on features `h` (n, D) whose logits `z` float32 (n, C) are known already; it takes what it needs."""
+        """`partial_fit` on features `h` (n, D) whose logits `z` float32 (n, C) are known already; it takes
+        what it needs."""
         self.partial_fit(z if self.takes == "z" else h, y)
 
     def merge(self, other: "Self") -> "Self":
@@ -270,12 +291,12 @@ class Detector:
         InputError where it is of another class, or of features of another width."""
         if type(other) is not type(self):
             raise InputError(f"merge: got {type(other).__name__}, want another {type(self).__name__}")
-        mine, theirs = self._width(), other._width()
-        if mine and theirs and mine != theirs:
-            raise InputError(f"merge: got a {type(self).__name__} of {theirs} features, this one has {mine}")
-        learnt = other._current_state()
-        if learnt is not None:
-            self._merge_state(learnt)
+        here, there = self._width(), other._width()
+        if here and there and here != there:
+            raise InputError(f"merge: got a {type(self).__name__} of {there} features, this one has {here}")
+        theirs = other._current_state()
+        if theirs is not None:
+            self._merge_state(theirs)
         return self
 
     def _merge_state(self, learnt: State) -> None:
@@ -287,12 +308,13 @@ class Detector:
 
     @property
     def learns_statistics(self) -> bool:
-        """Whether all that it learns is in `dice.stats.training.Statistics`, so that `learn_statistics` can take it."""
+        """Whether all that it learns is in `dice.stats.training.Statistics`, so that `learn_statistics` can
+        take it."""
         return False
 
     def learn_block(self, h: np.ndarray, z: np.ndarray, y: Any = None) -> None:
-        """Learns from further training features `h` (n, D) with logits `z` float32 (n, C) and labels `y` (n,), all but
-        the mean feature of a detector that `ranks`."""
+        """Learns from further training features `h` (n, D) with logits `z` float32 (n, C) and labels `y`
+        (n,), all but the mean feature of a detector that `ranks`."""
         self.partial_fit_with_logits(h, z, y)
 
     def learn_mean(self, moments: Moments) -> None:
@@ -300,7 +322,8 @@ class Detector:
         raise NotImplementedError
 
     def learn_statistics(self, found: Statistics) -> None:
-        """Adds what `found` has seen; only where it `learns_statistics`. InputError where a part of it is missing."""
+        """Adds what `found` has seen; only where it `learns_statistics`. InputError where a part of it is
+        missing."""
         self._merge_state(self._state_in(found))
 
     def _state_in(self, found: Statistics) -> State:
@@ -322,18 +345,20 @@ class Detector:
         raise NotImplementedError
 
     def score_with_logits(self, h: np.ndarray, z: np.ndarray) -> NDArray[np.float64]:
-        """`score_samples`, float64 (n,), of features `h` (n, D) whose logits `z` float32 (n, C) are known already."""
+        """`score_samples`, float64 (n,), of features `h` (n, D) whose logits `z` float32 (n, C) are known
+        already."""
         return self.score_samples(z if self.takes == "z" else h)
 
-    # -- the threshold, and what there is only with one
+    # -- the threshold, and what needs one
 
     def set_threshold(self, *, tpr: float = 0.95, scores: Any, classes: Any = None) -> "Self":
-        """Sets `threshold_` from `scores` (n,) of held-out ID images, so that a further ID image is accepted with
-        probability at least `tpr`; see `dice.stats.thresholds.conformal_threshold`.
+        """Sets `threshold_` from `scores` (n,) of held-out ID images, so that a further ID image is accepted
+        with probability at least `tpr`; see `dice.stats.thresholds.conformal_threshold`.
 
-        With their predicted `classes` (n,) the rate holds within each predicted class, `threshold_` is float64 (C,), and
-        `predict` wants the classes too. `scores` may be a `dice.stats.quantiles.QuantileSketch`: then there are no
-        p-values. A changed parameter, or more that is learnt, drops the threshold, for the scores are others then.
+        With their predicted `classes` (n,) the rate holds within each predicted class, `threshold_` is
+        float64 (C,), and `predict` wants the classes too. `scores` may be a
+        `dice.stats.quantiles.QuantileSketch`: then there are no p-values. A changed parameter, or more that
+        is learnt, drops the threshold, for the scores are others then.
         """
         self._notice_changes()
         if isinstance(scores, QuantileSketch):
@@ -357,7 +382,8 @@ class Detector:
 
     @property
     def calibration_(self) -> Calibration | None:
-        """The held-out scores that `threshold_` comes from; None where there is no threshold, or only a sketch of them."""
+        """The held-out scores that `threshold_` comes from; None where there is no threshold, or only a
+        sketch of them."""
         self._notice_changes()
         return self._calibration
 
@@ -379,22 +405,25 @@ class Detector:
             )
         return calibration.p_values(self.score_samples(h), classes)
 
-    # scikit-learn calls whatever method an estimator has. So these two are properties that raise an AttributeError
-    # before there is a threshold: `hasattr(detector, "predict")` is False then.
+    # scikit-learn calls whatever method an estimator has. So these two are properties, which raise an
+    # AttributeError before there is a threshold: `hasattr(detector, "predict")` is False then.
 
     @property
     def decision_function(self) -> Callable[..., NDArray[np.float64]]:
-        """decision_function(h, classes=None) -> float64 (N,): score - threshold_, at least 0 where in-distribution.
+        """decision_function(h, classes=None) -> float64 (N,): score - threshold_, at least 0 where
+        in-distribution.
 
-        `classes` (N,): the predicted classes, where the thresholds are by class. There only after `set_threshold`."""
+        `classes` (N,): the predicted classes, where the thresholds are by class. There only after
+        `set_threshold`."""
         _ = self.threshold_
         return self._decision_function
 
     @property
     def predict(self) -> Callable[..., NDArray[np.int64]]:
-        """predict(h, classes=None) -> int64 (N,): +1 in-distribution (score >= threshold_), -1 out-of-distribution.
+        """predict(h, classes=None) -> int64 (N,): +1 in-distribution (score >= threshold_), else -1.
 
-        `classes` (N,): the predicted classes, where the thresholds are by class. There only after `set_threshold`."""
+        `classes` (N,): the predicted classes, where the thresholds are by class. There only after
+        `set_threshold`."""
         _ = self.threshold_
         return self._predict
 
@@ -404,42 +433,42 @@ class Detector:
     def _predict(self, h: Any, classes: Any = None) -> NDArray[np.int64]:
         return np.where(self._decision_function(h, classes) >= 0, 1, -1).astype(np.int64)
 
-    # -- scikit-learn's questions
+    # -- what scikit-learn asks
 
     def __sklearn_tags__(self) -> Any:
-        """The tags of an estimator; only scikit-learn asks.
+        """What kind of estimator this is.
 
-        `estimator_type` is None and not "outlier_detector": scikit-learn expects `predict` of those right after `fit`, with
-        a threshold from a share of the training images that it calls `contamination`. A threshold here comes from
-        held-out images, by `set_threshold`, since training images do not say how new ones score."""
+        `estimator_type` is None and not "outlier_detector": of those scikit-learn expects that `fit` alone
+        makes `predict` work, by a threshold that the training images themselves give. Here it takes
+        `set_threshold` and held-out images, since the scores of training images say nothing sure of new
+        ones."""
         from sklearn.utils import Tags, TargetTags
 
         return Tags(estimator_type=None, target_tags=TargetTags(required=False), requires_fit=self.needs_fit)
 
     def __sklearn_is_fitted__(self) -> bool:
-        """Whether something was fitted."""
+        """Whether `fit` has been called; for `check_is_fitted`."""
         return self._current_state() is not None
 
     # -- copies and files
 
     def __getstate__(self) -> dict[str, Any]:
-        """All attributes but those that are made anew."""
+        """All attributes but those that are made anew; for pickle, copy, and `save`."""
         self._notice_changes()
-        return {
-            name: value for name, value in vars(self).items() if name not in ("_cache", "_parameters_seen")
-        }
+        anew = ("_cache", "_parameters_seen")
+        return {name: value for name, value in vars(self).items() if name not in anew}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """AttributeError where a parameter is missing."""
         vars(self).update(state)
-        self._parameters_seen = self.get_params()
+        self._parameters_seen = self._parameter_values()
 
     def save(self, path: PathLike, *, about: Mapping[str, Any] | None = None) -> None:
         """Writes one file with parameters, what was learnt, and the threshold; see `dice.detectors.files`.
 
-        about: what it was fitted on, plain values by name (`dice fit` gives network, preprocessing, data set, number of
-        images); default: what this detector was loaded with. InputError for a value that the format does not take, and
-        where the file cannot be written.
+        about: what it was fitted on, plain values by name (`dice fit` gives network, preprocessing, data set,
+        number of images); default: what this detector was loaded with. InputError for a value that the format
+        does not take, and where the file cannot be written.
 
         >>> import tempfile
         >>> from dice.detectors import KNN
@@ -455,9 +484,9 @@ class Detector:
 
     @classmethod
     def load(cls, path: PathLike) -> "Self":
-        """The detector of a file that `save` wrote, as it was, with `about_`. Its arrays stay in the file until they are
-        used, and a change of them is not written back. InputError where the file holds another kind than this class, is
-        no such file, of another version, truncated, or damaged."""
+        """The detector of a file that `save` wrote, as it was, with `about_`. Its arrays stay in the file
+        until they are used, and a change of them is not written back. InputError where the file holds another
+        kind than this class, is no such file, of another version, truncated, or damaged."""
         detector, about = files.load(path, Detector, _saved_classes())
         detector.about_ = about
         if not isinstance(detector, cls):
@@ -471,7 +500,8 @@ def _same(a: Any, b: Any) -> bool:
 
 @cache
 def _saved_classes() -> dict[str, type]:
-    """By name, the classes of the objects in detector files: the package's detectors, and what they say they hold."""
+    """By name, the classes of the objects in detector files: the package's detectors, and what these may
+    hold."""
     found: dict[str, type] = {}
     todo: list[type[Detector]] = [Detector]
     for cls in todo:

@@ -1,5 +1,5 @@
-"""Checks of what users give to detectors: parameters, features, labels, the last layer. Each refusal is an `InputError`
-whose message names the argument."""
+"""Checks of what users give to detectors: parameters, features, labels, the last layer. Each refusal is an
+`InputError` whose message names the argument."""
 
 from collections.abc import Callable
 from typing import Any

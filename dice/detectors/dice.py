@@ -1,4 +1,5 @@
-"""DICE (Sun & Li, ECCV 2022, arXiv 2111.09805) and what it becomes without its mask: energy, MSP, MaxLogit, ReAct."""
+"""DICE (Sun & Li, ECCV 2022, arXiv 2111.09805) and what it becomes without its mask: energy, MSP, MaxLogit,
+ReAct."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -17,29 +18,33 @@ __all__ = ["DICE"]
 class DICE(LastLayer):
     """Scores with the last layer's salient weights only.
 
-    V = mean feature * W (C x D) ranks the weights; those strictly above its p-th percentile (over the whole matrix) stay.
-    The score is taken from the logits of what is left. The mask equals numpy's, bit by bit, for every p and size.
+    V = mean feature * W (C x D) ranks the weights; those strictly above its p-th percentile (over the whole
+    matrix) stay. The score is taken from the logits of what is left. The mask equals numpy's, bit by bit, for
+    every p and size.
 
     Parameters
     ----------
     W, b : (C, D), (C,)
         The last layer, from any framework; used as float32.
     p : float in [0, 100] or None
-        Percent of weights dropped (90 for CIFAR, 70 for ImageNet in the paper). None keeps all: the plain score.
+        Percent of weights dropped (90 for CIFAR, 70 for ImageNet in the paper). None keeps all: the plain
+        score.
     clip : float or None
-        ReAct (arXiv 2111.12797): features are cut to at most `clip` first. The mask comes from the unclipped mean.
+        ReAct (arXiv 2111.12797): features are cut to at most `clip` first. The mask comes from the unclipped
+        mean.
     mean : (D,) or None
         The mean training feature, where it is known already. Then there is nothing to fit.
     contribution : "product" or "abs"
         Rank V, or abs(V) for features that can be negative.
     score : "energy" (logsumexp, arXiv 2010.03759), "msp" (largest softmax probability) or "maxlogit"
     device : "cpu", or "cuda", "cuda:1"
-        Where mean, ranking and scores are computed. A GPU reads features, W and b that live on it (torch's, cupy's, ...)
-        where they are; the mask has the same bits as the CPU's.
+        Where mean, ranking and scores are computed. A GPU reads features, W and b that live on it (torch's,
+        cupy's, ...) where they are; the mask has the same bits as the CPU's.
 
-    Every parameter can be changed at any time and takes effect at once; the fitted mean is kept. The authors' code and
-    OpenOOD score alike, but OpenOOD's sweep over p keeps its first mask; pytorch-ood's percentile is float32 and refuses
-    more than 2^24 weights; the library `detectors` ranks W alone, which mean=np.ones(D) does.
+    Every parameter can be changed at any time and takes effect at once; the fitted mean is kept. The authors'
+    code and OpenOOD score alike, but OpenOOD's sweep over p keeps its first mask; pytorch-ood's percentile is
+    float32 and refuses more than 2^24 weights; the library `detectors` ranks W alone, which mean=np.ones(D)
+    does.
 
     >>> import numpy as np
     >>> rng = np.random.default_rng(0)
@@ -86,7 +91,8 @@ class DICE(LastLayer):
         return super().partial_fit(h, y)
 
     def merge(self, other: "Self") -> "Self":
-        """Adds what `other` has learnt; it stays as it is. InputError where `mean` is given, and as for any detector."""
+        """Adds what `other` has learnt; it stays as it is. InputError where `mean` is given, and as for any
+        detector."""
         self._refuse_a_known_mean()
         return super().merge(other)
 

@@ -1,4 +1,5 @@
-"""Detector files: one detector, fitted and calibrated, with what it was fitted on. No pickle, nothing in it can run.
+"""Detector files: one detector, fitted and calibrated, with what it was fitted on. No pickle, nothing in it
+can run.
 
     magic    8 bytes    b"dicedet\\n"
     version  uint32     little-endian, as all numbers here
@@ -7,10 +8,10 @@
     header   JSON       {"about": ..., "detector": tree, "arrays": [{"dtype", "shape", "offset"}, ...]}
     arrays              C order, each from a multiple of 64 bytes on, memory-mapped by `load`
 
-A tree is a plain value, or an object with one key that says what it is: "array" (its number), "list", "tuple", "dict",
-or the name of a class with the attributes of an instance. Only classes that the caller names are written or read; those
-with `__getstate__` and `__setstate__` choose the attributes themselves. So this module knows no detector, and a new one
-needs nothing here.
+A tree is a plain value, or an object with one key that says what it is: "array" (its number), "list",
+"tuple", "dict", or the name of a class with the attributes of an instance. Only classes that the caller names
+are written or read; those with `__getstate__` and `__setstate__` choose the attributes themselves. So this
+module knows no detector, and a new one needs nothing here.
 """
 
 import hashlib
@@ -41,10 +42,11 @@ _OWN = "about_"  # an attribute that the header has apart
 
 
 def save(path: PathLike, detector: object, about: Mapping[str, Any], classes: Mapping[str, type]) -> None:
-    """Writes `detector` and `about`, plain values by name, whole or not at all; `dice`, this version, is added to `about`.
+    """Writes `detector` and `about`, plain values by name, whole or not at all; `dice`, this version, is
+    added to `about`.
 
-    classes: by name, those of the objects that may be in the file. InputError for a value that the format does not take,
-    and where the file cannot be written.
+    classes: by name, those of the objects that may be in the file. InputError for a value that the format
+    does not take, and where the file cannot be written.
     """
     arrays: list[np.ndarray] = []
     tree = _pack(detector, type(detector).__name__, arrays, classes)
@@ -78,8 +80,8 @@ def save(path: PathLike, detector: object, about: Mapping[str, Any], classes: Ma
 
 
 def load(path: PathLike, kind: type[T], classes: Mapping[str, type]) -> tuple[T, dict[str, Any]]:
-    """The detector of a file that `save` wrote, and `about`. Its arrays stay in the file until they are used, and a change
-    of them is not written back.
+    """The detector of a file that `save` wrote, and `about`. Its arrays stay in the file until they are used,
+    and a change of them is not written back.
 
     InputError where the file is no such file, of another version, truncated, or damaged, or holds no `kind`.
     """
@@ -150,11 +152,11 @@ def _pack(value: Any, name: str, arrays: list[np.ndarray], classes: Mapping[str,
     if kind in (list, tuple):
         return {kind.__name__: [_pack(part, name, arrays, classes) for part in value]}
     if kind is dict:
-        pairs = (
-            (_pack(k, name, arrays, classes), _pack(v, f"{name}[{k!r}]", arrays, classes))
-            for k, v in value.items()
-        )
-        return {"dict": [list(pair) for pair in pairs]}
+        pairs = []
+        for key, part in value.items():
+            inner = f"{name}[{key!r}]"
+            pairs.append([_pack(key, name, arrays, classes), _pack(part, inner, arrays, classes)])
+        return {"dict": pairs}
     if classes.get(kind.__name__) is kind:
         state = value.__getstate__() if hasattr(kind, "__setstate__") else vars(value)
         kept = {k: _pack(v, f"{name}.{k}", arrays, classes) for k, v in state.items() if k != _OWN}
@@ -185,16 +187,12 @@ def _unpack(tree: Any, arrays: list[np.ndarray], classes: Mapping[str, type]) ->
         return parts if kind == "list" else tuple(parts)
     if kind == "dict":
         return {_unpack(k, arrays, classes): _unpack(v, arrays, classes) for k, v in content}
-    cls = classes[kind]
+    cls: Any = classes[kind]
     state = {name: _unpack(part, arrays, classes) for name, part in content.items()}
     for name in state:
-        of_class = getattr(cls, name, None)  # a method or property must not be hidden by what the file says
-        if (
-            not name.isidentifier()
-            or name.startswith("__")
-            or callable(of_class)
-            or isinstance(of_class, property)
-        ):
+        of_class = getattr(cls, name, None)
+        taken = callable(of_class) or isinstance(of_class, property)  # by a method: not to be hidden
+        if taken or not name.isidentifier() or name.startswith("__"):
             raise ValueError(f"an attribute {name!r:.40} of {kind}")
     value = cls.__new__(cls)
     if hasattr(cls, "__setstate__"):

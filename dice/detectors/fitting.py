@@ -11,12 +11,12 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from dice import _core
-from dice.arrays import as_array, blocks
+from dice.arrays import Array, Float32, Float64, Int64, as_array, blocks
 from dice.detectors.base import Detector
 from dice.detectors.checks import float_type, last_layer
 from dice.detectors.registry import METHODS, make
@@ -30,9 +30,8 @@ EVERY = 5
 ALL = "train"
 FITTED = f"train, all but every {EVERY}th image"
 HELD_OUT = f"train, every {EVERY}th image"
-NO_LABELS = "the training images have no labels; use class folders, or a list with labels"
 
-Logits = Callable[[np.ndarray], np.ndarray]  #: float32 (n, C) of features (n, D)
+Logits: TypeAlias = Callable[[Array], Float32]  #: float32 (n, C) of features (n, D)
 
 
 @dataclass(frozen=True)
@@ -63,23 +62,23 @@ class Fits:
     failed: dict[str, str] = field(default_factory=dict)
 
 
-def _logits_of(weight: np.ndarray, bias: np.ndarray) -> Logits:
+def last_logits(weight: Float32, bias: Float32) -> Logits:
     """What gives the logits of features (n, D), of any float type, by the last layer float32 (C, D) and
     (C,)."""
     linear = _core.Linear(weight, bias)
 
-    def logits(h: np.ndarray) -> np.ndarray:
-        return linear.forward(h.astype(np.float32, copy=False), np.inf, "logits")[0]
+    def logits(h: Array) -> Float32:
+        return head.forward(h.astype(np.float32, copy=False), np.inf, "logits")[0]
 
     return logits
 
 
 def fit(
     detectors: Mapping[str, Detector],
-    chunks: Iterable[tuple[np.ndarray, np.ndarray]],
+    chunks: Iterable[tuple[Int64, Array]],
     logits: Logits,
     *,
-    labels: np.ndarray | None,
+    labels: Array | None,
     count: int,
     name: str,
     others: str = FITTED,
@@ -88,85 +87,119 @@ def fit(
 ) -> Fits:
     """Fits `detectors` by name, further where they have learnt before.
 
-    chunks: int64 (n,), which of the training images, and their features (n, D), read once.
+    chunks: which of the training images, int64 (n,), and their features (n, D); they are read once.
     labels: (count,), the training images' classes, or None. count: how many images there are, unreadable ones
     too. name: what they are called.
-    others: what is not calibrated is fitted on these images, FITTED or ALL.
-    measure: gives what the time is taken by, but for the time that is spent on waiting for chunks.
+    others: the images, FITTED or ALL, that a detector which calibrates nothing is fitted on.
+    measure: makes what times a `with` block; all is inside one but for the wait for the next chunk.
 
     A detector that refuses is named in `Fits.failed` and the others go on; with `strict` the refusal is
     raised. InputError where not an image comes.
     """
-    splits = {key: HELD_OUT if detector.wants_held_out else others for key, detector in detectors.items()}
-    seen = {others: 0, HELD_OUT: 0}
-    fits = Fits(Moments(0))
+    fitter = _Fitter(detectors, labels, count, name, others, strict)
+    fitter.refuse_without_labels()
+    for indices, features in chunks:
+        if len(indices):
+            with measure():
+                fitter.take(indices, features, logits(features))
+    with measure():
+        return fitter.finish()
+
+
+class _Fitter:
+    """The state of `fit`, whose parameters it has."""
+
+    def __init__(
+        self,
+        detectors: Mapping[str, Detector],
+        labels: Array | None,
+        count: int,
+        name: str,
+        others: str,
+        strict: bool,
+    ) -> None:
+        self.detectors, self.labels, self.name, self.strict = detectors, labels, name, strict
+        self.splits = {key: HELD_OUT if each.wants_held_out else others for key, each in detectors.items()}
+        self.seen = {others: 0, HELD_OUT: 0}  # images by split
+        self.fits = Fits(Moments(0))
+        self.one: tuple[Array, Float32] | None = None  # an image's feature and logits
+        # Detectors that keep the features of most images keep views of this one copy of them.
+        self.bank: Float32 | None = None
+        keeps = any(detector.keeps_features for detector in detectors.values())
+        self.bank_size = count - count // EVERY if keeps and others == FITTED else 0
+
+    def refuse_without_labels(self) -> None:
+        for key, detector in self.detectors.items():
+            with self.refusal(key):
+                if detector.needs_labels and self.labels is None:
+                    raise InputError(
+                        f"{self.name}: the training images have no labels; use class folders, or a list with "
+                        "labels"
+                    )
+
+    def take(self, indices: Int64, features: Array, z: Float32) -> None:
+        """Learns from a chunk, one image at least, with its logits `z` (n, C)."""
+        if self.one is None:
+            self.one = features[:1], z[:1]
+            self.fits.moments = Moments(features.shape[1])
+            if self.bank_size:
+                self.bank = np.empty((self.bank_size, features.shape[1]), np.float32)
+        self.fits.moments.add(features)
+        held_out = indices % EVERY == EVERY - 1
+        for split in self.seen:
+            taken = {ALL: slice(None), FITTED: ~held_out, HELD_OUT: held_out}[split]
+            h, z_taken = features[taken], z[taken]
+            y = None if self.labels is None else self.labels[indices[taken]]
+            if len(h):
+                self.learn(split, h, z_taken, y)
+
+    def learn(self, split: str, h: Array, z: Float32, y: Array | None) -> None:
+        kept = h
+        if self.bank is not None and split == FITTED:
+            kept = self.bank[self.seen[split] : self.seen[split] + len(h)]
+            kept[...] = h
+        self.seen[split] += len(h)
+        for key, detector in self.detectors.items():
+            if self.splits[key] == split and key not in self.fits.failed:
+                with self.refusal(key):
+                    detector.learn_block(kept if detector.keeps_features else h, z, y)
+
+    def finish(self) -> Fits:
+        if self.one is None:
+            raise InputError(f"{self.name}: no training image could be used")
+        for key, detector in self.detectors.items():
+            if key not in self.fits.failed:
+                with self.refusal(key):
+                    self.fits.by_name[key] = _finished(detector, *self.one, self.images_of(key, detector))
+        return self.fits
+
+    def images_of(self, key: str, detector: Detector) -> Fit:
+        """What a detector has learnt from, after it has learnt the mean too where it ranks by that."""
+        split = self.splits[key]
+        if not self.seen[split]:
+            raise InputError(f"{self.name}: no image is of {split!r}, which this method learns from")
+        if detector.ranks:
+            detector.learn_mean(self.fits.moments)
+            if split != HELD_OUT:
+                return Fit(self.name, ALL, self.fits.moments.count)
+        return Fit(self.name, split, self.seen[split])
 
     @contextmanager
-    def refusal(key: str) -> Iterator[None]:
+    def refusal(self, key: str) -> Iterator[None]:
+        """Notes a refusal inside as that of the detector `key`."""
         try:
             yield
         except InputError as reason:
-            if strict:
+            if self.strict:
                 raise
-            fits.failed[key] = str(reason)
-
-    for key, detector in detectors.items():
-        with refusal(key):
-            if detector.needs_labels and labels is None:
-                raise InputError(f"{name}: {NO_LABELS}")
-    bank = None  # of all features fitted: those that keep them keep views of it, one copy for all
-    one = None  # an image's feature and logits
-    for indices, features in chunks:
-        if not len(indices):
-            continue
-        with measure():
-            if one is None:
-                fits.moments = Moments(features.shape[1])
-                if others == FITTED and any(detector.keeps_features for detector in detectors.values()):
-                    bank = np.empty((count - count // EVERY, features.shape[1]), np.float32)
-            fits.moments.add(features)
-            z = logits(features)
-            one = features[:1], z[:1]
-            held_out = indices % EVERY == EVERY - 1
-            for split, taken in (
-                (others, ~held_out if others == FITTED else slice(None)),
-                (HELD_OUT, held_out),
-            ):
-                h, z_taken = features[taken], z[taken]
-                y = None if labels is None else labels[indices[taken]]
-                kept = h
-                if bank is not None and split == FITTED:
-                    kept = bank[seen[split] : seen[split] + len(h)]
-                    kept[...] = h
-                seen[split] += len(h)
-                for key, detector in detectors.items():
-                    if len(h) and splits[key] == split and key not in fits.failed:
-                        with refusal(key):
-                            detector.learn_block(kept if detector.keeps_features else h, z_taken, y)
-    if one is None:
-        raise InputError(f"{name}: no training image could be used")
-    with measure():
-        for key, detector in detectors.items():
-            if key not in fits.failed:
-                with refusal(key):
-                    if not seen[splits[key]]:
-                        raise InputError(
-                            f"{name}: no image is of {splits[key]!r}, which this method learns from"
-                        )
-                    split, n = splits[key], seen[splits[key]]
-                    if detector.ranks:
-                        detector.learn_mean(fits.moments)
-                        if not detector.wants_held_out:
-                            split, n = ALL, fits.moments.count
-                    fits.by_name[key] = _finished(detector, *one, Fit(name, split, n))
-    return fits
+            self.fits.failed[key] = str(reason)
 
 
 def fit_on_statistics(detector: Detector, found: Statistics, logits: Logits, name: str) -> Fit:
     """Adds what `found`, called `name`, has seen: all images of its set, for none of them was held out.
 
-    The scores are to 1e-12 those of a fit on the same images. InputError where what `detector` learns is not
-    in it.
+    The scores are to 1e-12 those of a fit on the same images (of Residual, whose coordinates are float32, to
+    their rounding). InputError where what `detector` learns is not in it.
     """
     if not detector.learns_statistics:
         able = [method for method in METHODS if METHODS[method].needs_fit and _learns_statistics(method)]
@@ -187,7 +220,7 @@ def _learns_statistics(method: str) -> bool:
     return make(method, np.zeros((1, 1)), np.zeros(1)).learns_statistics
 
 
-def _finished(detector: Detector, h: np.ndarray, z: np.ndarray, fit: Fit) -> Fit:
+def _finished(detector: Detector, h: Array, z: Float32, fit: Fit) -> Fit:
     """`fit` with what was found. Scores one image, which inverts and decomposes now, or refuses."""
     detector.score_with_logits(h, z)
     return replace(fit, learnt=detector.learnt(), short_of=detector.shortfall())
@@ -202,7 +235,7 @@ def fit_and_score(
     y: Any = None,
     methods: str | Iterable[str] | Mapping[str, Detector] | None = None,
     dataset: str | None = None,
-) -> dict[str, dict[str, np.ndarray]]:
+) -> dict[str, dict[str, Float64]]:
     """Fits detectors on training features and scores sets of features: {method: {set: float64 (n,)}}.
 
     h_train (N, D), and each of `sets` (n, D) by name, are read once, a block at a time, so that memory-mapped
@@ -253,7 +286,7 @@ def fit_and_score(
         for name, found in fits.by_name.items():
             if found.short_of:
                 warnings.warn(f"{name}: {found.short_of}", UserWarning, stacklevel=2)
-    scores: dict[str, dict[str, list[np.ndarray]]] = {
+    scores: dict[str, dict[str, list[Float64]]] = {
         method: {name: [] for name in arrays} for method in methods
     }
     for name, array in arrays.items():
@@ -267,7 +300,7 @@ def fit_and_score(
     }
 
 
-def _chunks(array: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def _chunks(array: Array) -> Iterator[tuple[Int64, Array]]:
     """Runs of rows of `array` (N, D) with their numbers."""
     first = 0
     for block in blocks(array, float_type(array)):
@@ -275,7 +308,7 @@ def _chunks(array: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         first += len(block)
 
 
-def _features(value: Any, name: str, weight: np.ndarray) -> np.ndarray:
+def _features(value: Any, name: str, weight: Float32) -> Array:
     array = as_array(value, name, 2)
     if array.shape[1] != weight.shape[1]:
         raise InputError(f"{name}: got {array.shape[1]} features, W wants {weight.shape[1]}")

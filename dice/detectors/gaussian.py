@@ -20,7 +20,8 @@ __all__ = ["RMDS", "Mahalanobis"]
 
 
 class NamedClasses:
-    """Means of classes of any names, and the scatter of features within them. Two merge, whatever classes each has.
+    """Means of classes of any names, and the scatter of features within them. Two merge, whatever classes
+    each has.
 
     Attributes: `names` (K,), sorted; `moments` of class k, whose name is `names[k]`.
     """
@@ -50,16 +51,18 @@ class NamedClasses:
 class Mahalanobis(Detector):
     """-min over classes c of (h - mu_c)' S^-1 (h - mu_c) (Lee et al., NeurIPS 2018, arXiv 1807.03888, eq. 2).
 
-    S is the one covariance of all training images about the means of their classes (over N, as the maximum likelihood
-    has it). Without labels all images are one class. One pass, mergeable; memory K D + D D doubles.
+    S is the one covariance of all training images about the means of their classes (over N, as the maximum
+    likelihood has it). Without labels all images are one class. One pass, mergeable; memory K D + D D
+    doubles.
 
-    A singular S is inverted as by scipy.linalg.pinvh, which OpenOOD takes: eigenvalues up to D eps of the largest are
-    left out, so what lies outside the span of the training images costs nothing. Classes without an image do not count.
-    OpenOOD's MDS is the same; pytorch-ood sums where S is a mean (a score 2 N times smaller) and adds 1e-6 to its
-    diagonal. The paper's weighting of several layers and its input perturbation are left out, as in both.
+    A singular S is inverted as by scipy.linalg.pinvh, which OpenOOD takes: eigenvalues up to D eps of the
+    largest are left out, so what lies outside the span of the training images costs nothing. Classes without
+    an image do not count. OpenOOD's MDS is the same; pytorch-ood sums where S is a mean (a score 2 N times
+    smaller) and adds 1e-6 to its diagonal. The paper's weighting of several layers and its input perturbation
+    are left out, as in both.
 
-    device="cuda" ("cuda:1") computes the distances there, in double, by cuBLAS where it is found; features that live
-    there are scored where they are.
+    device="cuda" ("cuda:1") computes the distances there, in double, by cuBLAS where it is found; features
+    that live there are scored where they are.
 
     Attributes: `classes_` (K,), the labels seen; `means_`, `covariance_`.
     """
@@ -79,10 +82,9 @@ class Mahalanobis(Detector):
             raise InputError(f"y: got shape {labels.shape} for {len(array)} images")
         names, index = np.unique(labels, return_inverse=True)
         moments = ClassMoments(len(names), array.shape[1], scatter=True).add(array, index.astype(np.int64))
-        fresh = NamedClasses(names, moments)
-        found = self._state_to_extend(NamedClasses, lambda: fresh)
-        if found is not fresh:
-            found.merge(fresh)
+        batch = NamedClasses(names, moments)
+        found = self._state_to_extend(NamedClasses, batch.empty)
+        found.merge(batch)
         self._state = found
         return self
 
@@ -115,7 +117,8 @@ class Mahalanobis(Detector):
         images, classes = int(moments.count.sum()), len(moments.count)
         if images - classes >= moments.features:
             return ""
-        return f"{images} images in {classes} classes leave the covariance of {moments.features} features singular"
+        seen = f"{images} images in {classes} classes"
+        return f"{seen} leave the covariance of {moments.features} features singular"
 
     def score_samples(self, h: Any) -> NDArray[np.float64]:
         """Scores float64 (N,) of features `h` (N, D); higher means in-distribution."""
@@ -137,8 +140,9 @@ class RMDS(Mahalanobis):
     """-min over classes c of (M_c - M_0) (Ren et al., 2021, arXiv 2106.09022, eq. 2).
 
     M_c is the Mahalanobis distance to class c, M_0 that to the one Gaussian of all training images. Fitted as
-    `Mahalanobis` is: the covariance of all images is the classes' and what lies between their means. OpenOOD's is the
-    same; pytorch-ood's two covariances are sums, not means (a score N times smaller), with 1e-6 on their diagonals.
+    `Mahalanobis` is: the covariance of all images is the classes' and what lies between their means.
+    OpenOOD's is the same; pytorch-ood's two covariances are sums, not means (a score N times smaller), with
+    1e-6 on their diagonals.
     """
 
     def _score_block(self, h: Any) -> NDArray[np.float64]:

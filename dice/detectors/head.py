@@ -1,4 +1,4 @@
-"""Scores of features h (N, D) and what the last layer makes of them, z = W h + b; y = argmax z, p = softmax(z)."""
+"""Scores of features h (N, D) and their logits z = W h + b (N, C). y = argmax z, p = softmax(z)."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +20,8 @@ __all__ = ["NCI", "SHE", "FDBD", "GradNorm", "HeadScore"]
 
 
 class HeadScore(Detector):
-    """Base class. A subclass writes `_score_block`, and where it learns `_learn_block`; both get features and their logits.
+    """Base class. A subclass writes `_score_block`, and where it learns `_learn_block`; both get features and
+    their logits.
 
     W (C, D) and b (C,) are the last layer, from any framework, used as float32; logits are float32.
     """
@@ -33,10 +34,11 @@ class HeadScore(Detector):
         return self._cached("layer", lambda: last_layer(self.W, self.b), from_parameters=True)
 
     def _width(self) -> int:
-        return self._layer()[0].shape[1]
+        return int(self._layer()[0].shape[1])
 
     def _fitted_state(self, kind: type[S]) -> S:
-        """What was learnt. InputError where that is nothing, or from features of another width than W has now."""
+        """What was learnt. InputError where that is nothing, or from features of another width than W has
+        now."""
         state = super()._fitted_state(kind)
         if state.features != self._width():
             raise InputError(
@@ -67,7 +69,8 @@ class HeadScore(Detector):
         return self
 
     def partial_fit_with_logits(self, h: np.ndarray, z: np.ndarray, y: Any = None) -> None:
-        """`partial_fit` of features `h` (n, D), float32 or float64, whose logits `z` float32 (n, C) are known already."""
+        """`partial_fit` of features `h` (n, D), float32 or float64, whose logits `z` float32 (n, C) are known
+        already."""
         labels = class_labels(y, len(h), z.shape[1]) if self.needs_labels else np.zeros(len(h), np.int64)
         self._learn_block(finite(h, "h"), z, labels)
 
@@ -78,11 +81,13 @@ class HeadScore(Detector):
         return scored(lambda block: self._score_block(block, self._logits(block)), self._checked(h))
 
     def score_with_logits(self, h: np.ndarray, z: np.ndarray) -> NDArray[np.float64]:
-        """`score_samples`, float64 (n,), of features `h` (n, D) whose logits `z` float32 (n, C) are known already."""
+        """`score_samples`, float64 (n,), of features `h` (n, D) whose logits `z` float32 (n, C) are known
+        already."""
         return self._score_block(h, z)
 
     def _learn_block(self, h: np.ndarray, z: np.ndarray, y: NDArray[np.int64]) -> None:
-        """Adds features `h` (n, D), logits `z` (n, C) and labels `y` (n,), all 0 where none are wanted, to `_state`."""
+        """Adds features `h` (n, D), logits `z` (n, C) and labels `y` (n,), all 0 where none are wanted, to
+        `_state`."""
         self._state = Width(h.shape[1])
 
     def _score_block(self, h: np.ndarray, z: np.ndarray) -> NDArray[np.float64]:
@@ -91,11 +96,13 @@ class HeadScore(Detector):
 
 
 class GradNorm(HeadScore):
-    """The L1 norm of the last layer's gradient of the cross-entropy with uniform targets (Huang, Geng & Li, NeurIPS 2021,
-    arXiv 2110.00218, eq. 7), in closed form: norm1(h) * sum over c of |C p_c - 1|, p at temperature T.
+    """The L1 norm of the last layer's gradient of the cross-entropy with uniform targets (Huang, Geng & Li,
+    NeurIPS 2021, arXiv 2110.00218, eq. 7), in closed form: norm1(h) * sum over c of |C p_c - 1|, p at
+    temperature T.
 
-    Other libraries run the network backwards, image by image. OpenOOD's targets are ones, as here; pytorch-ood's 1 / C
-    divides every score by C, and it counts the bias's gradient too: norm1(h) + 1 for norm1(h).
+    Other libraries run the network backwards, image by image. OpenOOD's targets are ones, as here;
+    pytorch-ood's 1 / C divides every score by C, and it counts the bias's gradient too: norm1(h) + 1 for
+    norm1(h).
     """
 
     needs_fit = False
@@ -132,9 +139,10 @@ class FDBD(_CentredScore):
     """Distance to the decision boundaries (Liu & Qin, ICML 2024, arXiv 2312.11536, eq. 5 as a sum):
     sum over c of |z_y - z_c| / norm(w_y - w_c), over norm(h - mean).
 
-    The paper and pytorch-ood divide by C - 1, OpenOOD does not; the order of images is the same. over="norm" is OpenOOD's
-    other regulariser, norm(h), which it tries on validation images; the mean then plays no part. Classes with equal
-    weights have no boundary and do not count. Memory: C C floats for the norms, never C C D.
+    The paper and pytorch-ood divide by C - 1, OpenOOD does not; the order of images is the same. over="norm"
+    is OpenOOD's other regulariser, norm(h), which it tries on validation images; the mean then plays no part.
+    Classes with equal weights have no boundary and do not count. Memory: C C floats for the norms, never C C
+    D.
     """
 
     def __init__(self, W: Any, b: Any, over: str = "distance") -> None:
@@ -186,7 +194,8 @@ class NCI(_CentredScore):
 
 
 class Patterns:
-    """SHE's mean feature of each class: of its images classified correctly or, until there is one, of all its images.
+    """SHE's mean feature of each class: of its images classified correctly or, until there is one, of all its
+    images.
 
     Attributes: `means` of C classes; `correct` bool (C,), whether a class has an image classified correctly.
     """
@@ -205,7 +214,8 @@ class Patterns:
         return Patterns(len(self.correct), self.features)
 
     def add(self, h: np.ndarray, y: NDArray[np.int64], correct: NDArray[np.bool_]) -> None:
-        """Adds features `h` (n, D) of classes `y` (n,); `correct` (n,): which of them are classified correctly."""
+        """Adds features `h` (n, D) of classes `y` (n,); `correct` (n,): which of them are classified
+        correctly."""
         self._now_correct(np.bincount(y[correct], minlength=len(self.correct)) > 0)
         self.means.add(h, np.where(correct | ~self.correct[y], y, -1))
 
@@ -218,7 +228,8 @@ class Patterns:
         self.means.merge(theirs)
 
     def _now_correct(self, classes: NDArray[np.bool_]) -> None:
-        """Images classified correctly have come for `classes` bool (C,): forgets the mean of those that had none."""
+        """Images classified correctly have come for `classes` bool (C,): forgets the mean of those that had
+        none."""
         begun = classes & ~self.correct
         self.means.count[begun] = 0
         self.means.mean[begun] = 0
@@ -226,12 +237,12 @@ class Patterns:
 
 
 class SHE(HeadScore):
-    """Simplified Hopfield energy (Zhang et al., ICLR 2023, eq. 8): <h, S_y>, S_c the mean feature of the training images
-    of class c that are classified correctly; y is the predicted class.
+    """Simplified Hopfield energy (Zhang et al., ICLR 2023, eq. 8): <h, S_y>, S_c the mean feature of the
+    training images of class c that are classified correctly; y is the predicted class.
 
-    A class without such an image takes the plain mean of its images, one without any takes 0; pytorch-ood refuses both.
-    variant="max" is oodeel's: the largest <h, S_c> over the classes, over D. "euclidean", -norm(h - S_y), and "cosine" are
-    OpenOOD's other metrics. Labels are needed. One pass; memory C D doubles.
+    A class without such an image takes the plain mean of its images, one without any takes 0; pytorch-ood
+    refuses both. variant="max" is oodeel's: the largest <h, S_c> over the classes, over D. "euclidean",
+    -norm(h - S_y), and "cosine" are OpenOOD's other metrics. Labels are needed. One pass; memory C D doubles.
     """
 
     needs_labels = True
@@ -268,16 +279,20 @@ class SHE(HeadScore):
     def _score_block(self, h: np.ndarray, z: np.ndarray) -> NDArray[np.float64]:
         if self.variant == "predicted":
             return _core.score("she", z, h, (self.patterns_,), ())
-        if self.variant in ("euclidean", "cosine"):
-            x, patterns = h.astype(np.float64, copy=False), self.patterns_[z.argmax(axis=1)]
-            if self.variant == "euclidean":
-                return -np.linalg.norm(x - patterns, axis=1)
-            norms = np.linalg.norm(x, axis=1) * np.linalg.norm(patterns, axis=1)
-            return np.divide((x * patterns).sum(axis=1), norms, out=np.zeros(len(x)), where=norms > 0)
-        if self.variant != "max":
+        scores: NDArray[np.float64]
+        if self.variant == "max":
+            products = self._cached("products", self._products)
+            scores = products.forward(h.astype(np.float32, copy=False), np.inf, "maxlogit")[0] / h.shape[1]
+            return scores
+        if self.variant not in ("euclidean", "cosine"):
             raise InputError(f"variant: got {self.variant!r}, want predicted, max, euclidean or cosine")
-        products = self._cached("products", self._products)
-        return products.forward(h.astype(np.float32, copy=False), np.inf, "maxlogit")[0] / h.shape[1]
+        x, patterns = h.astype(np.float64, copy=False), self.patterns_[z.argmax(axis=1)]
+        if self.variant == "euclidean":
+            scores = -np.linalg.norm(x - patterns, axis=1)
+        else:
+            norms = np.linalg.norm(x, axis=1) * np.linalg.norm(patterns, axis=1)
+            scores = np.divide((x * patterns).sum(axis=1), norms, out=np.zeros(len(x)), where=norms > 0)
+        return scores
 
     def _products(self) -> _core.Linear:
         """<h, S_c> of all classes, as a packed matrix."""

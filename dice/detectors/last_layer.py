@@ -1,5 +1,5 @@
-"""The last layer with whatever is done before, in and after it: an activation rule, a mask of its weights, a score of its
-logits. `dice.detectors.DICE` is a case of it."""
+"""The last layer with what may be added to it: an activation rule before it, a mask of its weights, a score
+of its logits. `dice.detectors.DICE` is a case of it."""
 
 import warnings
 from typing import TYPE_CHECKING, Any
@@ -24,18 +24,15 @@ if TYPE_CHECKING:
 __all__ = ["SCORES", "LastLayer"]
 
 CONTRIBUTIONS = ("product", "abs")
-SCORES = (
-    "energy",
-    "msp",
-    "maxlogit",
-)  #: that the layer computes with the logits, in one pass over the weights
+#: the scores that the layer computes with the logits, in one pass over the weights
+SCORES = ("energy", "msp", "maxlogit")
 
 
 class FeatureStatistics:
     """What the mask and the activation rule take from the training features.
 
-    Attributes: `features`, D; `moments` of the features, for their mean; `histogram` of all their numbers, for quantiles,
-    None where the rule asked for none.
+    Attributes: `features`, D; `moments` of the features, for their mean; `histogram` of all their numbers,
+    for quantiles, None where the rule asked for none.
     """
 
     def __init__(self, features: int) -> None:
@@ -64,8 +61,8 @@ class FeatureStatistics:
 
 
 class LastLayer(Detector):
-    """score(masked(W) activation(h) + b): any rule of `dice.activations` x the whole or DICE's masked layer x any score of
-    logits.
+    """score(masked(W) activation(h) + b): any rule of `dice.activations` x the whole or DICE's masked layer x
+    any score of logits.
 
     ReAct is `LastLayer(W, b, activation=Clip())`, ASH with DICE's mask and GEN
     `LastLayer(W, b, activation=ASH("s", 90), p=70, score=GEN())`.
@@ -73,12 +70,14 @@ class LastLayer(Detector):
     Parameters
     ----------
     W, b, p, mean, contribution
-        As `DICE` has them; p=None, the default, is the whole layer. The mask comes from the features as they are.
+        As `DICE` has them; p=None, the default, is the whole layer. The mask comes from the features as they
+        are.
     activation : dice.activations.Activation or None
-    score : "energy", "msp", "maxlogit", or a detector of logits such as `GEN()`, fitted already if it has to be
+    score : "energy", "msp", "maxlogit" or a detector of logits
+        Such as `GEN()`; one that learns must be fitted already.
 
-    One pass: `fit` learns the mean feature and, where the activation has quantiles, counts the features' values (8 MB; a
-    file has only the bins that are filled).
+    One pass: `fit` learns the mean feature and, where the activation has quantiles, counts the features'
+    values (8 MB; a file has only the bins that are filled).
 
     >>> from dice.detectors.activations import ASH
     >>> rng = np.random.default_rng(0)
@@ -117,10 +116,10 @@ class LastLayer(Detector):
         return (self.W, self.b) if on_gpu(self.W) and self._device() != "cpu" else last_layer(self.W, self.b)
 
     def _width(self) -> int:
-        def width() -> int:
-            return int((self.W if on_gpu(self.W) else as_array(self.W, "W", 2)).shape[1])
+        return self._cached("width", self._width_of_weights, from_parameters=True)
 
-        return self._cached("width", width, from_parameters=True)
+    def _width_of_weights(self) -> int:
+        return int((self.W if on_gpu(self.W) else as_array(self.W, "W", 2)).shape[1])
 
     def _activation(self) -> Activation | None:
         """The rule that features go through first, checked."""
@@ -152,7 +151,8 @@ class LastLayer(Detector):
         return bool(self._quantiles())
 
     def partial_fit(self, h: Any, y: Any = None) -> "Self":
-        """Adds training features `h` (N, D). Memory: 4 D doubles, and 8 MB for quantiles, however many images."""
+        """Adds training features `h` (N, D). Memory: 4 D doubles, and 8 MB for quantiles, however many
+        images."""
         device = self._device()
         array = h if on_gpu(h) and device != "cpu" else self._checked(h)
         found = self._statistics_to_extend()
@@ -250,8 +250,8 @@ class LastLayer(Detector):
         if negative and not absolute and not self._warned:
             self._warned = True
             warnings.warn(
-                "features below 0 were seen: V = mean * W then does not rank contributions, and DICE is known to "
-                'do badly; contribution="abs" ranks by abs(V)',
+                "features below 0 were seen: V = mean * W then does not rank contributions, and DICE is "
+                'known to do badly; contribution="abs" ranks by abs(V)',
                 UserWarning,
                 stacklevel=9,  # who calls score_samples
             )
@@ -281,19 +281,22 @@ class LastLayer(Detector):
 
     def _forward(self, h: Any, output: str) -> np.ndarray:
         """A score of `SCORES` float64 (N,), or "logits" float32 (N, C)."""
-        head, rule, cuts = self._cached("head", self._head), self._activation(), self.cuts_
-        limit = np.inf
-        if isinstance(rule, Clip):  # the layer clips while it reads
-            limit, rule = cuts[0] if cuts else real(rule.at, "at"), None
+        layer, rule, cuts, clip = self._cached("prepared", self._prepare)
 
         def forward(block: Any) -> np.ndarray:
-            return head.forward(block if rule is None else rule.apply(block, cuts), limit, output)[0]
+            return layer.forward(block if rule is None else rule.apply(block, cuts), clip, output)[0]
 
         if on_gpu(h) and self._device() != "cpu":
             return forward(h)
         return scored(forward, self._checked(h), np.float32)
 
-    def _head(self) -> _core.Linear:
+    def _prepare(self) -> tuple[_core.Head, Activation | None, tuple[float, ...], float]:
+        """The masked layer, what is to be applied before it with its cuts, and at what the layer clips while
+        it reads."""
         weight, bias = self._layer()
         keep = None if self.p is None else self.keep_.view(np.uint8)
-        return _core.Linear(weight, bias, keep, self._device())
+        layer = _core.Head(weight, bias, keep, self._device())
+        rule, cuts = self._activation(), self.cuts_
+        if isinstance(rule, Clip):
+            return layer, None, (), cuts[0] if cuts else real(rule.at, "at")
+        return layer, rule, cuts, np.inf

@@ -16,7 +16,8 @@ __all__ = ["GEN", "MSP", "Energy", "Entropy", "LogitScore", "MaxLogit", "TempSca
 
 
 class LogitScore(Detector):
-    """Base class of the scores of logits. A subclass writes `_score_block`, and `partial_fit` where it learns."""
+    """Base class of the scores of logits. A subclass writes `_score_block`, and `partial_fit` where it
+    learns."""
 
     takes = "z"
     needs_fit = False
@@ -34,12 +35,13 @@ class LogitScore(Detector):
         return scored(self._score_block, self._checked(z))
 
     def _score_block(self, z: np.ndarray) -> NDArray[np.float64]:
-        """Scores of logits `z` float32 or float64 (n, C), of as many images as fit a block."""
+        """Scores float64 (n,) of logits `z` float32 or float64 (n, C)."""
         raise NotImplementedError
 
     def _sample_logits(self, z: Any, y: Any, numbers: int, *, right: bool = False) -> None:
-        """`partial_fit` of detectors whose state is a sample, of up to `numbers` numbers, of logits `z` (N, C) with their
-        labels `y` (N,); `right`: of images predicted right alone."""
+        """`partial_fit` of detectors whose state is a sample of logits `z` (N, C) with their labels `y` (N,).
+
+        It holds up to `numbers` numbers; `right`: only images predicted right."""
         array = self._checked(z)
         labels = class_labels(y, *array.shape)
         sample = self._state_to_extend(Thinned, lambda: Thinned(max(1, numbers // array.shape[1])))
@@ -96,11 +98,11 @@ class Entropy(LogitScore):
 
 
 class GEN(LogitScore):
-    """Generalised entropy (Liu, Lochman & Zach, CVPR 2023, eq. 5), negated: -sum of p^gamma (1 - p)^gamma over the M
-    largest p.
+    """Generalised entropy (Liu, Lochman & Zach, CVPR 2023, eq. 5), negated: -sum of p^gamma (1 - p)^gamma
+    over the M largest p.
 
-    M beyond the number of classes takes all. The paper has gamma = 0.1; M = 10, all classes, on CIFAR-10 and M = 100 on
-    ImageNet. pytorch-ood takes the mean instead of the sum, and raises every p to at least 1e-7.
+    M beyond the number of classes takes all. The paper has gamma = 0.1; M = 10, all classes, on CIFAR-10 and
+    M = 100 on ImageNet. pytorch-ood takes the mean instead of the sum, and raises every p to at least 1e-7.
     """
 
     def __init__(self, gamma: float = 0.1, M: int = 100) -> None:
@@ -112,13 +114,14 @@ class GEN(LogitScore):
 
 
 class TempScale(LogitScore):
-    """MSP at the temperature that fits held-out ID labels best (Guo et al., ICML 2017, arXiv 1706.04599): max softmax(z / T).
+    """MSP at the temperature that fits held-out ID labels best (Guo et al., ICML 2017, arXiv 1706.04599): max
+    softmax(z / T).
 
-    T minimises the mean negative log-likelihood. In 1 / T that is convex: Newton's method finds the minimum that OpenOOD
-    and pytorch-ood approach by a fixed number of steps of LBFGS from 1.5.
+    T minimises the mean negative log-likelihood. In 1 / T that is convex: Newton's method finds the minimum
+    that OpenOOD and pytorch-ood approach by a fixed number of steps of LBFGS from 1.5.
 
-    `fit` keeps the logits, for Newton's method reads them many times: all of them up to `KEPT` numbers (64 MB as float32),
-    of more, also over several `partial_fit`, an evenly spread sample. Classes are 0 to C - 1.
+    `fit` keeps the logits, for Newton's method reads them many times: all of them up to `KEPT` numbers (64 MB
+    as float32), of more, also over several `partial_fit`, an evenly spread sample. Classes are 0 to C - 1.
 
     Attributes: `temperature_`.
     """
@@ -147,7 +150,8 @@ class TempScale(LogitScore):
         wrong = np.count_nonzero(z.argmax(axis=1) != y)
         if wrong >= self.WRONG:
             return ""
-        return f"{wrong} of {len(y)} images are classified wrong, as where the network was trained on them: T says little"
+        why = "as where the network was trained on them"
+        return f"{wrong} of {len(y)} images are classified wrong, {why}: T says little"
 
     @property
     def temperature_(self) -> float:

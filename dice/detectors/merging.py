@@ -106,7 +106,7 @@ def _identified(detector: Detector) -> dict[str, Any]:
 
 
 def _join_machines(mine: dict[str, Any], other: Mapping[str, Any]) -> None:
-    """Names in `mine` the devices and instruction sets of both."""
+    """Names in `mine`, what is known of a network, the devices and instruction sets of both."""
     for key in ("device", "isa"):
         names = {name for each in (mine, other) for name in str(each.get(key)).split("+")}
         mine[key] = "+".join(sorted(names))

@@ -1,6 +1,7 @@
 """The table of methods. The command line, the documentation, the tests and the benchmark offer what is in it.
 
-To add a score: its rule in csrc/ood, its class in dice/detectors, one row below, its formula in tests/score_formulas.py.
+To add a score: its rule in csrc/ood, its class in dice/detectors, one row below, its formula in
+tests/score_formulas.py.
 """
 
 import inspect
@@ -63,7 +64,8 @@ class TableRow:
 
     @property
     def needs_labels(self) -> bool:
-        """Whether its fit wants the training images' classes; Mahalanobis and RMDS do without, as one class."""
+        """Whether its fit wants the training images' classes; Mahalanobis and RMDS do without, as one
+        class."""
         return self.detector.needs_labels
 
     def make(self, W: Any, b: Any, parameters: Mapping[str, Any]) -> Detector:
@@ -116,7 +118,8 @@ METHODS: Mapping[str, TableRow] = {
 def make(
     name: str, W: Any = None, b: Any = None, *, dataset: str | None = None, **parameters: Any
 ) -> Detector:
-    """The detector of that row, with the published parameters of the ID data set `dataset` where there are any.
+    """The detector of that row, with the published parameters of the ID data set `dataset` where there are
+    any.
 
     W (C, D) and b (C,) are the last layer, for methods that need it. Further parameters override the table's.
     InputError for an unknown name, a parameter that the method does not have, or W or b missing.

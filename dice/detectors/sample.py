@@ -6,9 +6,11 @@ __all__ = ["Thinned"]
 
 
 class Thinned:
-    """Every s-th row of a stream, s the least power of two that keeps at most `capacity` rows; s = 1 is all of them.
+    """Every s-th row of a stream, s the least power of two that keeps at most `capacity` rows; s = 1 is all
+    of them.
 
-    The rows kept are spread evenly over the stream and do not depend on how it is cut into batches. Two merge.
+    The rows kept are spread evenly over the stream and do not depend on how it is cut into batches. Two
+    merge.
     """
 
     def __init__(self, capacity: int) -> None:

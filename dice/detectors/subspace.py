@@ -30,9 +30,9 @@ def _subspace_size(dim: int | None, features: int) -> int:
     return min(dim, features - 1)
 
 
-def _rest(moments: ClassMoments, origin: NDArray[np.float64], dim: int | None, device: str) -> _core.Linear:
-    """A matrix product that maps h (D) to its coordinates outside the subspace: h - origin along the eigenvectors, past
-    the `dim` largest, of the training features' second moment about `origin` (D)."""
+def _rest(moments: ClassMoments, origin: NDArray[np.float64], dim: int | None, device: str) -> _core.Head:
+    """A matrix product that maps h (D) to its coordinates outside the subspace: h - origin along the
+    eigenvectors, past the `dim` largest, of the training features' second moment about `origin` (D)."""
     scatter, mean = moments.scatter()
     away = mean - origin
     # the sum of (h - u)(h - u)', without a difference of large numbers
@@ -58,12 +58,12 @@ def _residual(rest: _core.Linear, h: Any) -> NDArray[np.float64]:
 class Residual(Detector):
     """-norm of h - u outside the principal subspace (Wang et al., CVPR 2022, arXiv 2203.10807, section 4.2).
 
-    The subspace is spanned by the `dim` leading eigenvectors of the training features' uncentred second moment about u.
-    dim=None: 1000 where D >= 2048, 512 where D >= 768, else D / 2 (OpenOOD's Residual: 512). The origin u is
-    -pinv(W) b where the last layer is given, else 0. One pass, mergeable; D D doubles.
+    The subspace is spanned by the `dim` leading eigenvectors of the training features' uncentred second
+    moment about u. dim=None: 1000 where D >= 2048, 512 where D >= 768, else D / 2 (OpenOOD's Residual: 512).
+    The origin u is -pinv(W) b where the last layer is given, else 0. One pass, mergeable; D D doubles.
 
-    device="cuda" ("cuda:1") computes the coordinates there, by cuBLAS where it is found; features that live there are
-    scored where they are.
+    device="cuda" ("cuda:1") computes the coordinates there, by cuBLAS where it is found; features that live
+    there are scored where they are.
     """
 
     learns_statistics = True
@@ -111,7 +111,8 @@ class Residual(Detector):
 
 
 class SubspaceStatistics:
-    """ViM's: `moments` of the training features, and a `sample` of up to `numbers` numbers of them. Two merge."""
+    """ViM's: `moments` of the training features, and a `sample` of up to `numbers` numbers of them. Two
+    merge."""
 
     def __init__(self, features: int, numbers: int) -> None:
         self.moments = ClassMoments(1, features, scatter=True)
@@ -138,12 +139,12 @@ class SubspaceStatistics:
 
 
 class ViM(HeadScore):
-    """LSE(z) - alpha norm(the part of h - u outside the principal subspace) (Wang et al., CVPR 2022, arXiv 2203.10807,
-    eq. 8); u = -pinv(W) b, the subspace as in `Residual`.
+    """LSE(z) - alpha norm(the part of h - u outside the principal subspace) (Wang et al., CVPR 2022, arXiv
+    2203.10807, eq. 8); u = -pinv(W) b, the subspace as in `Residual`.
 
-    alpha = mean of max z over mean of the norm, both over training images. That takes a second look at them once the
-    subspace is known: `fit` and `partial_fit` keep an evenly spread sample for it, all images up to 2^25 numbers
-    (128 MB), so that one pass is enough. Further memory: D D doubles. `device` as for Residual.
+    alpha = mean of max z over mean of the norm, both over training images. That takes a second look at them
+    once the subspace is known: `fit` and `partial_fit` keep an evenly spread sample for it, all images up to
+    2^25 numbers (128 MB), so that one pass is enough. Further memory: D D doubles. `device` as for Residual.
 
     Attributes: `alpha_`.
     """

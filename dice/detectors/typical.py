@@ -21,13 +21,14 @@ __all__ = ["KLM", "OpenMax"]
 
 
 class KLM(LogitScore):
-    """-min over classes k of KL(p || d_k), d_k the mean softmax of held-out ID images (Hendrycks et al., ICML 2022,
-    arXiv 1911.11132, section 4).
+    """-min over classes k of KL(p || d_k), d_k the mean softmax of held-out ID images (Hendrycks et al., ICML
+    2022, arXiv 1911.11132, section 4).
 
-    variant="prediction", as OpenOOD and pytorch-ood now have it: d_k of the images predicted as k, no labels; classes
-    that are never predicted do not count. variant="label", pytorch-ood's former one: d_k of the images labelled k, and only
-    KL(p || d_y) of the predicted class y counts; every class needs an image. A changed variant needs a new fit.
-    A zero in d_k counts as the least positive double. One pass, mergeable: C C doubles.
+    variant="prediction", as OpenOOD and pytorch-ood now have it: d_k of the images predicted as k, no labels;
+    classes that are never predicted do not count. variant="label", pytorch-ood's former one: d_k of the
+    images labelled k, and only KL(p || d_y) of the predicted class y counts; every class needs an image. A
+    changed variant needs a new fit. A zero in d_k counts as the least positive double. One pass, mergeable: C
+    C doubles.
 
     Attributes: `typical_`.
     """
@@ -59,8 +60,8 @@ class KLM(LogitScore):
         return self
 
     def merge(self, other: "Self") -> "Self":
-        """Adds what `other` has learnt; it stays as it is. InputError where it is of another variant, and as for any
-        detector."""
+        """Adds what `other` has learnt; it stays as it is. InputError where it is of another variant, and as
+        for any detector."""
         if isinstance(other, KLM) and other.variant != self.variant:
             raise InputError(f"merge: got a KLM of variant={other.variant!r}, this one has {self.variant!r}")
         return super().merge(other)
@@ -102,15 +103,16 @@ class KLM(LogitScore):
 class OpenMax(LogitScore):
     """-P(unknown) (Bendale & Boult, CVPR 2016, arXiv 1511.06233, algorithms 1 and 2).
 
-    For each class a Weibull distribution is fitted, by maximum likelihood, to the `tail` largest Euclidean distances
-    between the logits of its training images classified correctly and their mean. Of each of the `alpha` largest logits
-    (all, where alpha is more than C) the unknown class takes a share: the probability, by that class's distribution, of a
-    smaller distance than the image's. As in libMR, which the paper and OpenOOD use, distances are moved to begin at
-    `translation`. A class with fewer than two different distances has no distribution: its share is 1. pytorch-ood takes
-    all images of a class, not the correct ones alone.
+    For each class a Weibull distribution is fitted, by maximum likelihood, to the `tail` largest Euclidean
+    distances between the logits of its training images classified correctly and their mean. Of each of the
+    `alpha` largest logits (all, where alpha is more than C) the unknown class takes a share: the probability,
+    by that class's distribution, of a smaller distance than the image's. As in libMR, which the paper and
+    OpenOOD use, distances are moved to begin at `translation`. A class with fewer than two different
+    distances has no distribution: its share is 1. pytorch-ood takes all images of a class, not the correct
+    ones alone.
 
-    Distances need the mean first: `fit` and `partial_fit` keep an evenly spread sample of the logits of up to 2^25 numbers
-    (128 MB), all of them where they fit.
+    Distances need the mean first: `fit` and `partial_fit` keep an evenly spread sample of the logits of up to
+    2^25 numbers (128 MB), all of them where they fit.
     """
 
     needs_fit = True
@@ -155,11 +157,11 @@ class OpenMax(LogitScore):
 
 
 def weibull_tail(distances: NDArray[np.floating[Any]], translation: float) -> tuple[float, float, float]:
-    """Origin, scale and shape of the most likely Weibull distribution of `distances` (n,), ascending, less the origin: the
-    least of them less `translation`. Shape 0 where the distances do not differ.
+    """Origin, scale and shape of the most likely Weibull distribution of `distances` (n,), ascending, less
+    the origin: the least of them less `translation`. Shape 0 where the distances do not differ.
 
-    With x = distance - origin and y = log x the shape k solves sum(e^(k y) y) / sum(e^(k y)) - 1 / k = mean y, whose left
-    side rises with k: Newton's method, kept between bounds.
+    With x = distance - origin and y = log x the shape k solves sum(e^(k y) y) / sum(e^(k y)) - 1 / k = mean
+    y, whose left side rises with k: Newton's method, kept between bounds.
     """
     origin = distances[0] - translation
     y = np.log(distances - origin) - np.log(distances[-1] - origin)  # at most 0

@@ -17,8 +17,8 @@ __all__ = ["WeiPer"]
 
 
 class _Training(NamedTuple):
-    """What images are compared with: range (low, high) and mean histogram (bins,) of the training features, and those of
-    their disturbed logits."""
+    """What images are compared with: range (low, high) and mean histogram (bins,) of the training features,
+    and those of their disturbed logits."""
 
     span: tuple[float, float]
     span_copies: tuple[float, float]
@@ -29,15 +29,16 @@ class _Training(NamedTuple):
 class WeiPer(HeadScore):
     """WeiPer+KLD (Granz, Heurich & Landgraf, NeurIPS 2024, arXiv 2405.17164, eq. 9).
 
-    `copies` of the last layer are disturbed: W + delta norm(w_c) e, e a random direction of length 1 a class and copy.
-    score = -(KLD(h) + lambda_1 KLD(all disturbed logits) - lambda_2 mean over the copies of max softmax). KLD is the
-    symmetric Kullback-Leibler divergence between the mean histogram of the training images and that of the image,
-    `bins` bins over the training images' range, the image's smoothed by a running mean of `smooth` bins (`smooth_copies`
-    for the logits), eps (`eps_copies`) added to every bin. Defaults are CIFAR-10's.
+    `copies` of the last layer are disturbed: W + delta norm(w_c) e, e a random direction of length 1 a class
+    and copy. score = -(KLD(h) + lambda_1 KLD(all disturbed logits) - lambda_2 mean over the copies of max
+    softmax). KLD is the symmetric Kullback-Leibler divergence between the mean histogram of the training
+    images and that of the image, `bins` bins over the training images' range, the image's smoothed by a
+    running mean of `smooth` bins (`smooth_copies` for the logits), eps (`eps_copies`) added to every bin.
+    Defaults are CIFAR-10's.
 
-    Directions come from `seed`, copy by copy; copies beyond 1 GB are not kept but drawn again for each block. Training
-    histograms need the range first: an evenly spread sample of at most `images` features is kept, all of them where
-    they are fewer; the authors take all.
+    Directions come from `seed`, copy by copy; copies beyond 1 GB are not kept but drawn again for each block.
+    Training histograms need the range first: an evenly spread sample of at most `images` features is kept,
+    all of them where they are fewer; the authors take all.
     """
 
     fit_depends_on = ("images",)
@@ -89,16 +90,19 @@ class WeiPer(HeadScore):
         noise += weight
         return noise
 
-    def _heads(self) -> Iterator[_core.Linear]:
-        """The disturbed copies."""
+    def _heads(self) -> Iterator[_core.Head]:
+        """The disturbed copies: the first of them kept, the others drawn again."""
         weight, bias = self._layer()
-        kept = self.CACHED // weight.nbytes
-        for copy in range(whole(self.copies, "copies")):
+        copies = whole(self.copies, "copies")
+        kept = min(copies, self.CACHED // weight.nbytes)
+        yield from self._cached(
+            "copies", lambda: [self._head(copy, bias) for copy in range(kept)], from_parameters=True
+        )
+        for copy in range(kept, copies):
+            yield self._head(copy, bias)
 
-            def draw(copy: int = copy) -> _core.Linear:
-                return _core.Linear(self.disturbed(copy), bias)
-
-            yield self._cached(f"copy {copy}", draw) if copy < kept else draw()
+    def _head(self, copy: int, bias: NDArray[np.float32]) -> _core.Head:
+        return _core.Head(self.disturbed(copy), bias)
 
     def _range(self, low: float, high: float, images: int) -> tuple[float, float]:
         gap = (high - low) / images
@@ -121,8 +125,8 @@ class WeiPer(HeadScore):
     def _histograms(
         self, h: np.ndarray, span: tuple[float, float], span_copies: tuple[float, float]
     ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-        """Of images with features `h` (n, D): the shares (n, bins) of the features in each bin, those of the disturbed
-        logits, and the largest softmax probability (n,), the mean over the copies."""
+        """Of images with features `h` (n, D): the shares (n, bins) of the features in each bin, those of the
+        disturbed logits, and the largest softmax probability (n,), the mean over the copies."""
         bins, classes = whole(self.bins, "bins"), len(self._layer()[0])
         of_h, of_z, msp = np.zeros((len(h), bins)), np.zeros((len(h), bins)), np.zeros(len(h))
         _core.count_bins(h, *span, of_h)

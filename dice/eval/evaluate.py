@@ -5,7 +5,7 @@ batches -> backbone -> features (kept on disk, chunk by chunk) -> detectors -> s
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -59,8 +59,8 @@ class Measure:
         return SetResult(len(scores_ood), measured, interval)
 
     def averages(self, sets: Mapping[str, SetResult]) -> tuple[Metrics | None, dict[str, Metrics] | None]:
-        """The average over all sets measured, None for none; and with `near` those of "near" and "far", where there
-        are such sets."""
+        """The average over all sets measured, None without any. And where `near` names sets: the averages
+        over these, "near", and over the others, "far"."""
         rows = {name: row.measured for name, row in sets.items() if row.measured is not None}
         average = results.average(rows) if rows else None
         if not self.near:
@@ -76,10 +76,12 @@ class Measure:
 class Settings:
     """How an evaluation is done, and what its results say of it.
 
-    in_dataset: the ID set as users know it, for the published parameters. checkpoint: where the network came from.
-    name: what the user calls the network; it names folders. base_dir: where features, scores and results are kept.
-    fresh: stored features are not used. random_weights: the numbers mean nothing.
-    only: "in" or "out" computes features of that side alone; the other takes part where its features are stored.
+    in_dataset: the name of the ID set; some methods have published parameters for it.
+    checkpoint: where the network came from. name: what the user calls it; it names folders.
+    base_dir: where features, scores and results are kept. fresh: do not use stored features.
+    only: compute features of the ID set ("in") or of the OOD sets ("out") alone; the other side takes part
+        where all its features are stored.
+    random_weights: the weights are made up and the numbers mean nothing.
     """
 
     in_dataset: str
@@ -95,11 +97,11 @@ class Settings:
 
 
 class _Scores(NamedTuple):
-    """What one method says of n images; without classification `predicted` and `confidence` are empty."""
+    """What one method says of n images, (n,) each."""
 
     scores: Float64
-    predicted: Int64  #: classes
-    confidence: Array  #: their softmax probabilities
+    predicted: Int64  #: classes; empty where they were not asked for
+    confidence: Array  #: the classes' softmax probabilities; empty with `predicted`
 
 
 @dataclass
@@ -115,7 +117,7 @@ class _Scorer:
     sets: dict[str, SetResult] = field(default_factory=dict)
 
     def score(self, h: Float32, z: Float32, *, classify: bool) -> _Scores:
-        """Features `h` (n, D) and the network's logits `z` (n, C). DICE classifies by its own logits."""
+        """Of features `h` (n, D) whose logits are `z` (n, C). DICE classifies by logits of its own."""
         scores = self.detector.score_with_logits(h, z)
         if not classify:
             return _Scores(scores, np.empty(0, np.int64), np.empty(0, z.dtype))
@@ -139,6 +141,15 @@ class _Scorer:
         self.sets[images.name] = row
 
 
+class _Fitted(NamedTuple):
+    """What training images gave, by the labels of methods."""
+
+    detectors: dict[str, Detector]  #: of the methods that learn
+    mean: Float64 | None  #: the mean feature for the methods that have p
+    notes: dict[str, FitNote]
+    failed: dict[str, str]  #: the reason for each method that could not be fitted
+
+
 def evaluate(
     net: Backbone,
     id_set: ImageSet,
@@ -154,14 +165,15 @@ def evaluate(
 ) -> list[Result]:
     """Scores `id_set` and every set of `ood_sets` by every method, from one backbone pass a set.
 
-    train: training images with labels. They go through the backbone too; methods that learn are fitted on them, and they
-        give the mean feature where a method has p and there is no `mean` float64 (D,). Such methods need one or the other.
-    skipped: the reason by the name of each OOD set, and left_out: by the label of each method, that the caller has left
-        out already; they are in the results.
+    mean: the mean feature, float64 (D,), for methods that have p.
+    train: training images with labels. They go through the backbone too; methods that learn are fitted on
+        them, and they give the mean feature where `mean` is None.
+    skipped, left_out: the OOD sets (by name) and the methods (by label) that the caller has left out already,
+        with the reason for each; the results list them with those that are left out here.
 
-    A broken OOD set is named on stderr and in `skipped`, a method that cannot be fitted in `left_out`; the others are
-    finished. Raises InputError for a broken ID set, where no method is left, and for a disk that cannot be written; what
-    is finished is kept in `settings.base_dir`.
+    A broken OOD set is named on stderr and in `skipped`, a method that cannot be fitted in `left_out`; the
+    others are finished. Raises InputError for a broken ID set, where no method is left, and for a disk that
+    cannot be written; what is finished is kept in `settings.base_dir`.
     """
     through = FeaturePass(
         net,
@@ -172,44 +184,21 @@ def evaluate(
         settings.fresh,
         clock or Clock(),
     )
-    skipped, left_out = dict(skipped or {}), dict(left_out or {})
-    detectors = {m.label: m.detector(net, mean, settings.in_dataset) for m in methods if m.learns}
-    fits: dict[str, FitNote] = {}
-    if train is not None:
-        try:
-            found = fitting.fit(
-                detectors,
-                through.features(train),
-                net.logits,
-                labels=train.labels,
-                count=len(train),
-                name=train.name,
-                measure=partial(through.clock.measure, "head"),
-            )
-        except WriteError:
-            raise
-        except InputError as reason:
-            error(str(reason))
-            wanting = [m.label for m in methods if m.learns or (m.p is not None and mean is None)]
-            left_out |= dict.fromkeys(wanting, f"{BROKEN}: {reason}")
+    skipped = dict(skipped or {})
+    fitted = _fit(through, methods, train, mean, settings.in_dataset)
+    left_out = {**(left_out or {}), **fitted.failed}
+    scorers = []
+    for method in methods:
+        if method.label in left_out:
+            continue
+        if method.learns:
+            detector = fitted.detectors[method.label]
         else:
-            for label, fit in found.by_name.items():
-                fits[label] = FitNote(**asdict(fit), identity=train.identity)
-            left_out |= found.failed
-            if mean is None:
-                mean = found.moments.mean()
-                note = FitNote(train.name, fitting.ALL, found.moments.count, train.identity)
-                fits |= {m.label: note for m in methods if m.p is not None}
-    scorers = [
-        _Scorer(
-            m,
-            detectors[m.label] if m.learns else m.detector(net, mean, settings.in_dataset),
-            run_folder(settings.base_dir, settings.in_dataset, m.label, settings.name, net, id_set.identity),
-            settings.measure,
+            detector = method.detector(net, fitted.mean, settings.in_dataset)
+        folder = run_folder(
+            settings.base_dir, settings.in_dataset, method.label, settings.name, net, id_set.identity
         )
-        for m in methods
-        if m.label not in left_out
-    ]
+        scorers.append(_Scorer(method, detector, folder, settings.measure))
     if not scorers:
         raise InputError("; ".join(f"{label}: {reason}" for label, reason in left_out.items()))
 
@@ -244,7 +233,7 @@ def evaluate(
         dice=__version__,
         checkpoint_sha256=net.fingerprint,
         identities={images.name: images.identity for images in (id_set, *ood_sets)},
-        mean_sha256=None if mean is None else hashlib.sha256(mean.tobytes()).hexdigest(),
+        mean_sha256=None if fitted.mean is None else hashlib.sha256(fitted.mean.tobytes()).hexdigest(),
     )
     seconds, clock = through.clock.seconds(), through.clock
     found_all = []
@@ -266,7 +255,7 @@ def evaluate(
             seconds=seconds,
             images_per_s=round(clock.images / clock.backbone, 3) if clock.images else None,
             parameters=None if scorer.method.as_original else _parameters(scorer.detector),
-            fit=fits.get(scorer.method.label),
+            fit=fitted.notes.get(scorer.method.label),
             left_out=left_out,
             groups=groups,
             random_weights=settings.random_weights,
@@ -274,6 +263,45 @@ def evaluate(
         results.save_run(scorer.folder, result, provenance)
         found_all.append(result)
     return found_all
+
+
+def _fit(
+    through: FeaturePass,
+    methods: Sequence[Method],
+    train: ImageSet | None,
+    mean: Float64 | None,
+    in_dataset: str,
+) -> _Fitted:
+    """Fits the methods that learn on `train`; without `mean` takes the mean feature of `train`."""
+    detectors = {m.label: m.detector(through.net, mean, in_dataset) for m in methods if m.learns}
+    masked = [m.label for m in methods if m.p is not None and mean is None]
+    if train is None:
+        return _Fitted(detectors, mean, {}, {})
+    try:
+        fits = fitting.fit(
+            detectors,
+            through.features(train),
+            fitting.last_logits(through.net.weight, through.net.bias),
+            labels=train.labels,
+            count=len(train),
+            name=train.name,
+            measure=partial(through.clock.measure, "head"),
+        )
+    except WriteError:
+        raise
+    except InputError as reason:
+        error(str(reason))
+        wanting = [m.label for m in methods if m.learns or m.label in masked]
+        return _Fitted(detectors, mean, {}, dict.fromkeys(wanting, f"{BROKEN}: {reason}"))
+    notes = {
+        label: FitNote(fit.set, fit.split, fit.n, train.identity, fit.learnt, fit.short_of)
+        for label, fit in fits.by_name.items()
+    }
+    if mean is None:
+        mean = fits.moments.mean()
+        note = FitNote(train.name, fitting.ALL, fits.moments.count, train.identity)
+        notes |= dict.fromkeys(masked, note)
+    return _Fitted(detectors, mean, notes, fits.failed)
 
 
 def _score(
@@ -286,7 +314,7 @@ def _score(
 ) -> tuple[Int64, list[_Scores]] | None:
     """The indices (n,) of the images that could be used, and what each scorer says of them.
 
-    None where `stored_only` is asked for and the features are not all stored.
+    None if `stored_only` and not all features are stored.
     """
     cache = through.cache(images, keep=stored_only)
     if stored_only and cache.stored() < len(images):
@@ -306,7 +334,7 @@ def _score(
 
 
 def _parameters(detector: Detector) -> dict[str, Any]:
-    """The detector's own, as plain values."""
+    """The detector's parameters as plain values, without those that the network gives."""
     given = {
         key: value for key, value in detector.get_params().items() if key not in ("W", "b", "mean", "device")
     }

@@ -1,4 +1,4 @@
-"""Features of an image set: those that an earlier run has stored, then the rest, computed and stored chunk by chunk."""
+"""Features of image sets: read where a run has stored them, else computed and stored, chunk by chunk."""
 
 import json
 import re
@@ -26,17 +26,17 @@ from dice.io.output import WriteError, write_json, write_npz
 __all__ = ["Chunk", "Clock", "FeatureCache", "FeaturePass", "gathered"]
 
 CHUNK_IMAGES = 1024
-CHUNK_SECONDS = 15.0  # a slow network keeps what it has at least this often
+CHUNK_SECONDS = 15.0  # a slow network's features are stored at least this often
 _FORMAT = 1
 
-Chunk: TypeAlias = tuple[
-    Int64, Float32
-]  #: indices (n,) of images within their set, and their features (n, D)
+#: Indices (n,) of images within their set, and their features (n, D).
+Chunk: TypeAlias = tuple[Int64, Float32]
 
 
 @dataclass
 class Clock:
-    """Seconds by stage, the images that went through the backbone, and those whose features were stored."""
+    """Seconds by stage since `started`; how many images went through the backbone, and of how many
+    the features were stored."""
 
     load: float = 0.0
     backbone: float = 0.0
@@ -61,9 +61,9 @@ class Clock:
 
 @dataclass(frozen=True)
 class FeaturePass:
-    """The way of image sets through the store under `base_dir` and through the backbone.
+    """The way of image sets to features: from the store under `base_dir`, else through the backbone.
 
-    name: what the user calls the network. fresh: stored features are not used.
+    name: what the user calls the network; it names the store's folder. fresh: do not use stored features.
     """
 
     net: Backbone
@@ -75,7 +75,7 @@ class FeaturePass:
     clock: Clock = field(default_factory=Clock)
 
     def cache(self, images: ImageSet, *, keep: bool = False) -> "FeatureCache":
-        """The store of the features of `images`; with `keep` what it has is kept even if the pass is a fresh one."""
+        """The store of the features of `images`. A fresh pass empties it, but not if `keep`."""
         fresh = self.fresh and not keep
         return FeatureCache(self.base_dir, self.net, self.name, images, self.transform, fresh=fresh)
 
@@ -132,8 +132,8 @@ class FeaturePass:
 
 
 def gathered(chunks: Iterable[Chunk]) -> Iterator[Chunk]:
-    """The same features in chunks of at least CHUNK_IMAGES images, but for the last: a slow network's chunks are
-    small, and some detectors do work for each chunk."""
+    """The same features in chunks of at least CHUNK_IMAGES images, but for the last: a slow network's chunks
+    are small, and some detectors do work for each chunk."""
     pending: list[Chunk] = []
     for chunk in chunks:
         pending.append(chunk)
@@ -154,10 +154,11 @@ def _joined(chunks: list[Chunk]) -> Chunk:
 
 
 class FeatureCache:
-    """Pooled features of one image set under one network, in chunks that a killed run leaves behind whole.
+    """Stored features of one image set under one network, in files that a killed run leaves whole.
 
-    A chunk `start-stop.npz` holds `indices` int64 (n,) within start..stop and `features` float32 (n, D);
-    n < stop - start where bad images were left out.
+    The file `start-stop.npz` holds `indices` int64 (n,), at least start and below stop, and `features`
+    float32 (n, D); n < stop - start where bad images were left out. manifest.json says what the features came
+    from; those of another version, build, network or set are not used.
     """
 
     def __init__(
@@ -192,9 +193,9 @@ class FeatureCache:
             self._clear()
 
     def read(self, *, complete: bool) -> Iterator[tuple[int, Int64, Float32]]:
-        """(stop, indices, features) of the chunks that follow each other from image 0 and are sound.
+        """(stop, indices, features) of each chunk, from image 0 up to the first that is missing or damaged.
 
-        `complete`: chunks with images left out do not count.
+        complete: chunks where images were left out count as missing.
         """
         done = 0
         for start, stop, path in self._chunks():
@@ -207,7 +208,7 @@ class FeatureCache:
             yield (stop, *chunk)
 
     def stored(self) -> int:
-        """Number of leading images whose chunks are there, not yet looked into."""
+        """How many images, counted from image 0, have their chunks; the chunks are not read for it."""
         done = 0
         for start, stop, _ in self._chunks():
             if start != done:
@@ -218,7 +219,7 @@ class FeatureCache:
     def write(self, start: int, stop: int, indices: Int64, features: Float32) -> None:
         if start == 0:
             write_json(self.folder / "manifest.json", self._manifest)
-        for other, _, path in self._chunks():  # left behind a gap, a bad chunk or in this one's place
+        for other, _, path in self._chunks():  # those after a gap or a bad chunk, and one in this one's place
             if other >= start:
                 path.unlink(missing_ok=True)
         write_npz(self.folder / f"{start:08d}-{stop:08d}.npz", indices=indices, features=features)

@@ -1,4 +1,4 @@
-"""Where things are kept under --base-dir; the folders' names tell networks, image sets and methods apart.
+"""Where features, statistics and results are kept under --base-dir.
 
 features/<network>/<set>-<identity>/manifest.json, 00000000-00001024.npz ...   (shared by every method)
 statistics/<network>/<set>-<identity>.npz
@@ -31,16 +31,17 @@ def set_folder(name: str, identity: str) -> str:
 
 
 def features_folder(base: Path, net: Backbone, name: str, images: ImageSet) -> Path:
-    """Of the features of `images` under the network `net`, which the user calls `name`."""
+    """Where the features of `images` under `net` are kept; `name` is what the user calls the network."""
     return base / "features" / network_folder(net, name) / set_folder(images.name, images.identity)
 
 
 def statistics_stem(base: Path, net: Backbone, name: str, images: ImageSet) -> Path:
-    """Of the files of the statistics of `images`, without a suffix."""
+    """Where the statistics of `images` under `net` are kept, without a suffix."""
     return base / "statistics" / network_folder(net, name) / set_folder(images.name, images.identity)
 
 
 def run_folder(base: Path, in_dataset: str, method: str, name: str, net: Backbone, id_identity: str) -> Path:
-    """Of one method's scores: apart for method, p, clip, checkpoint, precision and ID set."""
+    """Where one method's scores are kept: another folder for every method, p, clip, checkpoint, precision and
+    ID set. method: its label; name: what the user calls the network."""
     run = f"{net.fingerprint[:_SHORT]}-{net.precision}-{id_identity[:_SHORT]}"
     return base / safe_name(in_dataset) / safe_name(method) / safe_name(name) / run

@@ -1,17 +1,17 @@
-"""Detectors put before images: fitted on a network's training images, calibrated on held-out ones, kept in a
-file."""
+"""A detector before a network: fitted on training images, calibrated on held-out ones, asked of new ones."""
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
+from dice.arrays import Bool, Float32, Float64, Int64
 from dice.backbone import Backbone
 from dice.console import progress
 from dice.detectors import Detector, fitting
 from dice.errors import InputError
-from dice.images.imagesets import ImageSet
+from dice.images.imagesets import Decoding, ImageSet
 from dice.images.preprocess import Transform
 
 __all__ = ["Origin", "Verdicts", "calibrate", "judge", "learn", "origin"]
@@ -20,14 +20,14 @@ __all__ = ["Origin", "Verdicts", "calibrate", "judge", "learn", "origin"]
 class Origin(NamedTuple):
     """The network that a detector was fitted on."""
 
-    checkpoint: str  #: its file at that time
+    checkpoint: str  #: where its file was then
     fingerprint: str
     arch: str
     precision: str
 
 
 def origin(detector: Detector, path: Path) -> Origin:
-    """Of the detector of the file `path`; InputError where that was not made by `dice fit`."""
+    """The origin of the detector in the file `path`. InputError where the file was not made by `dice fit`."""
     network = getattr(detector, "about_", {}).get("network")
     if not isinstance(network, dict):
         raise InputError(f"{path}: does not say which network it belongs to; make it by `dice fit`")
@@ -37,22 +37,26 @@ def origin(detector: Detector, path: Path) -> Origin:
 class Verdicts(NamedTuple):
     """What a detector says of n images."""
 
-    indices: np.ndarray  #: int64 (n,), within their set
-    scores: np.ndarray  #: float64 (n,)
-    p_values: np.ndarray | None  #: float64 (n,); None without held-out scores
-    inside: np.ndarray | None  #: bool (n,), in-distribution; None without a threshold
-    classes: np.ndarray  #: int64 (n,), predicted
+    indices: Int64  #: (n,), of the images within their set
+    scores: Float64  #: (n,)
+    p_values: Float64 | None  #: (n,); None without held-out scores
+    inside: Bool | None  #: (n,), whether in-distribution; None without a threshold
+    classes: Int64  #: (n,), predicted
 
 
 def learn(
-    detector: Detector, net: Backbone, images: ImageSet, transform: Transform, **decode: Any
+    detector: Detector,
+    net: Backbone,
+    images: ImageSet,
+    transform: Transform,
+    decoding: Decoding = Decoding(),  # noqa: B008 (frozen)
 ) -> fitting.Fit:
     """Fits on `images` in one streaming pass of the network, on the same images as `dice eval` does: see
     `dice.detectors.fitting`."""
     fits = fitting.fit(
         {images.name: detector},
-        ((indices, h) for indices, h, _ in _passed(net, images, transform, **decode)),
-        net.logits,
+        ((indices, h) for indices, h, _ in _passed(net, images, transform, decoding)),
+        fitting.last_logits(net.weight, net.bias),
         labels=images.labels,
         count=len(images),
         name=images.name,
@@ -66,15 +70,15 @@ def calibrate(
     net: Backbone,
     images: ImageSet,
     transform: Transform,
+    decoding: Decoding = Decoding(),  # noqa: B008 (frozen)
     *,
     tpr: float,
     by_class: bool = False,
-    **decode: Any,
 ) -> int:
     """Sets the threshold, and what p-values need, from held-out ID `images`; returns how many there were."""
     rows = [
         (detector.score_samples(z if detector.takes == "z" else h), z.argmax(axis=1))
-        for _, h, z in _passed(net, images, transform, **decode)
+        for _, h, z in _passed(net, images, transform, decoding)
     ]
     scores, classes = (
         (np.concatenate(column) for column in zip(*rows, strict=True)) if rows else (np.empty(0), None)
@@ -84,10 +88,14 @@ def calibrate(
 
 
 def judge(
-    detector: Detector, net: Backbone, images: ImageSet, transform: Transform, **decode: Any
+    detector: Detector,
+    net: Backbone,
+    images: ImageSet,
+    transform: Transform,
+    decoding: Decoding = Decoding(),  # noqa: B008 (frozen)
 ) -> Iterator[Verdicts]:
     """Verdicts batch by batch; memory does not grow with the number of images."""
-    for indices, h, z in _passed(net, images, transform, **decode):
+    for indices, h, z in _passed(net, images, transform, decoding):
         scores, classes = detector.score_samples(z if detector.takes == "z" else h), z.argmax(axis=1)
         known = detector.calibration_
         p_values = None if known is None else known.p_values(scores, classes)
@@ -96,11 +104,11 @@ def judge(
 
 
 def _passed(
-    net: Backbone, images: ImageSet, transform: Transform, *, batch_size: int = 64, **decode: Any
-) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """(indices, features, logits) of each batch."""
+    net: Backbone, images: ImageSet, transform: Transform, decoding: Decoding
+) -> Iterator[tuple[Int64, Float32, Float32]]:
+    """Of each batch: indices (n,), features (n, D) and logits (n, C)."""
     with progress(len(images), images.name) as bar:
-        for indices, pixels in images.batches(transform, batch_size, **decode):
+        for indices, pixels in decoding.batches(images, transform):
             h, z = net.forward(pixels)
             bar.update(len(indices))
             yield indices, h, z

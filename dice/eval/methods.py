@@ -1,4 +1,4 @@
-"""What `--method`, `--p`, `--clip_threshold` and `--run` ask for. The names are those of `dice.detectors.registry`."""
+"""The methods of `dice.detectors.registry` that `--method`, `--p`, `--clip_threshold` and `--run` ask for."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -14,12 +14,16 @@ from dice.errors import InputError
 
 __all__ = ["ALL", "Method", "choose_methods", "parse_run"]
 
-ALL = "all"  # every row of the table
+ALL = "all"  # every method of the registry
 
 
 @dataclass(frozen=True)
 class Method:
-    """A row of the table as asked for: `p` None for the plain head, `clip` None for no ReAct at a given value."""
+    """A method of the registry as asked for.
+
+    p: sparsity level in percent, None for the last layer as it is. clip: the value that ReAct cuts features
+        at; None where it is not given (for `react` it is then learnt).
+    """
 
     name: str
     p: float | None = None
@@ -27,7 +31,7 @@ class Method:
 
     @property
     def as_original(self) -> bool:
-        """Whether it is a score of the original's head, which `dice.DICE` computes; else the table's detector does."""
+        """Whether the original has it, so that `dice.DICE` computes it; else the registry's detector does."""
         return self.name in SCORES or self.p is not None or self.clip is not None
 
     @property
@@ -36,7 +40,10 @@ class Method:
         return not self.as_original and METHODS[self.name].needs_fit
 
     def detector(self, net: Backbone, mean: Float64 | None, dataset: str | None = None) -> Detector:
-        """With the last layer of `net` and the published parameters of the ID set `dataset`; `mean` (D,) is what p needs."""
+        """A detector for the last layer of `net`, with the published parameters for the ID set `dataset`.
+
+        mean: the mean feature, float64 (D,), which a method with p needs.
+        """
         if not self.as_original:
             detector = make(self.name, net.weight, net.bias, dataset=dataset)
             return detector.set_params(device=net.device) if "device" in detector.get_params() else detector
@@ -52,7 +59,7 @@ class Method:
 
     @property
     def label(self) -> str:
-        """The name of the method's folder, apart for every p and clip."""
+        """The name of the method's folder, another one for every p and clip."""
         return "-".join([self.name, *(f"{key}{value:g}" for key, value in self._given())])
 
     @property
@@ -74,11 +81,13 @@ def choose_methods(
     default_p: float,
     default_clip: Clip | None = None,
 ) -> list[Method]:
-    """What `--method`, `--p` and `--clip_threshold` ask for; "all" is every row of the table.
+    """What `--method`, `--p` and `--clip_threshold` ask for; "all" is every method of the registry.
 
-    One plain method takes p and clip as the original does (energy with p is DICE, with clip DICE+ReAct).
-    With several, p applies to dice* and clip to *react alone. `default_clip` is ReAct's rule where no clip is given:
-    without its value the clip is learnt; None refuses. dice+react without either takes the published pair.
+    A method that stands alone takes p and clip as the original does: energy with p is DICE, with clip ReAct,
+    with both DICE+ReAct. With several methods p applies to dice* and clip to *react alone. dice+react without
+    p and clip takes the published pair.
+    default_clip: ReAct's rule where no clip is given; a rule without a value is learnt. None: a react without
+        clip is refused.
     """
     if ALL in names:
         names = list(METHODS)
@@ -115,7 +124,7 @@ def choose_methods(
 
 
 def parse_run(text: str, *, default_p: float, default_clip: Clip | None = None) -> Method:
-    """One method with its own parameters, `METHOD[:p=P,clip=C]`: "dice+react:p=10,clip=1"."""
+    """One method with its own parameters, `METHOD[:p=P,clip=C]`, such as "dice+react:p=10,clip=1"."""
     name, _, given = text.partition(":")
     values: dict[str, float] = {}
     try:

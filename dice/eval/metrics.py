@@ -3,15 +3,17 @@
 Higher scores mean ID. A number is only comparable under its convention, which is therefore always named:
 
 `paper`    the original DICE code. ID is positive; FPR95 is the share of OOD scores strictly above
-           sorted(ID)[round(0.05 N)], half to even; AUIN and AUOUT (ID and OOD as the positive class) are trapezoids of
-           precision against recall that end in precision 0.5 at recall 1 and 0 at recall 0.
-`openood`  OpenOOD v1.5. OOD is positive: FPR95 is the share of ID rejected where 95 % of OOD is caught, which is
-           another number than the paper's; AUIN and AUOUT are trapezoids that end in precision 1 at recall 0.
-`sklearn`  scikit-learn with ID positive: FPR95 is `fpr[argmax(tpr >= 0.95)]` of `roc_curve`; AUIN and AUOUT are
-           `average_precision_score`.
+           sorted(ID)[round(0.05 N)], half to even; AUIN and AUOUT (ID and OOD as the positive class) are
+           trapezoids of precision against recall that end in precision 0.5 at recall 1 and 0 at recall 0.
+`openood`  OpenOOD v1.5. OOD is positive: FPR95 is the share of ID rejected where 95 % of OOD is caught, which
+           is another number than the paper's; AUIN and AUOUT are trapezoids that end in precision 1 at
+           recall 0.
+`sklearn`  scikit-learn with ID positive: FPR95 is `fpr[argmax(tpr >= 0.95)]` of `roc_curve`; AUIN and AUOUT
+           are `average_precision_score`.
 
-Under all three AUROC is that of the exact ROC with tied scores merged, DTERR the smallest (FN + FP) / N over all
-thresholds, and AUTC the area under (FPR + FNR) / 2 over the thresholds, scores scaled to [0, 1].
+Three metrics are the same under every convention: AUROC, the area under the exact ROC with tied scores
+merged; DTERR, the smallest (FN + FP) / N over all thresholds; and AUTC, the area under (FPR + FNR) / 2 over
+all thresholds, with scores scaled to [0, 1].
 """
 
 from collections.abc import Iterable, Mapping
@@ -21,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from dice import _core
-from dice.arrays import as_array
+from dice.arrays import Array, as_array
 from dice.errors import InputError
 
 __all__ = [
@@ -56,7 +58,10 @@ def evaluate(scores_id: Any, scores_ood: Any, convention: str = "paper") -> dict
 
 
 def fpr_at_tpr(scores_id: Any, scores_ood: Any, tpr: float = 0.95, convention: str = "paper") -> float:
-    """Share of OOD accepted where `tpr` of ID is, 0 < tpr <= 1; `openood`: of ID rejected where `tpr` of OOD is."""
+    """The share of OOD accepted where the share `tpr` of ID is accepted, 0 < tpr <= 1.
+
+    Under `openood`: the share of ID rejected where the share `tpr` of OOD is rejected.
+    """
     return _measure(scores_id, scores_ood, convention, tpr)[0]
 
 
@@ -81,10 +86,11 @@ def dterr(scores_id: Any, scores_ood: Any, convention: str = "paper") -> float:
 
 
 def autc(scores_id: Any, scores_ood: Any, convention: str = "paper") -> float:
-    """Area under (FPR + FNR) / 2 over all thresholds of the scores scaled to [0, 1] (Humblot-Renaux et al., 2023).
+    """Area under (FPR + FNR) / 2 over all thresholds, with scores scaled to [0, 1]; less is better.
 
-    The exact integral, not its trapezoids between scores; 0.5 where all scores are equal, less is better. It depends
-    on the scores' scale between their ends, as no other metric here does. InputError for infinite scores.
+    Humblot-Renaux et al. (2023). The exact integral, not trapezoids between the scores; 0.5 where all scores
+    are equal. Unlike the other metrics it depends on how the scores are spaced, not on their order alone.
+    InputError for infinite scores.
     """
     value = _measure(scores_id, scores_ood, convention)[5]
     if np.isnan(value):
@@ -102,11 +108,11 @@ def bootstrap(
     level: float = 0.95,
     seed: int = 0,
 ) -> dict[str, tuple[float, float]]:
-    """Percentile bootstrap intervals (Efron, 1979): {metric: (low, high)}, fractions, for the keys of `evaluate`
-    ("fpr95" is at `tpr`) and "autc", which is left out where scores are infinite.
+    """Percentile bootstrap intervals (Efron, 1979): {metric: (low, high)}, fractions.
 
-    ID and OOD are drawn anew apart, `replicates` times; (1 - level) / 2 of the values lie beyond each end. The same
-    seed gives the same intervals on every machine, however many threads.
+    The metrics are those of `evaluate`, where "fpr95" is at `tpr`, and "autc" unless scores are infinite. ID
+    and OOD scores are resampled separately, `replicates` times; the share (1 - level) / 2 of the values lies
+    beyond each end. The same seed gives the same intervals on every machine and for every number of threads.
     """
     if replicates < 1:
         raise InputError(f"replicates: got {replicates}, want at least 1")
@@ -121,8 +127,12 @@ def bootstrap(
 
 
 def average(rows: Mapping[str, Mapping[str, float]], names: Iterable[str] | None = None) -> dict[str, float]:
-    """Plain means of each metric over OOD sets. rows: {set: metrics as of `evaluate`}; names: a group of the sets,
-    such as the near-OOD ones; default all. "autc" where every set has it. InputError for a set that is not there, and for no set."""
+    """The plain mean of each metric over OOD sets; that of "autc" only where every set has it.
+
+    rows: {set: metrics as `evaluate` gives them}. names: the sets to average, such as the near-OOD ones;
+        default all.
+    InputError for a set that is not in `rows`, and where there is none to average.
+    """
     chosen = list(rows if names is None else names)
     for name in chosen:
         if name not in rows:
@@ -134,7 +144,7 @@ def average(rows: Mapping[str, Mapping[str, float]], names: Iterable[str] | None
 
 
 def check_convention(convention: str) -> int:
-    """Its number in the core. InputError for one that is not known."""
+    """The convention's number in the core. InputError for an unknown one."""
     if convention not in CONVENTIONS:
         raise InputError(f"convention: got {convention!r}, want one of {', '.join(CONVENTIONS)}")
     return CONVENTIONS.index(convention)
@@ -146,7 +156,7 @@ def _measure(scores_id: Any, scores_ood: Any, convention: str, tpr: float = 0.95
 
 def _arguments(
     scores_id: Any, scores_ood: Any, convention: str, tpr: float
-) -> tuple[np.ndarray, np.ndarray, int, float, float]:
+) -> tuple[Array, Array, int, float, float]:
     number = check_convention(convention)
     if not 0 < tpr <= 1:
         raise InputError(f"tpr: got {tpr}, want a rate above 0 and at most 1")

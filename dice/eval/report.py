@@ -1,6 +1,6 @@
 """Saved runs as one HTML page that needs nothing else, and as Markdown tables.
 
-Figures are drawn with matplotlib (the extra `plot`) and embedded as SVG; without it the page holds the tables alone.
+Figures are drawn with matplotlib (the extra `plot`) and embedded as SVG; without matplotlib there are none.
 """
 
 import base64
@@ -24,10 +24,15 @@ POINTS = 400  # of a drawn curve
 AVERAGE = "average"
 
 _STYLE = """
-body { font: 15px/1.45 system-ui, sans-serif; max-width: 75rem; margin: 2rem auto; padding: 0 1rem; color: #222; }
-table { border-collapse: collapse; margin: 1rem 0; } th, td { padding: .2rem .8rem; text-align: right; }
-th:nth-child(-n+2), td:nth-child(-n+2) { text-align: left; } thead { border-bottom: 2px solid #222; }
-tr.average { border-bottom: 1px solid #ccc; font-weight: 600; } img { max-width: 100%; } .about { color: #555; }
+body { font: 15px/1.45 system-ui, sans-serif; color: #222; }
+body { max-width: 75rem; margin: 2rem auto; padding: 0 1rem; }
+table { border-collapse: collapse; margin: 1rem 0; }
+th, td { padding: .2rem .8rem; text-align: right; }
+th:nth-child(-n+2), td:nth-child(-n+2) { text-align: left; }
+thead { border-bottom: 2px solid #222; }
+tr.average { border-bottom: 1px solid #ccc; font-weight: 600; }
+img { max-width: 100%; }
+.about { color: #555; }
 .random { color: #c00; font-weight: 700; }
 """
 
@@ -68,14 +73,15 @@ def page(runs: Sequence[Run]) -> str:
         else:
             parts += [_image(figure, words) for words, figure in _figures(group, Figure)]
     return (
-        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<title>Out-of-distribution detection</title>\n'
-        f'<link rel="icon" href="data:,">\n<style>{_STYLE}</style>\n</head>\n<body>\n<h1>Out-of-distribution detection</h1>\n'
+        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<title>Out-of-distribution detection</title>\n<link rel="icon" href="data:,">\n'
+        f"<style>{_STYLE}</style>\n</head>\n<body>\n<h1>Out-of-distribution detection</h1>\n"
         + "\n".join(parts)
         + "\n</body>\n</html>"
     )
 
 
-# -- what is told of the runs
+# -- what a report says of its runs
 
 
 def _groups(runs: Sequence[Run]) -> list[list[Run]]:
@@ -109,9 +115,9 @@ def _about(group: list[Run]) -> str:
     result, provenance = group[0].result, group[0].provenance
     accuracy = "" if result.accuracy is None else f", accuracy {result.accuracy:.2f} %"
     return (
-        f"{result.n_id} ID images{accuracy}; {result.precision} on {result.device} ({result.isa}); checkpoint SHA-256 "
-        f"{provenance.checkpoint_sha256}; dice {provenance.dice}. Percent, in the {result.convention} convention; "
-        "higher scores are in-distribution."
+        f"{result.n_id} ID images{accuracy}; {result.precision} on {result.device} ({result.isa}); "
+        f"checkpoint SHA-256 {provenance.checkpoint_sha256}; dice {provenance.dice}. "
+        f"Percent, in the {result.convention} convention; higher scores are in-distribution."
     )
 
 
@@ -221,8 +227,10 @@ def _draw_histograms(run: Run, sets: list[str], figure: Any) -> Any:
 
 
 def _sweeps(group: list[Run]) -> dict[str, list[tuple[float, Metrics]]]:
-    """(p, average) of the results that differ in p alone, where p is set in two or more of them, ordered by p; for the
-    plain head p is 0."""
+    """By label, (p, average) of results that differ in p alone, ordered by p. The plain last layer has p 0.
+
+    Only where two results or more have p.
+    """
     found: dict[str, dict[float, Metrics]] = {}
     for run in group:
         method, average = run.result.method, run.result.average

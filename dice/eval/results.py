@@ -1,4 +1,4 @@
-"""Results of evaluations and the files that keep them: here alone they become JSON, and are read from it.
+"""Results of evaluations, and the files that keep them: the one place where results become JSON and back.
 
 All metrics are in percent, as in the printed table; `dice.eval.metrics` gives fractions.
 """
@@ -42,7 +42,7 @@ _RUN, _ID_SCORES, _ID_LABELS, _OOD_SCORES = "run.json", "in_scores.txt", "in_lab
 
 @dataclass(frozen=True)
 class Metrics:
-    """How well scores tell ID from OOD images. autc is None where it is not known, as for infinite scores."""
+    """The metrics of `dice.eval.metrics`. autc is None where scores are infinite."""
 
     fpr95: float
     auroc: float
@@ -116,8 +116,8 @@ class FitNote:
     """Which training images a method was fitted on.
 
     set, identity: the training set; split: which of its images; n: how many.
-    learnt: the single numbers that were found. short_of: what the fit was short of, "" where it had enough. Both are
-    None for DICE, which takes the images' mean feature.
+    learnt: the single numbers that were found. short_of: what the fit was short of, "" where it had enough.
+    Both are None for DICE, which takes the images' mean feature.
     """
 
     set: str
@@ -140,7 +140,7 @@ class FitNote:
 
 @dataclass(frozen=True)
 class Seconds:
-    """Where the time of an evaluation went: loading and decoding; the backbone; fits, scores and metrics; all of it."""
+    """The time of an evaluation: loading and decoding; the backbone; fits, scores and metrics; everything."""
 
     load: float
     backbone: float
@@ -152,13 +152,15 @@ class Seconds:
 class Result:
     """One method on one ID set, against all OOD sets.
 
-    parameters: those of the detector; None for the scores of the original, which `method` tells whole.
+    n_id: ID images. accuracy: percent of them that the network puts into their class; None without labels.
+    sets: by name, in the order of the evaluation. skipped: the reason for each other OOD set asked for.
+    average: over all sets that are measured, None without any.
+    images_per_s: of the backbone; None where all features were stored.
+    parameters: those of the detector; None for a score of the original, which `method` describes in full.
     fit: None where the method does not learn.
-    accuracy: percent of the ID images that the network puts into their class; None without labels.
-    sets: by name, in the order of the evaluation; skipped: the reason for each OOD set that is not among them.
-    left_out: the reason for each method, by its label, that was asked for and has no result.
-    average: over all sets measured, None for none; groups: "near" and "far", where near-OOD sets were named.
-    images_per_s: of the backbone; None where all features were stored. random_weights: the numbers mean nothing.
+    left_out: by label, the reason for each method that was asked for and has no result.
+    groups: averages over the "near" and the "far" sets; None where no near-OOD sets were named.
+    random_weights: the weights are made up and the numbers mean nothing.
     """
 
     method: Method
@@ -253,8 +255,11 @@ def _number(value: Any) -> float:
 
 @dataclass(frozen=True)
 class Provenance:
-    """What a result came from: the version of dice, the SHA-256 of the checkpoint file and of the mean feature (None
-    without one), and the identities of the ID set and of all OOD sets by name."""
+    """What a result came from.
+
+    dice: the version. identities: of the ID set and of all OOD sets, by name. mean_sha256: of the mean
+        feature, None without one.
+    """
 
     dice: str
     checkpoint_sha256: str
@@ -290,20 +295,20 @@ def save_run(folder: Path, result: Result, provenance: Provenance) -> None:
 
 
 def save_id_scores(folder: Path, scores: Float64, labels: Int64, predicted: Int64, confidence: Array) -> None:
-    """Of the ID images, (N,) each: in_scores.txt, and label, predicted class and its probability in in_labels.txt."""
+    """Writes, of the ID images, (N,) each: in_scores.txt; label, class and probability in in_labels.txt."""
     rows = zip(labels, predicted, confidence, strict=True)
     write_lines(folder / _ID_LABELS, [f"{label} {guess} {share:.9g}" for label, guess, share in rows])
     write_lines(folder / _ID_SCORES, [repr(float(score)) for score in scores])
 
 
 def save_ood_scores(folder: Path, name: str, identity: str, scores: Float64) -> None:
-    """The scores (N,) of the OOD set `name`."""
+    """Writes the scores (N,) of the OOD set `name`."""
     lines = [repr(float(score)) for score in scores]
     write_lines(folder / set_folder(name, identity) / _OOD_SCORES, lines)
 
 
 def find_runs(paths: Iterable[Path]) -> list[Run]:
-    """The saved runs that `paths` are or hold, each once. InputError where a path has none, or one is damaged."""
+    """The saved runs that `paths` are or hold, each once. InputError where a path has none or one is bad."""
     found: dict[Path, Run] = {}
     for path in paths:
         files = sorted(path.rglob(_RUN)) if path.is_dir() else [path]

@@ -1,8 +1,7 @@
-"""Many sparsity levels p and clips at once: one backbone pass, one sort of the contributions, every mask from
-it.
+"""DICE at many sparsity levels p and clips, from one backbone pass and one sort of the contributions.
 
-The best p on a test set is not a result but a choice made on that set. So a choice is only ever made from ID
-images and a proxy OOD set that the table does not report, and it says so.
+The best p of a table is a choice made on its test sets, and so no result. p is therefore chosen on ID images
+and a proxy OOD set that are not in the table, and the output says so.
 """
 
 from collections.abc import Mapping, Sequence
@@ -23,10 +22,9 @@ __all__ = ["Choice", "Grid", "Point", "Sweep", "choose", "measure", "sweep"]
 
 
 class Grid:
-    """DICE's heads for all `ps` x `clips` of one last layer; as `DICE` scores with each, to the bit.
+    """The scores of `DICE` at all `ps` x `clips` for one last layer, to the bit.
 
-    W (C, D), b (C,), mean (D,): as for `DICE`; `score` and `contribution` too. clips: None among them is no
-    clip.
+    W (C, D), b (C,), mean (D,), score, contribution: as for `DICE`. A clip of None is no clip.
     """
 
     def __init__(
@@ -127,7 +125,7 @@ class Sweep:
 def measure(
     grid: Grid, scores_id: Float64, scores_ood: Mapping[str, Float64], convention: str = "paper"
 ) -> list[Point]:
-    """One for each point of the grid; scores (len(points), N) as `Grid.scores` gives them."""
+    """The points of `grid`, from its scores (len(grid.points), N) of the ID set and of each OOD set."""
     points = []
     for i, (p, clip) in enumerate(grid.points):
         sets = {
@@ -151,12 +149,11 @@ def sweep(
     contribution: str = "product",
     convention: str = "paper",
 ) -> list[Point]:
-    """`measure` of ID features (N, D) against each OOD set's; parameters as for `Grid`."""
+    """The points of ID features (N, D) against those of each OOD set; parameters as for `Grid`."""
     grid = Grid(W, b, mean, ps, clips, score=score, contribution=contribution)
     return measure(grid, grid.scores(h_id), {name: grid.scores(h) for name, h in h_ood.items()}, convention)
 
 
 def choose(points: Sequence[Point]) -> Point:
-    """The point of the largest average AUROC, of equal ones the first. Its sets must be proxies, never the test
-    sets."""
+    """The first point of the largest average AUROC. The points' sets must be proxies, never the test sets."""
     return max(points, key=lambda point: point.average.auroc)

@@ -1,5 +1,7 @@
-"""What is printed: the table in the original's form (percent; AUOUT and DTERR come after its three columns),
-and rows of values as text, CSV or JSON lines."""
+"""What is printed: tables of results, in percent, and rows of values as text, CSV or JSON lines.
+
+A table has the original's form, with AUOUT and DTERR after the original's three columns.
+"""
 
 import csv
 import json
@@ -44,7 +46,7 @@ def format_table(result: Result, order: Iterable[str]) -> str:
 
 
 def format_summary(results: Sequence[Result]) -> str:
-    """All results of one run in one table: FPR / AUROC on each set and on average."""
+    """All methods of one evaluation in one table: FPR / AUROC on each set and on average."""
     names = list(results[0].sets)
     width = max(len(result.method.title) for result in results)
     lines = [
@@ -59,7 +61,8 @@ def format_summary(results: Sequence[Result]) -> str:
 
 
 def remarks(results: Sequence[Result]) -> list[str]:
-    """Parameters, what was fitted on which images, what it was short of, and which methods end below MSP."""
+    """One line for each method that has something to tell: its parameters, which images it was fitted on,
+    what the fit was short of, and that it ends below MSP."""
     msp = next((result.average for result in results if result.method.title == "msp"), None)
     lines = []
     for result in results:

@@ -1,8 +1,8 @@
 """Data sets: from a name, a folder, a list file or an array file to images and labels.
 
 The layout under the data root is the original repository's: `data/` for CIFAR, `datasets/ood_datasets/<name>`
-for the OOD sets, `datasets/ILSVRC-2012/{train,val}` for ImageNet. Enumeration only: dice.images.imagesets
-reads the images.
+for the OOD sets, `datasets/ILSVRC-2012/{train,val}` for ImageNet. Images are only listed here;
+`dice.images.imagesets` reads them.
 """
 
 import difflib
@@ -88,14 +88,13 @@ def open_set(spec: str, root: str | os.PathLike[str], *, split: str = "test") ->
     """The data set that `spec` names, under the data root `root`.
 
     spec: a name of `known_sets()`; or the name of a folder in datasets/ood_datasets; or NAME=SOURCE, where
-        SOURCE is a
-        folder of images, a `.npy` file (uint8 (N, H, W, 3)), or a list file (`path label` or `path` a line,
-        may be gzipped). The paths of a list are relative to FOLDER in NAME=LIST@FOLDER; without it, to the
-        first of the known set's own folder, its parent and the list's folder that has one of them.
+        SOURCE is a folder of images, a `.npy` file (uint8 (N, H, W, 3)), or a list file (`path label` or
+        `path` a line, may be gzipped). The paths of a list are relative to FOLDER in NAME=LIST@FOLDER.
+        Without FOLDER they are relative to the first of these that holds one of the first images: the folder
+        of the known set NAME, its parent, the list's folder.
     split: "test" or "train", for CIFAR-10, CIFAR-100, SVHN and imagenet; NAME=SOURCE takes what it is given.
 
-    Raises MissingSet for a known set that is not there, InputError for an unknown name or anything
-    unreadable.
+    MissingSet for a known set that is not there, InputError for an unknown name and what cannot be read.
     """
     root = Path(root)
     name, given, source = spec.partition("=")
@@ -173,7 +172,7 @@ def _open_source(name: str, source: str, root: Path) -> ImageSet:
 
 
 def _open_folder(name: str, folder: Path) -> FileSet | None:
-    """A folder as torchvision's ImageFolder reads it; one without class folders as a flat set without labels.
+    """A folder as torchvision's ImageFolder reads it; without class folders, its images without labels.
 
     None if there is no such folder or no image in it.
     """
@@ -192,8 +191,7 @@ def _open_folder(name: str, folder: Path) -> FileSet | None:
 
 
 def _class_folders(folder: Path) -> tuple[list[str], list[str]]:
-    """The sorted names of the folders and of the images directly in `folder`; hidden folders are no
-    classes."""
+    """The sorted names of the class folders and of the images directly in `folder`; no hidden folders."""
     try:
         entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
     except OSError as error:
@@ -347,8 +345,7 @@ _GROUND_TRUTH = "ILSVRC2012_validation_ground_truth.txt"  # of the development k
 
 
 def _flat_labels(base: Path, images: FileSet) -> Int64 | None:
-    """Labels of a val folder without class folders, from the lists beside it; None (and a note) without
-    one."""
+    """Labels of a val folder without class folders, from a list beside it; without one None, and a note."""
     for path in (base / name for name in _LISTS):
         if path.is_file():
             files, labels = read_list(path)
@@ -386,12 +383,10 @@ _SVHN_PER_DIGIT = 1000
 
 
 def select_svhn(root: str | os.PathLike[str]) -> Path:
-    """Write the test subset that the original evaluates on: the first 1,000 images of each digit, in file
-    order.
+    """Writes the original's test subset: of each digit the first 1,000 images, in file order.
 
-    Reads datasets/ood_datasets/svhn/test_32x32.mat under `root` and writes selected_test_32x32.mat beside it,
-    with `X` uint8 (32, 32, 3, N) and `y` uint8 (N, 1) in SVHN's own labels (10 is the digit 0). Returns the
-    path written.
+    Reads datasets/ood_datasets/svhn/test_32x32.mat under `root` and writes selected_test_32x32.mat beside it:
+    `X` uint8 (32, 32, 3, N), `y` uint8 (N, 1) in SVHN's own labels (10 is the digit 0). Returns its path.
     """
     from scipy.io import savemat
 

@@ -1,7 +1,7 @@
 """Fetching data sets, weights and statistics into the data root: checksum, resume, temporary names.
 
-Where nobody publishes a file's checksum, the SHA-256 of the first download is kept beside the file and later
-ones are held against it.
+Where nobody publishes a file's checksum, the SHA-256 of the first download is kept beside the file, and later
+downloads must have the same.
 """
 
 import contextlib
@@ -220,13 +220,12 @@ _MAX_MEMBERS = 2_000_000
 
 
 def unpack(archive: Path, target: Path, *, sample: int | None = None) -> None:
-    """Unpack a tar file (gzipped or not) so that its one top folder, or else all it holds, becomes the folder
-    `target`.
+    """Unpacks a tar file, gzipped or not, into `target`: its one top folder, or else all that it holds.
 
     sample: keep only that many files, drawn by a fixed seed from their sorted names, without their folders.
     Only plain files and folders inside the target come out of it: links, devices and names that lead
-    elsewhere are refused, and so is an archive that grows to more than four times its size (plus 64 MB).
-    Whole or not at all.
+    elsewhere are refused, and so is an archive that grows to more than four times its size (plus 64 MB). If
+    anything fails there is no `target`.
     """
     work = target.with_name(f".{target.name}.unpacking")
     shutil.rmtree(work, ignore_errors=True)

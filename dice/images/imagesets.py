@@ -29,8 +29,7 @@ class ImageSet:
     name: what the set is called in tables.
     labels: int64 (N,), or None where they are not known.
     identity: hex digest of what was enumerated (names and sizes, or the bytes of batch files), for caches.
-    notes: what a reader of results should know, one sentence each (images that a list names and the folder
-    lacks).
+    notes: what a reader of results should know, one sentence each: images of a list that are not there.
     """
 
     def __init__(self, name: str, labels: Int64 | None, identity: str, notes: Sequence[str] = ()) -> None:
@@ -65,12 +64,12 @@ class ImageSet:
         threads: int | None = None,
         skip_bad: bool = False,
     ) -> Iterator[tuple[Int64, UInt8]]:
-        """Yield (indices int64 (n,), images uint8 (n, H, W, 3)) in order, from image `start`; n <=
-        batch_size.
+        """Yields (indices int64 (n,), images uint8 (n, H, W, 3)) in order from image `start`, batch by batch.
 
-        Decoding runs in `threads` threads (default: as many as the core uses, at most 8) while the caller
-        works on the batch before; a bounded number of batches is in memory. An image that cannot be read
-        raises InputError when its batch is due, or with skip_bad is left out and noted in `bad`.
+        n is `batch_size`, less at the end and where images are left out. Decoding runs in `threads` threads
+        (default: as many as the core uses, at most 8) while the caller works on the batch before; a bounded
+        number of batches is in memory. An image that cannot be read raises InputError when its batch is due,
+        or with skip_bad is left out and noted in `bad`.
         """
         if batch_size < 1:
             raise InputError(f"batch size {batch_size}: must be at least 1")
@@ -97,8 +96,7 @@ class ImageSet:
         return first, images, jobs
 
     def _decode(self, transform: Transform, first: int, out: UInt8) -> dict[int, str]:
-        """Fill `out` with the images from `first` on; returns {index: reason} of those that cannot be
-        read."""
+        """Fills `out` with the images from `first` on; returns {index: reason} of those it cannot read."""
         bad = {}
         for i, pixels in enumerate(out, first):
             try:
@@ -125,7 +123,7 @@ class ImageSet:
 
 @dataclass(frozen=True)
 class Decoding:
-    """How batches are made, see `ImageSet.batches`; no result depends on it but for the images left out."""
+    """How `ImageSet.batches` makes batches. Results do not depend on it, but for images that are left out."""
 
     batch_size: int = 64
     threads: int | None = None

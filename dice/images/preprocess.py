@@ -17,14 +17,13 @@ from dice.errors import InputError
 
 __all__ = ["FORMATS", "MAX_ASPECT", "MAX_PIXELS", "Transform", "check_size", "decode", "transform_for"]
 
-# What may be decoded. Told apart by content; no format that starts another program (EPS) or that no data set
-# uses.
+# What may be decoded, told apart by content: no format that starts another program (EPS), none that no data
+# set uses.
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "PPM", "TIFF", "WEBP")  # MPO is read as JPEG
 Image.init()  # loads the decoders now: done on demand, it would race between threads
 
-# Bounds against images that grow out of all proportion: Pillow's own (a quarter of a gigabyte as RGB), and
-# one on the
-# sides, because Resize scales the shorter one up.
+# Bounds against images that take far more memory than their file: Pillow's own (a quarter of a gigabyte as
+# RGB), and one on the sides, because Resize scales the shorter one up.
 MAX_PIXELS = 1024**3 // 4 // 3
 MAX_ASPECT = 1000
 
@@ -33,8 +32,8 @@ def decode(path: str | PathLike[str]) -> Image.Image:
     """The image in `path` as RGB, by content whatever its suffix (grey, palette, CMYK, 16-bit:
     `convert("RGB")`).
 
-    Raises InputError, naming the file, when it cannot be opened, is no image of FORMATS, is cut short, or
-    does not pass `check_size`.
+    Raises InputError, naming the file, when it cannot be opened, is no image of FORMATS, is cut short,
+    or does not pass `check_size`.
     """
     try:
         with Image.open(path, formats=FORMATS) as image:
@@ -53,8 +52,7 @@ def decode(path: str | PathLike[str]) -> Image.Image:
 
 
 def check_size(width: int, height: int, where: str | PathLike[str]) -> None:
-    """Refuse an image of more than MAX_PIXELS, or MAX_ASPECT times as long as wide, in the name of
-    `where`."""
+    """Refuses more than MAX_PIXELS, and a side more than MAX_ASPECT times the other; names `where`."""
     if width * height > MAX_PIXELS:
         raise InputError(f"{where}: refused as a decompression bomb: more than {MAX_PIXELS:,} pixels")
     if max(width, height) > MAX_ASPECT * min(width, height):

@@ -1,9 +1,9 @@
 """Where data sets, weights and statistics can be fetched, and where they belong under the data root.
 
 Addresses are those of the original repository's readme and of the sets' own sites. Checksums are those that
-torchvision (CIFAR, SVHN, DTD, Places365, the eight digits in ResNet's file name) and the library `detectors`
-by E. Dadalto (LSUN, iSUN, the ImageNet OOD sets) publish; the SHA-256 of the original's own files were taken
-from its repository.
+torchvision (CIFAR, SVHN, DTD, Places365, the eight digits in ResNet's file name) and the library
+`detectors` by E. Dadalto (LSUN, iSUN, the ImageNet OOD sets) publish; the SHA-256 of the original's own
+files were taken from its repository.
 """
 
 from dataclasses import dataclass

@@ -11,15 +11,15 @@ __all__ = ["QuantileSketch", "ValueHistogram"]
 
 
 class QuantileSketch:
-    """Ranks of any number of scores to within 1e-3 of their number, in bounded memory; mergeable,
-    deterministic.
+    """Quantiles of any number of scores, in bounded memory. Two sketches merge; nothing is drawn at random.
 
-    Scores of weight 2^l wait at level l; where `SIZE` are there, every second of them in sorted order goes on
-    to the next level (Manku, Rajagopalan & Lindsay, 1998). Each such step moves a rank by at most 2^l, and
-    level l takes at most count / (SIZE 2^l) steps, so that the error is at most count * levels / SIZE: under
-    1e-3 up to 10^14 scores. Up to SIZE scores nothing is lost. Memory: SIZE doubles a level.
+    Level l keeps scores that each stand for 2^l of those added. When it holds more than `SIZE`, they are
+    sorted and every second one moves to level l + 1 (Manku, Rajagopalan & Lindsay, 1998). Such a step moves a
+    rank by at most 2^l, and level l takes at most count / (SIZE 2^l) steps. So the error of a rank is at most
+    count * levels / SIZE: below 1e-3 of the number of scores, up to 10^14 of them. Up to SIZE scores nothing
+    is lost. Memory: SIZE doubles a level.
 
-    Attributes: `count` scores seen; `error`, the bound on the error of a rank that follows from the steps
+    Attributes: `count`, scores added; `error`, a bound on the error of a rank that follows from the steps
     taken so far.
 
     >>> sketch = QuantileSketch().add(np.arange(1000)).merge(QuantileSketch().add(np.arange(1000, 2000)))
@@ -33,7 +33,7 @@ class QuantileSketch:
         self.count = 0
         self.error = 0
         self._levels: list[np.ndarray] = []
-        self._odd: list[bool] = []  # which half goes on next: they take turns
+        self._odd: list[bool] = []  # whether the scores at odd places move up next; both kinds take turns
 
     def add(self, scores: Any) -> "QuantileSketch":
         """Adds `scores` (n,). InputError for NaN; infinities are scores like others."""
@@ -79,7 +79,7 @@ class QuantileSketch:
             return
         waiting.sort()
         pairs = len(waiting) // 2 * 2
-        self._levels[level] = waiting[pairs:]  # the last of an odd number stays
+        self._levels[level] = waiting[pairs:]  # of an odd number the largest stays
         self.error += 1 << level
         going = waiting[int(self._odd[level]) : pairs : 2]
         self._odd[level] = not self._odd[level]
@@ -87,11 +87,11 @@ class QuantileSketch:
 
 
 class ValueHistogram:
-    """Counts of float32 numbers by sign, exponent and leading 11 bits of the fraction: 2^20 bins, 8 MB,
-    mergeable.
+    """How many float32 numbers have each sign, exponent and leading 11 bits of the fraction: 2^20 bins, 8 MB.
+    Two histograms merge.
 
-    Ranks are exact, so the bin of a quantile is; within it the value is interpolated: off by at most 2^-11 of
-    itself.
+    The bin of a quantile is exact. Within the bin its value is interpolated, so that it is off by at most
+    2^-11 of itself.
     """
 
     SHIFT = 12
@@ -100,7 +100,7 @@ class ValueHistogram:
         self.counts = np.zeros(1 << (32 - self.SHIFT), np.int64)
 
     def __getstate__(self) -> dict[str, np.ndarray]:
-        """The bins that are not empty: features fill few of them."""
+        """Only the bins that are not empty; features fill few of them."""
         filled = np.flatnonzero(self.counts)
         return {"filled": filled.astype(np.uint32), "numbers": self.counts[filled]}
 
@@ -122,8 +122,8 @@ class ValueHistogram:
         self.counts += other.counts
 
     def quantile(self, q: float) -> float:
-        """The number at rank q (n - 1) of the n sorted ones, as numpy.quantile has it. InputError before the
-        first."""
+        """The quantile `q`, from 0 to 1, as numpy.quantile has it: at rank q (n - 1), from 0, of the n
+        numbers added. InputError where there are none."""
         total = int(self.counts.sum())
         if total == 0:
             raise InputError("quantile: no numbers seen; fit on training features")
@@ -135,7 +135,7 @@ class ValueHistogram:
         return low + (high - low) * (rank - before) / int(self.counts[bin_])
 
     def _edge(self, bin_: Any) -> float:
-        """The number nearest to 0 of a bin of positive ones, the farthest of one of negative."""
+        """The least number of the bin."""
         key = np.uint32(min(int(bin_) << self.SHIFT, 0xFF7FFFFF))
         bits = key & np.uint32(0x7FFFFFFF) if key >> 31 else ~key
         return float(np.array(bits, np.uint32).view(np.float32))

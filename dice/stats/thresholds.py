@@ -20,9 +20,9 @@ __all__ = ["Calibration", "benjamini_hochberg", "conformal_p_values", "conformal
 def conformal_threshold(scores: Any, tpr: float) -> float:
     """The threshold t for which a further ID image has score >= t with probability at least `tpr`.
 
-    `scores` (n,) are of held-out ID images, or a `QuantileSketch` of them, whose rank error then lowers t by
-    as much as the guarantee needs. t is the k-th smallest, k = n + 1 - ceil((n + 1) tpr) in exact arithmetic.
-    InputError where n is too small for the rate.
+    `scores` (n,) are of held-out ID images. They may be a `QuantileSketch`: its ranks have an error, and t is
+    lowered so far that the guarantee holds all the same. t is the k-th smallest, k = n + 1 - ceil((n + 1)
+    tpr) in exact arithmetic. InputError where n is too small for the rate.
 
     >>> conformal_threshold([3, 1, 4, 1.5, 9, 2, 6, 5, 3.5], tpr=0.9)
     1.0
@@ -42,8 +42,8 @@ def realised_tpr(n: int, tpr: float) -> Any:
     scores: Beta(n + 1 - k, k), as a frozen `scipy.stats.beta` (exact for continuous scores, a lower bound
     with ties).
 
-    `.mean()` is at least `tpr`; `.ppf(0.05)` is what 95 % of all calibrations exceed: how many scores are
-    enough.
+    `.mean()` is at least `tpr`. `.ppf(0.05)` is the TPR that 95 % of all calibrations exceed; it tells
+    whether n scores are enough.
 
     >>> [round(float(realised_tpr(n, 0.95).ppf(0.05)), 3) for n in (19, 199, 1999)]
     [0.854, 0.922, 0.942]
@@ -67,7 +67,8 @@ def conformal_p_values(calibration: Any, scores: Any) -> np.ndarray:
 
 
 def benjamini_hochberg(p_values: Any, fdr: float) -> np.ndarray:
-    """bool (N,): which of a batch are called OOD so that on average at most `fdr` of those called are ID.
+    """bool (N,): which images of a batch to call OOD, so that on average at most the share `fdr` of those
+    that are called OOD is ID.
 
     Benjamini & Hochberg, 1995; it holds for conformal p-values that share their held-out scores (Bates et
     al., 2023).
@@ -81,7 +82,7 @@ def benjamini_hochberg(p_values: Any, fdr: float) -> np.ndarray:
 
 
 class Calibration:
-    """Held-out ID scores (n,) and what follows from them, for all images together or by predicted class.
+    """Thresholds and p-values from held-out ID scores (n,), for all images together or by predicted class.
 
     With `classes` (n,), from 0, each predicted class has a threshold of its own, and the rate holds within
     each. InputError where a class has too few scores for the rate.
@@ -139,7 +140,7 @@ class Calibration:
 
 
 def _rank(n: int, tpr: float, of: str = "") -> int:
-    """k: the k-th smallest of n scores is the threshold."""
+    """k where the k-th smallest of n scores, from 1, is the threshold; `of` names the scores in a refusal."""
     rate = Fraction(repr(_rate(tpr, "tpr")))
     k = n + 1 - math.ceil((n + 1) * rate)
     if k < 1:
