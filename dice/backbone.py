@@ -24,7 +24,8 @@ class Backbone:
     Attributes:
         arch: name of the architecture, as given or recognised.
         weight, bias: the last layer's W, float32 (C, D), and b, float32 (C,); read-only.
-        image_size: side of the images that the network was made for; others work where the network allows it.
+        image_size: side of the images that the network was made for; other sizes work where the network
+            allows them.
         mean, std: normalisation of uint8 images, in units of 0..1.
         precision, device, isa: what the network runs with.
         fingerprint: SHA-256 of the checkpoint file, or of the weights that were given, hex.
@@ -50,8 +51,8 @@ class Backbone:
             images: uint8 (N, H, W, 3), RGB; or float32 (N, 3, H, W), already normalised.
 
         Returns:
-            h, the pooled penultimate features, float32 (N, D), and z = W h + b, float32 (N, C). The bits of
-            an image's row depend neither on the other images nor on the number of threads.
+            h, the pooled penultimate features, float32 (N, D). The bits of an image's row depend neither on
+            the other images nor on the number of threads.
 
         Raises:
             InputError: another dtype or shape, NaN or infinity, or a size that the network does not allow.
@@ -116,8 +117,8 @@ def load_backbone(
     Args:
         arch: "densenet", "wideresnet", "resnet18" ... "resnet152", "resnet20" ... "resnet110" (CIFAR),
             "BiT-S-R101x1" and its sisters; None recognises the network by the names and shapes in the file.
-        file: torch checkpoint (zip or legacy format) or .npz; no code in it is run. Or the weights
-            themselves, name -> array.
+        file: torch checkpoint (zip or legacy format) or .npz; no code in it is run. Or the weights,
+            name -> array.
         device: "cpu", "cuda" ("cuda:1"), or "auto" for a GPU where one can be used.
         precision: "float32", "bf16x3" or "bf16".
         normalize: (mean, std) of three values each, applied to uint8 images after division by 255;

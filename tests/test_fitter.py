@@ -36,7 +36,7 @@ def test_eval_fit_and_arrays_learn_from_the_same_images(name):
     Plain arrays differ where nothing is calibrated: there the detector sees every row."""
     net, train = FakeNet(), array_set("id", 203, 7, labels=True)
     h, new = net.forward(train.pixels)[0], net.forward(array_set("far", 30, 2).pixels)[0]
-    z, z_new = (fitting.last_logits(net.weight, net.bias)(x) for x in (h, new))
+    z, z_new = (net.logits(x) for x in (h, new))
     held_out = np.arange(203) % 5 == 4
 
     def scores(detector):
@@ -139,7 +139,7 @@ def test_what_keeps_the_features_shares_one_copy_of_them():
     detectors = {name: make(name, net.weight, net.bias) for name in ("knn", "relation", "klm")}
     H = net.forward(train.pixels)[0]
     chunks = ((np.arange(first, min(first + 32, 203)), H[first : first + 32]) for first in range(0, 203, 32))
-    logits = fitting.last_logits(net.weight, net.bias)
+    logits = net.logits
     fitting.fit(detectors, chunks, logits, labels=train.labels, count=203, name="id")
     rows = [detectors[name]._state.columns()[0] for name in ("knn", "relation")]
     assert np.shares_memory(*rows)

@@ -418,7 +418,7 @@ WIDE = Pixels()
 
 
 def fit_on(detector, found, name="s.npz", net=WIDE):
-    return fitting.fit_on_statistics(detector, found, fitting.last_logits(net.weight, net.bias), name)
+    return fitting.fit_on_statistics(detector, found, net.logits, name)
 
 
 ABLE = ("mds", "rmds", "dice", "dice+react", "residual", "she", "fdbd", "nci")

@@ -62,13 +62,13 @@ class Fits:
     failed: dict[str, str] = field(default_factory=dict)
 
 
-def last_logits(weight: Float32, bias: Float32) -> Logits:
+def _logits_of(weight: Float32, bias: Float32) -> Logits:
     """What gives the logits of features (n, D), of any float type, by the last layer float32 (C, D) and
     (C,)."""
     linear = _core.Linear(weight, bias)
 
     def logits(h: Array) -> Float32:
-        return head.forward(h.astype(np.float32, copy=False), np.inf, "logits")[0]
+        return linear.forward(h.astype(np.float32, copy=False), np.inf, "logits")[0]
 
     return logits
 

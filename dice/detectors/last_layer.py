@@ -290,12 +290,12 @@ class LastLayer(Detector):
             return forward(h)
         return scored(forward, self._checked(h), np.float32)
 
-    def _prepare(self) -> tuple[_core.Head, Activation | None, tuple[float, ...], float]:
+    def _prepare(self) -> tuple[_core.Linear, Activation | None, tuple[float, ...], float]:
         """The masked layer, what is to be applied before it with its cuts, and at what the layer clips while
         it reads."""
         weight, bias = self._layer()
         keep = None if self.p is None else self.keep_.view(np.uint8)
-        layer = _core.Head(weight, bias, keep, self._device())
+        layer = _core.Linear(weight, bias, keep, self._device())
         rule, cuts = self._activation(), self.cuts_
         if isinstance(rule, Clip):
             return layer, None, (), cuts[0] if cuts else real(rule.at, "at")

@@ -30,7 +30,7 @@ def _subspace_size(dim: int | None, features: int) -> int:
     return min(dim, features - 1)
 
 
-def _rest(moments: ClassMoments, origin: NDArray[np.float64], dim: int | None, device: str) -> _core.Head:
+def _rest(moments: ClassMoments, origin: NDArray[np.float64], dim: int | None, device: str) -> _core.Linear:
     """A matrix product that maps h (D) to its coordinates outside the subspace: h - origin along the
     eigenvectors, past the `dim` largest, of the training features' second moment about `origin` (D)."""
     scatter, mean = moments.scatter()

@@ -90,7 +90,7 @@ class WeiPer(HeadScore):
         noise += weight
         return noise
 
-    def _heads(self) -> Iterator[_core.Head]:
+    def _heads(self) -> Iterator[_core.Linear]:
         """The disturbed copies: the first of them kept, the others drawn again."""
         weight, bias = self._layer()
         copies = whole(self.copies, "copies")
@@ -101,8 +101,8 @@ class WeiPer(HeadScore):
         for copy in range(kept, copies):
             yield self._head(copy, bias)
 
-    def _head(self, copy: int, bias: NDArray[np.float32]) -> _core.Head:
-        return _core.Head(self.disturbed(copy), bias)
+    def _head(self, copy: int, bias: NDArray[np.float32]) -> _core.Linear:
+        return _core.Linear(self.disturbed(copy), bias)
 
     def _range(self, low: float, high: float, images: int) -> tuple[float, float]:
         gap = (high - low) / images

@@ -281,7 +281,7 @@ def _fit(
         fits = fitting.fit(
             detectors,
             through.features(train),
-            fitting.last_logits(through.net.weight, through.net.bias),
+            through.net.logits,
             labels=train.labels,
             count=len(train),
             name=train.name,

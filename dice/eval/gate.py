@@ -56,7 +56,7 @@ def learn(
     fits = fitting.fit(
         {images.name: detector},
         ((indices, h) for indices, h, _ in _passed(net, images, transform, decoding)),
-        fitting.last_logits(net.weight, net.bias),
+        net.logits,
         labels=images.labels,
         count=len(images),
         name=images.name,
