@@ -1,8 +1,4 @@
-"""Readers that are safe for files from strangers.
-
-No code in a file is ever run, and every count that a file states is bounded before memory is allocated for
-it.
-"""
+"""Safe readers of strangers' files: no code in them runs, and every count is bounded before it allocates."""
 
 from dice.io.checkpoint import read_state_dict
 from dice.io.cifar import read_cifar

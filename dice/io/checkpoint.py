@@ -35,10 +35,9 @@ def read_state_dict(path: PathLike) -> dict[str, np.ndarray]:
     """Read the named weights of a checkpoint: a file of torch.save (zip or legacy format), or .npz.
 
     Returns name -> array in the file's order: floating-point arrays as float32, others (counters) in their
-    own type. The weights may lie under the keys ``state_dict``, ``model_state_dict``, ``model`` or ``net``; a
-    ``module.`` before every name is removed; epochs, optimiser state and other values are left out. Arrays
-    may share memory where the file's tensors do. Raises InputError for other files, wrong sizes, NaN and
-    infinity. No code in the file is run.
+    own type. ``state_dict``, ``model`` or ``net`` around the weights and a ``module.`` before every name are
+    removed; epochs, optimiser state and other values are left out. Arrays may share memory where the file's
+    tensors do. Raises InputError for anything else, wrong sizes, NaN or infinity. Nothing in a file is run.
     """
     name = os.fspath(path)
     with opened(path) as (file, size):
@@ -73,8 +72,8 @@ def _read_zip(archive: zipfile.ZipFile, pickle: str, path: str) -> dict[str, np.
             )
         if part.file_size != _nbytes(storage):
             raise InputError(
-                f"{path}: storage {storage.key[:32]!r} has {part.file_size} bytes, "
-                f"not the {_nbytes(storage)} it claims"
+                f"{path}: storage {storage.key[:32]!r} has {part.file_size} bytes, not the "
+                f"{_nbytes(storage)} it claims"
             )
         return archive.open(part)
 
@@ -84,8 +83,7 @@ def _read_zip(archive: zipfile.ZipFile, pickle: str, path: str) -> dict[str, np.
 
 
 def _read_legacy(file: BinaryIO, size: int, path: str) -> dict[str, np.ndarray]:
-    """The format before PyTorch 1.6: pickles of a magic number, the protocol, facts about the system, the
-    object and the list of storage keys, then the storages."""
+    """PyTorch before 1.6: pickles of magic number, protocol, system, object, storage keys; then storages."""
 
     def load() -> tuple[Any, dict[str, Storage]]:
         return pickles.load(file, size, path, _HINT)

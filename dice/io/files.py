@@ -22,8 +22,8 @@ PathLike = str | os.PathLike[str]
 
 CHUNK = 1 << 20  # bytes moved at a time
 
-# A compressed part may unpack to RATIO times its packed size or to SLACK bytes, whichever is more: zeros
-# compress much better than weights, and a few of them are no attack.
+# A compressed part may unpack to RATIO times its packed size, or to SLACK bytes (runs of zeros are honest
+# when small).
 RATIO, SLACK = 20, 8 << 20
 
 # The exceptions of zipfile, zlib, struct and numpy for damaged bytes.
@@ -109,10 +109,9 @@ def fingerprint(path: PathLike) -> str:
 
 
 def write_atomic(path: PathLike, writer: Callable[[BinaryIO], object]) -> None:
-    """Write a file whole or not at all: ``writer(file)`` fills a temporary file in its folder, which is then
-    renamed.
+    """Writes a file whole or not at all: ``writer(file)`` fills a temporary file, which is then renamed.
 
-    ``file`` is binary and seekable. If anything fails, ``path`` keeps its content and the temporary file is
+    ``file`` is binary and seekable. If anything fails, ``path`` keeps what it had and the temporary name is
     removed. Raises InputError where the file system refuses (full disk, no permission, no such folder).
     """
     path = Path(path)

@@ -1,9 +1,9 @@
 """Reads SVHN's .mat files: the two arrays X and y of a MATLAB version 5 file, and nothing else of that
 format.
 
-Format: MathWorks, "MAT-File Format", level 5. An element is a tag (type, number of bytes), values, and
-padding to 8 bytes. An array is an element made of elements (flags, dimensions, name, values), often deflated
-as a whole. SciPy's reader is not used, because it allocates as much as a file claims to hold.
+Format: MathWorks, "MAT-File Format", level 5. An element is a tag (type, bytes), values, and padding to 8
+bytes; an array is an element of elements (flags, dimensions, name, values), often deflated as a whole. It is
+read here and not by SciPy, which allocates what a file claims.
 """
 
 import math
@@ -31,8 +31,8 @@ _MAX_ELEMENTS = 64
 def read_svhn(path: PathLike) -> tuple[np.ndarray, np.ndarray]:
     """Read a file of SVHN's cropped digits: images uint8 (N, 32, 32, 3) RGB, labels int64 (N,).
 
-    The file holds X, uint8 (32, 32, 3, N), and y (N, 1), in which label 10 stands for the digit 0
-    (http://ufldl.stanford.edu/housenumbers); here it becomes label 0. Raises InputError for any other file.
+    The file holds X, uint8 (32, 32, 3, N), and y, (N, 1), with label 10 for the digit 0
+    (http://ufldl.stanford.edu/housenumbers); here that is label 0. Raises InputError if it does not.
     """
     name = os.fspath(path)
     with opened(path) as (file, size):
@@ -91,8 +91,7 @@ class _Element:
         self.values("u1", min(padding, self.left))
 
     def tag(self) -> tuple[int, int, int]:
-        """The type of the next values, their bytes, and the bytes of padding after them. Up to four bytes of
-        values lie inside the tag itself."""
+        """Type, bytes, and the bytes of padding after them. Up to four bytes are packed into the tag."""
         first = int(self.values("u4", 1)[0])
         if small := first >> 16:
             if small > 4:
