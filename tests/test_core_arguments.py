@@ -128,6 +128,7 @@ CALLS: dict[str, tuple[Callable, Callable[[], Any]]] = {
         LINEAR.forward,
         lambda: [floats(4, 3), 0.5, "energy", "msp", "maxlogit", "label", "logits"],
     ),
+    "Linear.reduce": (LINEAR.reduce, lambda: [floats(4, 2), "energy", "label"]),
     "Linear.info": (LINEAR.info, list),
     "Gaussian": (_core.Gaussian, lambda: {"state": class_state(), "total": True, "device": "cpu"}),
     "Gaussian.distance": (GAUSSIAN.distance, lambda: [floats(4, 3)]),

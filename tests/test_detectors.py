@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from scipy.special import logsumexp, softmax
 
-from dice import DICE, InputError
+from dice import DICE, InputError, _core
 from dice.detectors import GEN, KLM, SHE, LastLayer
 from dice.detectors.activations import Clip
 from dice.io import read_state_dict
@@ -385,3 +385,25 @@ def test_golden_imagenet(shared, arch, head):
         np.testing.assert_allclose(det.score_samples(h), golden[f"energy_p{p}"], atol=5e-5)
         det.clip = 1.0
         np.testing.assert_allclose(det.score_samples(h), golden[f"energy_react1_p{p}"], atol=5e-5)
+
+
+@pytest.mark.parametrize("score", ["energy", "msp", "maxlogit", GEN()])
+def test_a_whole_last_layer_scores_the_networks_logits(score):
+    detector = LastLayer(W, B, score=score)
+    if _core.Linear(W.astype(np.float32), B.astype(np.float32)).reduces:
+        h, z = np.full_like(TRAIN, 7), detector.logits(TRAIN)  # h is not read
+    else:
+        h, z = TRAIN, detector.logits(TRAIN)
+    scores, logits = detector.score_and_logits(h, z)
+    assert logits is z
+    assert scores.tobytes() == detector.score_with_logits(h, z).tobytes()
+    assert scores.tobytes() == detector.score_samples(TRAIN).tobytes()
+
+
+@pytest.mark.parametrize("detector", [DICE(W, B, 70).fit(TRAIN), DICE(W, B, None, clip=0.5)])
+def test_a_masked_or_clipped_layer_makes_logits_of_its_own(detector):
+    z = LastLayer(W, B).logits(TRAIN)
+    scores, logits = detector.score_and_logits(TRAIN, z)
+    assert logits.tobytes() == detector.logits(TRAIN).tobytes() != z.tobytes()
+    assert scores.tobytes() == detector.score_with_logits(TRAIN, z).tobytes()
+    assert scores.tobytes() == detector.score_samples(TRAIN).tobytes()

@@ -26,7 +26,7 @@ def cut(array, size):
 
 
 def fitted(detectors, h, labels, size=32, **options):
-    logits = fitting.last_logits(FakeNet().weight, FakeNet().bias)
+    logits = fitting._logits_of(FakeNet().weight, FakeNet().bias)
     return fitting.fit(detectors, cut(h, size), logits, labels=labels, count=len(h), name="toy", **options)
 
 
@@ -87,7 +87,7 @@ def test_a_fit_goes_on_from_what_was_learnt_before():
     fitted(twice, h[:100], None)
     fitted(twice, h[100:], None)
     fitted(once, h, None)
-    z = fitting.last_logits(FakeNet().weight, FakeNet().bias)(h)
+    z = fitting._logits_of(FakeNet().weight, FakeNet().bias)(h)
     for name, detector in twice.items():
         x = z if detector.takes == "z" else h
         np.testing.assert_allclose(detector.score_samples(x), once[name].score_samples(x), rtol=1e-9)
@@ -105,7 +105,7 @@ def test_a_refusal_is_raised_at_once_where_one_asks_for_that():
 
     she, logits = (
         make("she", FakeNet().weight, FakeNet().bias),
-        fitting.last_logits(FakeNet().weight, FakeNet().bias),
+        fitting._logits_of(FakeNet().weight, FakeNet().bias),
     )
     with pytest.raises(InputError, match="0 to 3"):
         fitting.fit({"she": she}, counted(), logits, labels=labels, count=203, name="toy", strict=True)

@@ -149,3 +149,22 @@ def test_refuses_to_make(args, word):
 def test_refuses_to_run(args, word):
     with pytest.raises(InputError, match=word):
         _core.Linear(W, B).forward(*args)
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("n", [1, 9, 40])
+def test_reductions_of_logits_that_are_there(isa, n):
+    weight, bias, _, h = layer(17, 33, n)
+    linear = _core.Linear(weight, bias, isa=isa)
+    *wanted, z = linear.forward(h, np.inf, *NAMES)
+    assert linear.reduces == (isa != "scalar")
+    if not linear.reduces:
+        with pytest.raises(InputError, match="reduce: not offered on reference"):
+            linear.reduce(z, "energy")
+        return
+    for got, want in zip(linear.reduce(z, *NAMES[:-1]), wanted, strict=True):
+        assert got.tobytes() == want.tobytes()
+    with pytest.raises(InputError, match="z: got 16 classes, W has 17"):
+        linear.reduce(z[:, :16], "msp")
+    with pytest.raises(InputError, match="logits are what reduce is given"):
+        linear.reduce(z, "logits")

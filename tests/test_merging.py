@@ -24,7 +24,7 @@ def fitted(path, name, n, seed, **changes):
     parameters."""
     h, labels = features(n, seed)
     detector = make(name, NET.weight, NET.bias).set_params(**changes.pop("parameters", {}))
-    logits = fitting.last_logits(NET.weight, NET.bias)
+    logits = fitting._logits_of(NET.weight, NET.bias)
     fitting.fit(
         {name: detector}, [(np.arange(n), h)], logits, labels=labels, count=n, name="toy", others=fitting.ALL
     )
@@ -54,7 +54,7 @@ def test_merged_detectors_score_as_one_fitted_on_all_images(name, tmp_path):
     paths = [fitted(tmp_path / f"{seed}.dice", name, n, seed) for n, seed in sizes]
     merged = merging.merge(paths)
     h, labels = (np.concatenate(column) for column in zip(*(features(*size) for size in sizes), strict=True))
-    logits, whole = fitting.last_logits(NET.weight, NET.bias), make(name, NET.weight, NET.bias)
+    logits, whole = fitting._logits_of(NET.weight, NET.bias), make(name, NET.weight, NET.bias)
     x = logits(h) if whole.takes == "z" else h
     taken = np.concatenate([np.arange(n) % 5 == 4 for n, _ in sizes]) if whole.wants_held_out else slice(None)
     whole.fit(x[taken], labels[taken])
@@ -83,7 +83,7 @@ def test_the_order_and_the_way_of_merging_do_not_matter(name, tmp_path):
     merging.merge([three, one]).save(tmp_path / "half.dice")
     a, b = merging.merge([one, two, three]), merging.merge([tmp_path / "half.dice", two])
     x = features(30, 9)[0]
-    x = fitting.last_logits(NET.weight, NET.bias)(x) if a.takes == "z" else x
+    x = fitting._logits_of(NET.weight, NET.bias)(x) if a.takes == "z" else x
     np.testing.assert_allclose(a.score_samples(x), b.score_samples(x), rtol=1e-9)
     assert a.about_["fitted_on"]["identity"] == b.about_["fitted_on"]["identity"]
     with pytest.raises(InputError, match=r"1\.dice: was fitted on the same training images as .*half\.dice"):

@@ -429,7 +429,7 @@ def test_a_detector_fitted_on_statistics_scores_as_one_fitted_on_the_images(name
     train = array_set("train", 400, 1, labels=True)
     h, z = WIDE.forward(train.pixels)
     new = WIDE.forward(array_set("new", 50, 3).pixels)[0]
-    logits = fitting.last_logits(WIDE.weight, WIDE.bias)
+    logits = fitting._logits_of(WIDE.weight, WIDE.bias)
     direct = make(name, WIDE.weight, WIDE.bias)
     chunks = ((np.arange(i, i + 8), h[i : i + 8]) for i in range(0, 400, 8))
     options = {"labels": train.labels, "count": 400, "name": "train", "others": fitting.ALL}

@@ -90,6 +90,11 @@ typedef struct dice_backend {
     dice_status (*linear_forward)(dice_linear *linear, const float *h, size_t n, float clip,
                                   const dice_linear_outputs *outputs);
 
+    /* The reductions of logits z (N, M) that are there already: the bits that linear_forward gives beside
+     * them. outputs->logits is NULL. Safe from several threads. NULL = the logits are to be computed anew. */
+    dice_status (*linear_reduce)(const dice_linear *linear, const float *z, size_t n,
+                                 const dice_linear_outputs *outputs);
+
     /* How the weights are stored, "dense", "sparse" or "both", and their *bytes. */
     const char *(*linear_info)(const dice_linear *linear, size_t *bytes);
     void (*linear_free)(dice_linear *linear);

@@ -94,6 +94,7 @@ const dice_backend dice_backend_cpu = {
     .net_free = net_free,
     .linear_create = dice_linear_create,
     .linear_forward = dice_linear_forward,
+    .linear_reduce = dice_linear_reduce,
     .linear_info = dice_linear_info,
     .linear_free = dice_linear_free,
 };

@@ -280,9 +280,8 @@ typedef struct wave {
     size_t n, lanes, tiles; /* images, images to a tile, tiles */
     int dense;
     float clip;
-    float *packed;           /* (tiles, D, lanes) */
-    float *logits;           /* (n, M) */
-    dice_linear_outputs out; /* of the wave's images */
+    float *packed; /* (tiles, D, lanes) */
+    float *logits; /* (n, M) */
 } wave;
 
 static size_t images_of(const wave *w, size_t tile)
@@ -363,34 +362,50 @@ static dice_status multiply(void *context, size_t index, int thread)
     return DICE_OK;
 }
 
+/* Logits that are being reduced. */
+typedef struct reduction {
+    const dice_linear *linear;
+    const float *logits; /* (n, M) */
+    size_t n;
+    dice_linear_outputs out;
+} reduction;
+
 static dice_status reduce(void *context, size_t task, int thread)
 {
     (void)thread;
-    const wave *w = context;
-    const size_t classes = w->linear->classes;
-    for (size_t i = task * REDUCE_IMAGES; i < least(w->n, (task + 1) * REDUCE_IMAGES); i++) {
-        const float *z = w->logits + i * classes;
+    const reduction *r = context;
+    const size_t classes = r->linear->classes;
+    for (size_t i = task * REDUCE_IMAGES; i < least(r->n, (task + 1) * REDUCE_IMAGES); i++) {
+        const float *z = r->logits + i * classes;
         float max;
         double sum;
-        w->linear->kernels->reduce(z, classes, &max, &sum);
-        if (w->out.energy != NULL) {
-            w->out.energy[i] = (double)max + log(sum);
+        r->linear->kernels->reduce(z, classes, &max, &sum);
+        if (r->out.energy != NULL) {
+            r->out.energy[i] = (double)max + log(sum);
         }
-        if (w->out.msp != NULL) {
-            w->out.msp[i] = 1 / sum;
+        if (r->out.msp != NULL) {
+            r->out.msp[i] = 1 / sum;
         }
-        if (w->out.maxlogit != NULL) {
-            w->out.maxlogit[i] = (double)max;
+        if (r->out.maxlogit != NULL) {
+            r->out.maxlogit[i] = (double)max;
         }
-        if (w->out.label != NULL) {
+        if (r->out.label != NULL) {
             int32_t label = 0;
             while (z[label] != max) {
                 label++;
             }
-            w->out.label[i] = label;
+            r->out.label[i] = label;
         }
     }
     return DICE_OK;
+}
+
+dice_status dice_linear_reduce(const dice_linear *linear, const float *z, size_t n,
+                               const dice_linear_outputs *outputs)
+{
+    reduction r = {linear, z, n, *outputs};
+    const int wanted = r.out.energy || r.out.msp || r.out.maxlogit || r.out.label;
+    return wanted ? dice_parallel_for(ceil_div(n, REDUCE_IMAGES), reduce, &r) : DICE_OK;
 }
 
 /* Which layout is faster for n images; where there is one only, that. */
@@ -419,11 +434,11 @@ dice_status dice_linear_forward(dice_linear *linear, const float *h, size_t n, f
                   .lanes = lanes,
                   .dense = dense,
                   .clip = clip,
-                  .packed = scratch,
-                  .out = {outputs->energy ? outputs->energy + first : NULL,
-                          outputs->msp ? outputs->msp + first : NULL,
-                          outputs->maxlogit ? outputs->maxlogit + first : NULL,
-                          outputs->label ? outputs->label + first : NULL, NULL}};
+                  .packed = scratch};
+        const dice_linear_outputs reduced = {.energy = outputs->energy ? outputs->energy + first : NULL,
+                                             .msp = outputs->msp ? outputs->msp + first : NULL,
+                                             .maxlogit = outputs->maxlogit ? outputs->maxlogit + first : NULL,
+                                             .label = outputs->label ? outputs->label + first : NULL};
         w.tiles = ceil_div(w.n, lanes);
         w.logits = outputs->logits != NULL ? outputs->logits + first * linear->classes
                                            : w.packed + tiles * lanes * linear->features;
@@ -431,8 +446,8 @@ dice_status dice_linear_forward(dice_linear *linear, const float *h, size_t n, f
         if (status == DICE_OK) {
             status = dice_parallel_for(w.tiles * panels, multiply, &w);
         }
-        if (status == DICE_OK && (w.out.energy || w.out.msp || w.out.maxlogit || w.out.label)) {
-            status = dice_parallel_for(ceil_div(w.n, REDUCE_IMAGES), reduce, &w);
+        if (status == DICE_OK) {
+            status = dice_linear_reduce(linear, w.logits, w.n, &reduced);
         }
     }
     dice_free(scratch);

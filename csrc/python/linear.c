@@ -130,11 +130,12 @@ static int read_output(PyObject *name, int *output)
     return dice_py_check(dice_fail(DICE_E_INPUT, "score: not one of energy, msp, maxlogit, label, logits"));
 }
 
-/* The arrays that the names from args[2] on ask for; data[output] = the memory of each, NULL for those not
- * asked for. */
-static PyObject *make_outputs(PyObject *args, npy_intp n, npy_intp classes, void *data[OUTPUTS])
+/* The arrays that the names from args[first] on ask for; data[output] = the memory of each, NULL for those
+ * not asked for. */
+static PyObject *make_outputs(PyObject *args, Py_ssize_t first, npy_intp n, npy_intp classes,
+                              void *data[OUTPUTS])
 {
-    const Py_ssize_t count = PyTuple_GET_SIZE(args) - 2;
+    const Py_ssize_t count = PyTuple_GET_SIZE(args) - first;
     const npy_intp shape[2] = {n, classes};
     PyObject *arrays = PyTuple_New(count);
     if (arrays == NULL) {
@@ -143,7 +144,7 @@ static PyObject *make_outputs(PyObject *args, npy_intp n, npy_intp classes, void
     for (Py_ssize_t i = 0; i < count; i++) {
         int output;
         PyObject *array = NULL;
-        if (read_output(PyTuple_GET_ITEM(args, i + 2), &output) == 0) {
+        if (read_output(PyTuple_GET_ITEM(args, i + first), &output) == 0) {
             if (data[output] != NULL) {
                 dice_py_check(dice_fail(DICE_E_INPUT, "score: %s is named twice", output_names[output]));
             } else {
@@ -184,7 +185,7 @@ static PyObject *linear_forward(PyObject *self, PyObject *args)
     if (h.shape[1] != object->features) {
         dice_py_check(dice_fail(DICE_E_INPUT, "h: got %zd features, W wants %zd", (Py_ssize_t)h.shape[1],
                                 object->features));
-    } else if ((result = make_outputs(args, h.shape[0], object->classes, data)) != NULL) {
+    } else if ((result = make_outputs(args, 2, h.shape[0], object->classes, data)) != NULL) {
         const dice_linear_outputs outputs = {.energy = data[ENERGY],
                                              .msp = data[MSP],
                                              .maxlogit = data[MAXLOGIT],
@@ -199,6 +200,47 @@ static PyObject *linear_forward(PyObject *self, PyObject *args)
     }
     dice_py_release(h.owner);
     return result;
+}
+
+static PyObject *linear_reduce(PyObject *self, PyObject *args)
+{
+    const linear_object *object = (linear_object *)self;
+    const dice_backend *backend = object->place.backend;
+    if (PyTuple_GET_SIZE(args) < 2) {
+        PyErr_SetString(PyExc_TypeError, "reduce(z, name, ...) wants at least two arguments");
+        return NULL;
+    }
+    if (backend->linear_reduce == NULL) {
+        dice_py_check(dice_fail(DICE_E_INPUT, "reduce: not offered on %s", backend->name));
+        return NULL;
+    }
+    dice_py_view z = {0};
+    if (dice_py_floats(PyTuple_GET_ITEM(args, 0), 2, "z", &object->place, &z) < 0) {
+        return NULL;
+    }
+    PyObject *result = NULL;
+    void *data[OUTPUTS] = {NULL};
+    if (z.shape[1] != object->classes) {
+        dice_py_check(dice_fail(DICE_E_INPUT, "z: got %zd classes, W has %zd", (Py_ssize_t)z.shape[1],
+                                object->classes));
+    } else if ((result = make_outputs(args, 1, z.shape[0], object->classes, data)) != NULL) {
+        const dice_linear_outputs outputs = {
+            .energy = data[ENERGY], .msp = data[MSP], .maxlogit = data[MAXLOGIT], .label = data[LABEL]};
+        dice_status status;
+        Py_BEGIN_ALLOW_THREADS
+        status = data[LOGITS] != NULL
+                   ? dice_fail(DICE_E_INPUT, "score: logits are what reduce is given")
+                   : backend->linear_reduce(object->linear, z.data, (size_t)z.shape[0], &outputs);
+        Py_END_ALLOW_THREADS
+        result = dice_py_result(status, result);
+    }
+    dice_py_release(z.owner);
+    return result;
+}
+
+static PyObject *get_reduces(PyObject *self, void *Py_UNUSED(closure))
+{
+    return PyBool_FromLong(((linear_object *)self)->place.backend->linear_reduce != NULL);
 }
 
 static PyObject *linear_info(PyObject *self, PyObject *Py_UNUSED(ignored))
@@ -218,10 +260,22 @@ static PyMethodDef linear_methods[] = {
      "\"msp\" and \"maxlogit\" are float64 (N,), \"label\" is int32 (N,), \"logits\" is float32 (N, M). An "
      "image's\n"
      "bits depend neither on the others nor on the number of threads."},
+    {"reduce", linear_reduce, METH_VARARGS,
+     "reduce($self, z, /, *names)\n--\n\n"
+     "The scores of logits that are there already: a tuple of arrays, one a name.\n\n"
+     "z: float32 (N, M), what forward gives as \"logits\"; names as for forward, but for \"logits\". The "
+     "bits "
+     "are\n"
+     "those that forward gives for them. InputError where the back end does not offer it; see reduces."},
     {"info", linear_info, METH_NOARGS,
      "info($self, /)\n--\n\n"
      "How the weights are stored: (\"dense\", \"sparse\" or \"both\", bytes)."},
     {NULL, NULL, 0, NULL},
+};
+
+static PyGetSetDef linear_getset[] = {
+    {"reduces", get_reduces, NULL, "whether the back end offers reduce", NULL},
+    {NULL, NULL, NULL, NULL, NULL},
 };
 
 static PyType_Slot linear_slots[] = {
@@ -235,6 +289,7 @@ static PyType_Slot linear_slots[] = {
     {Py_tp_new, linear_new},
     {Py_tp_dealloc, linear_dealloc},
     {Py_tp_methods, linear_methods},
+    {Py_tp_getset, linear_getset},
     {0, NULL},
 };
 

@@ -349,6 +349,13 @@ class Detector:
         already."""
         return self.score_samples(z if self.takes == "z" else h)
 
+    def score_and_logits(
+        self, h: np.ndarray, z: np.ndarray
+    ) -> tuple[NDArray[np.float64], NDArray[np.float32]]:
+        """`score_with_logits`, and the logits float32 (n, C) that this detector classifies by: the network's,
+        `z`, unless it has a last layer of its own."""
+        return self.score_with_logits(h, z), z
+
     # -- the threshold, and what needs one
 
     def set_threshold(self, *, tpr: float = 0.95, scores: Any, classes: Any = None) -> "Self":

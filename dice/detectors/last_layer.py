@@ -275,6 +275,27 @@ class LastLayer(Detector):
             raise InputError(f"score: got {score!r}, want energy, msp, maxlogit or a detector of logits")
         return self._forward(h, score)
 
+    def score_with_logits(self, h: np.ndarray, z: np.ndarray) -> NDArray[np.float64]:
+        is_networks = self.p is None and self._activation() is None
+        return self._score_of(z, h) if is_networks else self.score_samples(h)
+
+    def score_and_logits(
+        self, h: np.ndarray, z: np.ndarray
+    ) -> tuple[NDArray[np.float64], NDArray[np.float32]]:
+        """As for any detector. Without a mask and an activation the last layer is the network's: `z` serves."""
+        if self.p is not None or self._activation() is not None:
+            z = self.logits(h)
+        return self._score_of(z, h), z
+
+    def _score_of(self, z: NDArray[np.float32], h: np.ndarray) -> NDArray[np.float64]:
+        """The scores of this layer's logits `z`; of `h` again where the device gives them no other way."""
+        layer = self._cached("prepared", self._prepare)[0]
+        if isinstance(self.score, LogitScore):
+            return self.score.score_samples(z)
+        if not layer.reduces or self.score not in SCORES:
+            return self.score_samples(h)
+        return layer.reduce(z, self.score)[0]
+
     def logits(self, h: Any) -> NDArray[np.float32]:
         """float32 (N, C): the masked layer's logits of `h` (N, D)."""
         return self._forward(h, "logits")

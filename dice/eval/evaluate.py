@@ -16,7 +16,7 @@ from dice import __version__
 from dice.arrays import Array, Float32, Float64, Int64
 from dice.backbone import Backbone
 from dice.console import error
-from dice.detectors import Detector, LastLayer, fitting
+from dice.detectors import Detector, fitting
 from dice.errors import InputError
 from dice.eval import metrics, results
 from dice.eval.features import Clock, FeaturePass, gathered
@@ -118,10 +118,9 @@ class _Scorer:
 
     def score(self, h: Float32, z: Float32, *, classify: bool) -> _Scores:
         """Of features `h` (n, D) whose logits are `z` (n, C). DICE classifies by logits of its own."""
-        scores = self.detector.score_with_logits(h, z)
+        scores, logits = self.detector.score_and_logits(h, z)
         if not classify:
             return _Scores(scores, np.empty(0, np.int64), np.empty(0, z.dtype))
-        logits = self.detector.logits(h) if isinstance(self.detector, LastLayer) else z
         share = np.exp(logits - logits.max(axis=1, keepdims=True))
         return _Scores(scores, logits.argmax(axis=1), share.max(axis=1) / share.sum(axis=1))
 
