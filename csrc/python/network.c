@@ -208,7 +208,9 @@ static int read_images(const network *self, PyObject *object, dice_images *image
     }
     const int ndim = PyArray_NDIM(any);
     view = (dice_py_view){.typenum = PyArray_TYPE(any), .ndim = ndim};
-    memcpy(view.shape, PyArray_DIMS(any), (size_t)(ndim < 4 ? ndim : 4) * sizeof *view.shape);
+    for (int axis = 0; axis < ndim && axis < 4; axis++) {
+        view.shape[axis] = PyArray_DIM(any, axis);
+    }
     if (!are_images(self, &view)) {
         refuse_images(self, any);
     } else if ((array = dice_py_array((PyObject *)any, view.typenum, 4, "images")) != NULL) {
