@@ -1,9 +1,9 @@
-"""Peak memory of one forward pass of each engine, each in a process of its own that loads nothing else.
+"""Measures the peak memory of one forward pass of dice and of other libraries, each in a process of its own.
 
     python benchmarks/bench_backbone_memory.py [--net densenet resnet50 bit] [--threads 2]
 
-The figure is the process's largest resident set: interpreter, libraries, weights and activations. Needs the extra
-`bench`.
+The figure is the largest resident set of the process: interpreter, libraries, weights and activations. Needs
+the extra `bench`.
 """
 
 import argparse
@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-NETS = {  # name: (dice's name, image side, batch)
+NETS = {  # name: (dice's name, side of an image, batch size)
     "densenet": ("densenet", 32, 64),
     "resnet50": ("resnet50", 224, 8),
     "bit": ("BiT-S-R101x1", 480, 1),
@@ -23,7 +23,7 @@ NETS = {  # name: (dice's name, image side, batch)
 
 
 def prepare(net, x, threads, folder):
-    """Writes the weights and the ONNX file that the others read."""
+    """Write the weights and the ONNX file, which the engines read."""
     import bench_backbones as bench
     import torch
 

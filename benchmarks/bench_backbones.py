@@ -1,12 +1,13 @@
-"""Images per second of whole networks, dice beside its peers, in one interleaved run.
+"""Compares images per second of whole networks with other libraries, in one interleaved run.
 
-    python benchmarks/bench_backbones.py [--net densenet resnet50 bit] [--precision float32 bf16x3 bf16] [--json FILE]
+    python benchmarks/bench_backbones.py [--net densenet resnet50 bit] [--precision float32 bf16x3 bf16]
+[--json FILE]
 
-Peers: PyTorch eager in both memory formats, torch.compile with frozen weights, ONNX Runtime, OpenVINO (latency
-and streams). Each round times every engine once, in turn; the figure is the median over the rounds, and ratios are
-against the best peer of the run. A peer that is not installed is named as missing. Needs the extra `bench`.
-`--isa` holds the peers too, by oneDNN's and PyTorch's own switches; ONNX Runtime has none. Their peak memory:
-bench_backbone_memory.py.
+The other libraries are PyTorch eager in both memory formats, torch.compile with frozen weights, ONNX Runtime,
+and OpenVINO (latency and streams). Each round times every engine once, in turn; the figures are medians over
+the rounds, and ratios are to the best other library of the run. A library that is not installed is listed as
+missing. Needs the extra `bench`. `--isa` restricts the other libraries too, by the switches of oneDNN and
+PyTorch; ONNX Runtime has none. bench_backbone_memory.py measures peak memory.
 """
 
 import argparse
@@ -25,11 +26,11 @@ from torch_models import BiT, DenseNet, ResNet50
 import dice
 from dice import _core
 
-PEERS_ISA = {  # dice's instruction set: the environment that holds the peers to it
+PEERS_ISA = {  # instruction set of dice: the environment that restricts other libraries to it
     "avx2": {"ONEDNN_MAX_CPU_ISA": "AVX2", "ATEN_CPU_CAPABILITY": "avx2"},
     "avx512": {"ONEDNN_MAX_CPU_ISA": "AVX512_CORE", "ATEN_CPU_CAPABILITY": "avx512"},
 }
-NETS = {  # name: (module, dice's name, image side, batches, GMAC an image)
+NETS = {  # name: (module, dice's name, side of an image, batch sizes, GMAC for an image)
     "densenet": (DenseNet, "densenet", 32, (64, 1), 0.288),
     "resnet50": (ResNet50, "resnet50", 224, (8, 1), 4.09),
     "bit": (BiT, "BiT-S-R101x1", 480, (1,), 35.8),
@@ -37,7 +38,7 @@ NETS = {  # name: (module, dice's name, image side, batches, GMAC an image)
 
 
 def made_up_weights(model: torch.nn.Module) -> None:
-    """Draws weights that keep activations in range; speed does not depend on them."""
+    """Draw weights that keep activations in range. Speed does not depend on the weights."""
     generator = torch.Generator().manual_seed(0)
     for name, value in model.state_dict().items():
         if name.endswith("running_var"):
@@ -49,7 +50,7 @@ def made_up_weights(model: torch.nn.Module) -> None:
 
 
 def dice_network(model, arch, precision, device="cpu"):
-    """dice's network with the state dict of `model`."""
+    """The network of dice with the state dict of `model`."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, "weights.npz")
         np.savez(file, **{k: v.numpy() for k, v in model.state_dict().items() if v.ndim})
@@ -57,7 +58,7 @@ def dice_network(model, arch, precision, device="cpu"):
 
 
 def dice_runner(model, arch, precision, isa):
-    """dice on the state dict of `model`."""
+    """A function from images to logits, by dice with the state dict of `model`."""
     if isa:
         os.environ["DICE_ISA"] = isa
     net = dice_network(model, arch, precision)
@@ -96,7 +97,7 @@ def openvino_runner(path, hint, precision):
     ]
 
     def run(x):
-        """As many batches at once as the device wants; returns one of them."""
+        """Run as many batches at once as the device wants and return the result of one."""
         for request in requests:
             request.start_async(x.numpy())
         for request in requests:
@@ -108,7 +109,7 @@ def openvino_runner(path, hint, precision):
 
 
 def engines(net, batch, precisions, isa):
-    """Yields (name, is_peer, precision, runner or the reason why it is missing)."""
+    """Yield (name, whether it is another library, precision, runner or the reason why it is missing)."""
     make, arch, side, _, _ = NETS[net]
     torch.manual_seed(0)
     model = make().eval()
@@ -177,7 +178,7 @@ def engines(net, batch, precisions, isa):
 
 
 def measure(net, batch, precisions, isa, rounds, seconds, clock):
-    """Rows {engine, peer, precision, images_per_s, error} of one network and batch size."""
+    """Rows {engine, peer, precision, images_per_s, difference or missing} of one network and batch size."""
     side, gmac = NETS[net][2], NETS[net][4]
     x = torch.randn(batch, 3, side, side, generator=torch.Generator().manual_seed(1))
     rows, runs = [], []
@@ -191,7 +192,7 @@ def measure(net, batch, precisions, isa, rounds, seconds, clock):
                 continue
             try:
                 got = np.asarray(run(x))
-            except Exception as error:  # a peer's failure is a result, not ours to hide
+            except Exception as error:  # the failure of another library is a result and is shown
                 if not peer:
                     raise
                 row["missing"] = f"fails: {type(error).__name__}: {str(error).splitlines()[0][:100]}"
@@ -205,7 +206,7 @@ def measure(net, batch, precisions, isa, rounds, seconds, clock):
             runs.append((row, run, max(1, round(seconds / once)), []))
         for _ in range(rounds):
             for _, run, times, seen in runs:
-                run(x)  # the threads of the engine before may still spin
+                run(x)  # not timed: the threads of the previous engine may still spin
                 start = clock()
                 for _ in range(times):
                     run(x)
@@ -217,7 +218,7 @@ def measure(net, batch, precisions, isa, rounds, seconds, clock):
 
 
 def show(rows, peak):
-    """One table for each network and batch size."""
+    """Print the table of one network and batch size."""
     best = {
         p: max(
             (r["images_per_s"] for r in rows if r["peer"] and r["precision"] == p and "images_per_s" in r),
@@ -227,8 +228,8 @@ def show(rows, peak):
     }
     print(f"\n{rows[0]['net']}, batch {rows[0]['batch']}")
     print(
-        f"{'engine':28s} {'images/s':>9s} {'GFLOP/s':>8s} {'of peak':>8s} {'x best float32':>15s} {'x best bf16':>12s}"
-        f" {'difference':>11s}"
+        f"{'engine':28s} {'images/s':>9s} {'GFLOP/s':>8s} {'of peak':>8s} {'x best float32':>15s} "
+        f"{'x best bf16':>12s} {'difference':>11s}"
     )
     for row in rows:
         if "missing" in row:
@@ -244,9 +245,11 @@ def show(rows, peak):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--net", nargs="+", choices=NETS, default=list(NETS))
-    parser.add_argument("--batch", type=int, nargs="+", help="default: as in the goals")
+    parser.add_argument("--batch", type=int, nargs="+", help="default: 64 and 1 (densenet), 8 and 1, 1 (bit)")
     parser.add_argument("--precision", nargs="+", default=["float32", "bf16x3", "bf16"])
-    parser.add_argument("--isa", choices=PEERS_ISA, help="hold dice and the peers to this instruction set")
+    parser.add_argument(
+        "--isa", choices=PEERS_ISA, help="restrict dice and the others to this instruction set"
+    )
     parser.add_argument("--threads", type=int, default=0, help="default: all processors")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--seconds", type=float, default=1.0, help="of each engine in each round")
@@ -258,17 +261,17 @@ def main():
     parser.add_argument("--json", help="write the rows to this file")
     args = parser.parse_args()
     wanted = PEERS_ISA.get(args.isa, {})
-    if any(
-        os.environ.get(name) != value for name, value in wanted.items()
-    ):  # read when the libraries are loaded
+    # The libraries read these variables when they are loaded, so the program starts again with them.
+    if any(os.environ.get(name) != value for name, value in wanted.items()):
         os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, **wanted})
     _core.threads_set(args.threads)
     torch.set_num_threads(_core.threads_count())
     clock = time.process_time if args.processor_time else time.perf_counter
     peak = _core.peak_gflops(args.isa) * _core.threads_count()
     print(
-        f"{sys.platform}, {_core.threads_count()} threads, dice isa {_core.isa_select(args.isa)}, measured float32 "
-        f"peak {peak:.0f} GFLOP/s, torch {torch.__version__}, {args.rounds} rounds of {args.seconds} s, medians"
+        f"{sys.platform}, {_core.threads_count()} threads, dice isa {_core.isa_select(args.isa)}, "
+        f"measured float32 peak {peak:.0f} GFLOP/s, torch {torch.__version__}, "
+        f"{args.rounds} rounds of {args.seconds} s, medians"
         f"{', processor time' if args.processor_time else ''}"
     )
     rows = []

@@ -1,10 +1,12 @@
-"""Images per second of the backbone alone, of decoding alone, and of both as `dice eval` runs them.
+"""Measures images per second of the backbone alone, of decoding alone, and of both together as in `dice
+eval`.
 
-    python benchmarks/bench_end_to_end.py --root DIR [--net resnet50 --set sun] [--net densenet --set CIFAR-10] [--images 128]
+    python benchmarks/bench_end_to_end.py --root DIR [--net resnet50 --set sun] [--net densenet --set
+CIFAR-10] [--images 128]
 
-Decoding threads run beside the backbone on the same cores, so that the two together can at best take as long as one after the
-other: `of bound` is that time over the time taken. Rounds are interleaved; the figure is the median. ResNet-50 and BiT run
-with made-up weights (speed does not depend on them), densenet with the root's checkpoint.
+Decoding and backbone share the same cores, so together they need at least the sum of their times; `of bound`
+is that sum divided by the measured time. Rounds are interleaved; the figures are medians. ResNet-50 and BiT
+run with made-up weights, on which speed does not depend, densenet with the root's checkpoint.
 """
 
 import argparse
@@ -31,7 +33,7 @@ def load(net: str, root: Path) -> dice.Backbone:
 
 
 def measure(net: dice.Backbone, images, transform, batch: int, rounds: int) -> dict[str, float]:
-    """Name -> median seconds."""
+    """Median seconds of "backbone", "decoding" and "together" for all images."""
     decoded = list(images.batches(transform, batch))
     net.forward(decoded[0][1])
 
@@ -71,7 +73,8 @@ def main() -> None:
         f"{_core.isa_select()}, {_core.threads_count()} threads, batch {args.batch}, numpy {np.__version__}"
     )
     print(
-        f"{'net':14s} {'set':10s} {'images':>6s} {'backbone':>9s} {'decoding':>9s} {'end to end':>10s}  of bound"
+        f"{'net':14s} {'set':10s} {'images':>6s} {'backbone':>9s} {'decoding':>9s} {'end to end':>10s}  "
+        "of bound"
     )
     for name, set_name in zip(nets, sets, strict=True):
         images = select(open_set(set_name, args.root), max_images=args.images)
@@ -79,7 +82,8 @@ def main() -> None:
         speeds = [len(images) / seconds[work] for work in ("backbone", "decoding", "together")]
         bound = (seconds["backbone"] + seconds["decoding"]) / seconds["together"]
         print(
-            f"{name:14s} {set_name:10s} {len(images):6d} {speeds[0]:9.1f} {speeds[1]:9.1f} {speeds[2]:10.1f}  {100 * bound:5.0f} %",
+            f"{name:14s} {set_name:10s} {len(images):6d} {speeds[0]:9.1f} {speeds[1]:9.1f} "
+            f"{speeds[2]:10.1f}  {100 * bound:5.0f} %",
             flush=True,
         )
 

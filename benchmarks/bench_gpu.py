@@ -1,12 +1,14 @@
-"""Networks, head and ranking on a GPU, dice beside its peers, in one interleaved run.
+"""Compares networks, last layer and ranking on a GPU with other libraries, in one interleaved run.
 
-    python benchmarks/bench_gpu.py [--net densenet resnet50 bit] [--batch 1 64 256] [--device cuda] [--json FILE]
+    python benchmarks/bench_gpu.py [--net densenet resnet50 bit] [--batch 1 64 256] [--device cuda] [--json
+FILE]
 
-Networks: float32 images that live on the GPU, logits back on the host; "dice uint8 host" instead begins with bytes on
-the host, as evaluation does. Peers: PyTorch eager channels last, torch.compile(max-autotune), a CUDA graph of eager, and
-TensorRT (torch_tensorrt) where installed; float32 without TF32, bf16 by autocast. "+ cuBLAS" is dice with DICE_CUBLAS=1.
-The head's features and the ranked weights live on the GPU; scores and mask come back to the host. Medians; what is not
-there or fails is named with the reason. Needs the extra `bench` with a PyTorch made for CUDA.
+Networks take float32 images that live on the GPU and return logits to the host; "dice uint8 host" takes bytes
+of the host instead, as evaluation does; "+ cuBLAS" is dice with DICE_CUBLAS=1. The other libraries are
+PyTorch eager channels last, torch.compile(max-autotune), a CUDA graph of eager, and TensorRT (torch_tensorrt)
+if installed, in float32 without TF32 and in bf16 by autocast. The features of the last layer and the ranked
+weights live on the GPU; scores and mask return to the host. Figures are medians. The table names each engine
+that is missing or fails, and the reason. Needs the extra `bench` with a PyTorch made for CUDA.
 """
 
 import argparse
@@ -29,7 +31,8 @@ except ImportError as error:
 
 
 def dice_cases(model, arch, side, batch, device, x):
-    """(name, function that makes the run) of dice in every precision; x (N, 3, H, W) lives on the GPU."""
+    """Yield (name, function that returns a run) for dice in every precision; x (N, 3, H, W) lives on the
+    GPU."""
     host = np.random.default_rng(0).integers(0, 256, (batch, side, side, 3), np.uint8)
 
     def made(precision, cublas):
@@ -55,7 +58,7 @@ def dice_cases(model, arch, side, batch, device, x):
 
 
 def graph_of(run, x):
-    """`run` on the memory of x, captured as a CUDA graph."""
+    """A function that replays run(x), captured as a CUDA graph."""
     side_stream = torch.cuda.Stream()
     with torch.cuda.stream(side_stream):
         for _ in range(3):
@@ -73,7 +76,7 @@ def graph_of(run, x):
 
 
 def peer_cases(model, x):
-    """(name, run, or a function that makes it) of every peer."""
+    """Yield (name, function that returns a run) for every other library."""
     last = model.to(x.device, memory_format=torch.channels_last)
     x = x.contiguous(memory_format=torch.channels_last)
     for precision in ("float32", "bf16"):
@@ -100,7 +103,10 @@ def peer_cases(model, x):
 
 
 def prepared(cases):
-    """{name: run} of those that work, {name: why} of the others, {name: first result}. Peers fail in ways of their own."""
+    """{name: run} of the cases that work, {name: reason} of the others, {name: first result}.
+
+    Any exception counts as a failure, since the other libraries raise all kinds.
+    """
     runs, missing, results = {}, {}, {}
     for name, make in cases:
         try:
@@ -133,11 +139,13 @@ def bench_network(name, batch, device, repeats):
         engine: float(np.linalg.norm(z - want) / np.linalg.norm(want)) for engine, z in results.items()
     }
     medians = interleaved(runs, repeats)
-    best = {precision: max((1e3 * batch / ms for engine, ms in medians.items()
-                            if not engine.startswith("dice") and engine.endswith(precision)), default=float("nan"))
-            for precision in ("float32", "bf16")}  # fmt: skip
+    best = {}
+    for precision in ("float32", "bf16"):
+        engines = [name for name in medians if not name.startswith("dice") and name.endswith(precision)]
+        best[precision] = 1e3 * batch / min((medians[name] for name in engines), default=float("nan"))
     print(
-        f"\n{name}, batch {batch}\n{'engine':28s} {'images/s':>9s} {'x best float32':>15s} {'x best bf16':>12s} {'difference':>11s}"
+        f"\n{name}, batch {batch}\n{'engine':28s} {'images/s':>9s} {'x best float32':>15s} "
+        f"{'x best bf16':>12s} {'difference':>11s}"
     )
     for engine, ms in medians.items():
         speed = 1e3 * batch / ms
@@ -161,7 +169,7 @@ def bench_network(name, batch, device, repeats):
 
 
 def bench_head(batch, device, repeats, classes=1000, features=2048):
-    """The last layer on features that live on the GPU, plain and with 10 % of its weights."""
+    """Time the last layer on features that live on the GPU, plain and with 10 % of its weights."""
     rng = np.random.default_rng(0)
     weight = rng.standard_normal((classes, features)).astype(np.float32)
     bias, mean = rng.standard_normal(classes).astype(np.float32), rng.random(features)
@@ -207,13 +215,14 @@ def main():
     reason, plugin = _core.cuda_status()
     if reason is not None or not torch.cuda.is_available():
         print(
-            f"no GPU to measure: {reason or 'this PyTorch is not made for CUDA'} ({plugin})", file=sys.stderr
+            f"no GPU to measure: {reason or 'this PyTorch is not made for CUDA'} ({plugin})",
+            file=sys.stderr,
         )
         return 2
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     print(
-        f"{torch.cuda.get_device_name(torch_device(args.device))}, torch {torch.__version__}, dice built with "
-        f"{_core.build_info()['cuda']}, medians of {args.repeats}"
+        f"{torch.cuda.get_device_name(torch_device(args.device))}, torch {torch.__version__}, "
+        f"dice built with {_core.build_info()['cuda']}, medians of {args.repeats}"
     )
     rows = []
     with torch.inference_mode(), torch.cuda.device(torch_device(args.device)):

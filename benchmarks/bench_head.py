@@ -1,11 +1,11 @@
-"""DICE's last layer against the original's broadcast and what torch and scipy offer.
+"""Compares DICE's masked last layer with the original's broadcast, and with torch, scipy and numpy.
 
     python benchmarks/bench_head.py [--classes 1000] [--features 2048] [--batch 1 16 200] [--p 50 70 90]
                                     [--repeats 15] [--processor-time]
 
 Half of the features are zero, as after a ReLU. Every case computes logsumexp(masked W h + b). The cases run
-in turn, `repeats` times, in this one process. Printed are medians in milliseconds, and how many times
-faster dice is than the best of the other libraries. torch is optional; what is missing is named.
+in turn, `repeats` times, in this one process. The table shows medians in milliseconds, and how many times
+faster dice is than the best of the other libraries. torch is optional; the table says if it is missing.
 """
 
 import argparse
@@ -20,7 +20,7 @@ from scipy.special import logsumexp
 
 from dice import DICE, _core
 
-# between its products a peer's threads must not spin on the processors of the next case
+# The threads of another library must not spin on the processors when its case is over.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("KMP_BLOCKTIME", "0")
 
@@ -30,8 +30,8 @@ except ImportError:
     torch = None
 
 
-def interleaved(cases, repeats, clock):
-    """Median milliseconds of each case."""
+def interleaved(cases, repeats, clock=time.perf_counter):
+    """Name -> median milliseconds of each case (name -> function), run in turn."""
     times = {name: [] for name in cases}
     for _ in range(2):
         for run in cases.values():

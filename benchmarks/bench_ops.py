@@ -1,10 +1,12 @@
-"""GFLOP/s of the layers of real networks and of the tests' op cases, and their share of the limit that binds.
+"""Measures GFLOP/s of layers of real networks and, with --all, of the ops that the tests use.
 
-    python benchmarks/bench_ops.py [--isa avx512] [--precision float32] [--match TEXT] [--rounds 5]
+    python benchmarks/bench_ops.py [--isa avx512] [--precision float32] [--match TEXT] [--all] [--rounds 5]
 
-One thread. The limit is the smaller of the measured float32 peak and what the memory allows: bytes that must
-move (inputs, outputs and weights once) at the measured copy speed. A share above 100 % means that the working
-set stays in the caches, or that Winograd multiplies less than the direct sum is counted for.
+One thread. `share` is the time that an op must take divided by the time that it takes. It must take the
+longer of two times: that of its operations at the measured float32 peak ("compute"), and that of moving its
+inputs, outputs and weights once at the measured copy speed ("memory"). A share above 100 % means that the
+data stay in the caches, or that Winograd needs fewer multiplications than the direct sum, which is what is
+counted.
 """
 
 import argparse
@@ -18,7 +20,7 @@ import numpy as np
 from dice import _core
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
-from op_cases import CASES, Case, make, run_ops
+from op_cases import CASES, Case, make
 
 LAYERS = [
     Case("conv", 256, 64, (56, 56), 1, relu=True, bias=True),
@@ -37,7 +39,7 @@ LAYERS = [
 
 
 def operations(case: Case) -> int:
-    """Multiplications and additions of one image."""
+    """Number of multiplications and additions for one image."""
     h, w = case.out_size()
     if case.kind == "conv":
         return 2 * case.c_in * case.c_out * case.kernel**2 * h * w
@@ -49,7 +51,7 @@ def operations(case: Case) -> int:
 
 
 def traffic(case: Case) -> int:
-    """Bytes that one image must move at the least."""
+    """Number of bytes that must be moved for one image at least."""
     h, w = case.out_size()
     weights = case.c_in * case.c_out * case.kernel**2 if case.kind == "conv" else 0
     return 4 * (
@@ -58,7 +60,7 @@ def traffic(case: Case) -> int:
 
 
 def copy_speed() -> float:
-    """Bytes a second, read and written, of a copy larger than the caches."""
+    """Bytes per second, read and written, of a copy larger than the caches."""
     source = np.zeros(1 << 26, np.uint8)
     target = np.empty_like(source)
     times = []
@@ -70,9 +72,10 @@ def copy_speed() -> float:
 
 
 def seconds(case: Case, isa, precision, winograd, rounds) -> float:
-    """Of one op on one image. Runs of 1 and 4 ops on 1 and n images: their differences are free of packing.
+    """Seconds of one op on one image: the processor time of the one thread, which a busy machine affects
+    less.
 
-    Processor time of the one thread, so that a busy machine counts less.
+    Differences between runs of 1 and 4 ops on 1 and n images leave out packing and loading.
     """
     problem = make(case)
 
@@ -80,7 +83,7 @@ def seconds(case: Case, isa, precision, winograd, rounds) -> float:
         ops = problem.ops[:-1] + problem.ops[-1:] * ops
         x = np.concatenate([problem.input[:1]] * images)
         start = time.thread_time()
-        run_ops(problem.tensors, ops, x, problem.output, isa, precision, winograd)
+        _core.run_ops(problem.tensors, ops, x, problem.output, isa, precision, winograd)
         return time.thread_time() - start
 
     n = 1 + int(np.clip(2e9 / operations(case), 8, 200))
@@ -93,8 +96,8 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--isa")
     parser.add_argument("--precision", default="float32")
-    parser.add_argument("--match", default="", help="only cases whose name holds this")
-    parser.add_argument("--all", action="store_true", help="the whole case list of the tests too")
+    parser.add_argument("--match", default="", help="only cases whose name contains this")
+    parser.add_argument("--all", action="store_true", help="also all ops that the tests use")
     parser.add_argument("--rounds", type=int, default=5)
     args = parser.parse_args()
     _core.threads_set(1)
@@ -110,8 +113,10 @@ def main():
         took = seconds(case, args.isa, args.precision, True, args.rounds)
         limit = max(operations(case) / peak, traffic(case) / speed)
         binds = "compute" if operations(case) / peak >= traffic(case) / speed else "memory"
-        speed_of_case = operations(case) / took / 1e9
-        print(f"{case.id:60s} {took * 1e6:9.1f} {speed_of_case:8.1f} {binds:>8s} {limit / took:7.0%}")
+        print(
+            f"{case.id:60s} {took * 1e6:9.1f} {operations(case) / took / 1e9:8.1f} {binds:>8s} "
+            f"{limit / took:7.0%}"
+        )
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""Peak memory of `dice precompute` over the number of images.
+"""Measures how the peak memory of `dice precompute` depends on the number of images.
 
-Writes synthetic JPEG files into a temporary folder (hard links to a few of them: what is read and decoded is the same)
-and runs the command on the first N of them, each in a process of its own. The network is a DenseNet of depth 10, so that the
-time goes to decoding.
+Writes synthetic JPEG files into a temporary folder and runs the command on the first N of them, for each N in
+a process of its own. Most files are hard links to a few, which does not change what is read and decoded. The
+network is a DenseNet of depth 10, so that most of the time goes to decoding.
 
     python benchmarks/bench_precompute_memory.py --images 1000 5000 20000
 """
@@ -35,12 +35,20 @@ def make_images(folder: Path, n: int, side: int) -> None:
 
 
 def measure(work: Path, n: int) -> tuple[float, float]:
-    """Peak resident MiB, seconds of user time."""
+    """Peak resident MiB, and seconds of user time."""
     listed = work / f"{n}.txt"
     listed.write_text("".join(f"images/class{i % 10}/image_{i:08d}.jpg {i % 10}\n" for i in range(n)))
-    command = [sys.executable, "-m", "dice", "precompute", "--checkpoint", work / "net.npz", "--in-data", listed,
-               "--out", work / f"{n}.npz", "--base-dir", work / "output", "--threads", "2"]  # fmt: skip
-    child = subprocess.Popen([*map(str, command)], stdout=subprocess.DEVNULL)
+    flags = {
+        "--checkpoint": work / "net.npz",
+        "--in-data": listed,
+        "--out": work / f"{n}.npz",
+        "--base-dir": work / "output",
+        "--threads": 2,
+    }
+    command = [sys.executable, "-m", "dice", "precompute"]
+    for flag, value in flags.items():
+        command += [flag, str(value)]
+    child = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     _, status, usage = os.wait4(child.pid, 0)
     if status:
         raise SystemExit(f"{n} images: exit status {os.waitstatus_to_exitcode(status)}")
@@ -50,7 +58,7 @@ def measure(work: Path, n: int) -> tuple[float, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--images", type=int, nargs="+", default=[1000, 5000, 20000])
-    parser.add_argument("--side", type=int, default=256, help="of the JPEG files, pixels")
+    parser.add_argument("--side", type=int, default=256, help="side of the JPEG images, in pixels")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         work = Path(name)

@@ -1,16 +1,19 @@
-"""Every post-hoc score beside pytorch-ood's: time to fit and to score, peak memory, and whether the images are ranked alike.
+"""Compares every post-hoc score with pytorch-ood's: time to fit and to score, peak memory, ranking of the
+images.
 
-    python benchmarks/bench_scores.py [--train 50000] [--test 50000] [--features 2048] [--classes 1000] [--methods knn mds ...]
-                                      [--repeats 3] [--limit 600] [--threads 2] [--knn-rows 0] [--json FILE]
+    python benchmarks/bench_scores.py [--train 50000] [--test 50000] [--features 2048] [--classes 1000]
+                                      [--methods knn mds ...] [--repeats 3] [--limit 600] [--threads 2]
+                                      [--knn-rows 0] [--json FILE]
 
-Each case is a process of its own on the same features, half zero as after a ReLU, and what the table of methods and
-pytorch-ood's counterpart make of them; memory is the rise of the peak over what the loaded arrays take. pytorch-ood
-(`pip install dice-ood[bench]`) needs torchvision to be importable; where it is not, empty modules of that name stand in, which
-is enough for detectors. A score that pytorch-ood lacks, or a case that fails or passes the limit, is named.
+All cases use the same features, half of them zero as after a ReLU, and each runs in a process of its own.
+Memory is the rise of the peak above what the loaded arrays take. pytorch-ood (`pip install dice-ood[bench]`)
+imports torchvision; where that is not installed, empty modules take its place, which is enough for detectors.
+The table names each score that pytorch-ood lacks and each case that fails or exceeds the limit (in seconds).
 
-`score` is wall time, `cpu` the processor time of all threads, which holds better on a machine that others use; both ratios are
-printed. Some of pytorch-ood's methods need minutes or tens of gigabytes for all test images (`PEER_ROWS`): those are given the
-first so many alone, their time is scaled up to all, their memory is that of the fewer, and the table says so.
+`score` is wall time, `cpu` the processor time of all threads, which varies less on a machine that others use
+too; both ratios are printed. Some methods of pytorch-ood need minutes or tens of gigabytes for all test
+images. They get only the first ones (`PEER_ROWS`): their time is scaled up to all images, their memory is
+not, and the table says so.
 """
 
 import argparse
@@ -29,13 +32,14 @@ from pathlib import Path
 
 import numpy as np
 
-# Test images that pytorch-ood is given: a matrix product D x D for every class, a C x D matrix for every image, all products
-# of an image with the bank, a backward pass for every image.
+# The number of test images for methods of pytorch-ood that compute a D x D product for every class (mds,
+# rmds), a C x D matrix for every image (dice), all products of an image with the bank (nnguide) or a backward
+# pass for every image.
 PEER_ROWS = {"mds": 200, "rmds": 200, "dice": 500, "nnguide": 2000, "gradnorm": 1000}
 
 
 class Absent(importlib.abc.MetaPathFinder, importlib.abc.Loader):
-    """Modules named torchvision... whose every attribute is an empty class."""
+    """Finds modules named torchvision..., in which every attribute is an empty class."""
 
     class Module(types.ModuleType):
         __path__: list = []
@@ -60,7 +64,7 @@ class Absent(importlib.abc.MetaPathFinder, importlib.abc.Loader):
 
 
 def peer(name, W, b):
-    """pytorch-ood's detector with the parameters of the table, what it takes, and its ways to fit and score; None = has none."""
+    """(detector of pytorch-ood with our parameters, what it takes, fit or None, predict), or None."""
     import torch
 
     try:
@@ -74,7 +78,7 @@ def peer(name, W, b):
     head.weight.data, head.bias.data = torch.from_numpy(W), torch.from_numpy(b)
 
     def on_maps(make):
-        """Detectors of maps (N, D, 1, 1)."""
+        """A detector that takes maps (N, D, 1, 1)."""
         made = make(None, lambda maps: head(maps.flatten(1)))
         return (
             made,
@@ -120,7 +124,7 @@ def peer(name, W, b):
 
 
 def peak(reset=False):
-    """Highest resident bytes, since the last reset where the system can."""
+    """The highest number of resident bytes, since the last reset if the system can reset it."""
     try:
         if reset:
             Path("/proc/self/clear_refs").write_text("5")
@@ -133,7 +137,7 @@ def peak(reset=False):
 
 
 def run(who, name, folder, rows, repeats, threads):
-    """One case, in this process: {"fit", "score", "cpu", "memory", "rows"}; scores (higher = ID) are left in the folder."""
+    """Run one case here and save its scores (higher = ID): {"fit", "score", "cpu", "memory", "rows"}."""
     W, b, y = (np.load(Path(folder, f"{array}.npy")) for array in "Wby")
     if who == "dice":
         from dice import _core
@@ -165,7 +169,7 @@ def run(who, name, folder, rows, repeats, threads):
     start = time.perf_counter()
     if fit is not None:
         fit(train, y)
-    score(test[:2])  # what is made at the first use belongs to the fit
+    score(test[:2])  # the first use prepares things, which counts as fitting
     fitted = time.perf_counter() - start
     times, processor = [], []
     for _ in range(repeats):
@@ -181,8 +185,13 @@ def run(who, name, folder, rows, repeats, threads):
         np.asarray(scores.detach() if who != "dice" else scores, np.float64),
     )
     scale = images / len(test)
-    return {"fit": fitted, "score": scale * statistics.median(times), "cpu": scale * statistics.median(processor),
-            "memory": memory, "rows": len(test)}  # fmt: skip
+    return {
+        "fit": fitted,
+        "score": scale * statistics.median(times),
+        "cpu": scale * statistics.median(processor),
+        "memory": memory,
+        "rows": len(test),
+    }
 
 
 def data(folder, args):
@@ -201,25 +210,12 @@ def data(folder, args):
 
 
 def case(who, name, folder, args):
-    rows = min(
-        args.test,
-        args.knn_rows or args.test
-        if name == "knn"
-        else args.test
-        if who == "dice"
-        else PEER_ROWS.get(name, args.test),
-    )
-    command = [
-        sys.executable,
-        __file__,
-        "--worker",
-        who,
-        name,
-        folder,
-        str(rows),
-        str(args.repeats),
-        str(args.threads),
-    ]
+    if name == "knn":
+        most = args.knn_rows or args.test
+    else:
+        most = args.test if who == "dice" else PEER_ROWS.get(name, args.test)
+    numbers = [str(number) for number in (min(args.test, most), args.repeats, args.threads)]
+    command = [sys.executable, __file__, "--worker", who, name, folder, *numbers]
     limits = {"OMP_NUM_THREADS": str(args.threads), "OPENBLAS_NUM_THREADS": str(args.threads)}
     try:
         done = subprocess.run(
@@ -238,19 +234,32 @@ def main():
     from dice.detectors.registry import METHODS
 
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    for name, value in (("train", 50000), ("test", 50000), ("features", 2048), ("classes", 1000), ("repeats", 3), ("limit", 600),
-                        ("threads", os.cpu_count()), ("knn_rows", 0)):  # fmt: skip
-        parser.add_argument(f"--{name.replace('_', '-')}", type=int, default=value)
+    numbers = {
+        "train": 50000,
+        "test": 50000,
+        "features": 2048,
+        "classes": 1000,
+        "repeats": 3,
+        "limit": 600,
+        "threads": os.cpu_count(),
+        "knn-rows": 0,
+    }
+    for name, value in numbers.items():
+        parser.add_argument(f"--{name}", type=int, default=value)
     parser.add_argument(
         "--methods", nargs="+", default=list(METHODS), choices=list(METHODS), metavar="METHOD"
     )
     parser.add_argument("--json", help="write the figures there too")
     args = parser.parse_args()
     print(
-        f"{args.train} training, {args.test} test features of {args.features}, {args.classes} classes, {args.threads} threads"
+        f"{args.train} training, {args.test} test features of {args.features}, {args.classes} classes, "
+        f"{args.threads} threads"
     )
-    print(f"{'':12}{'dice: fit s':>12}{'score s':>10}{'cpu s':>10}{'MB':>8}{'pytorch-ood':>13}{'score s':>10}{'cpu s':>10}{'MB':>8}"
-          f"{'faster':>9}{'by cpu':>9}{'memory':>8}  ranks")  # fmt: skip
+    figures = f"{'score s':>10}{'cpu s':>10}{'MB':>8}"
+    print(
+        f"{'':12}{'dice: fit s':>12}{figures}{'pytorch-ood':>13}{figures}"
+        f"{'faster':>9}{'by cpu':>9}{'memory':>8}  ranks"
+    )
     results = {}
     with tempfile.TemporaryDirectory() as folder:
         data(folder, args)
@@ -261,7 +270,8 @@ def main():
             line = f"{name:12}"
             for found in (ours, theirs):
                 if "fit" in found:
-                    line += f"{found['fit']:12.2f}{found['score']:10.3f}{found['cpu']:10.3f}{found['memory'] / 1e6:8.0f} "
+                    line += f"{found['fit']:12.2f}{found['score']:10.3f}{found['cpu']:10.3f}"
+                    line += f"{found['memory'] / 1e6:8.0f} "
             if "fit" in ours and "fit" in theirs:
                 rows = min(ours["rows"], theirs["rows"])
                 alike = spearmanr(

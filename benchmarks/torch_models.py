@@ -1,6 +1,7 @@
-"""The three networks in PyTorch, with the checkpoints' names, for the peers of bench_backbones.py.
+"""Three networks in PyTorch, with the weights' names of the checkpoints, for the other libraries of the
+benchmarks.
 
-The networks: DenseNet-BC for CIFAR (Huang et al., CVPR 2017), ResNet-50 (He et al., CVPR 2016) and BiT's
+They are DenseNet-BC for CIFAR (Huang et al., CVPR 2017), ResNet-50 (He et al., CVPR 2016), and BiT's
 pre-activation ResNet with group normalisation and weight standardisation (Kolesnikov et al., ECCV 2020). Each
 returns (features, logits).
 """
@@ -120,7 +121,7 @@ class _PreActivation(nn.Module):
 
 
 class BiT(nn.Module):
-    """BiT-S-R101x1. Weight standardisation is applied once by :meth:`standardise`, not in every pass."""
+    """BiT-S-R101x1. :meth:`standardise` standardises the weights once, instead of in every pass."""
 
     def __init__(self, blocks: tuple[int, ...] = (3, 4, 23, 3), factor: int = 1, classes: int = 1000):
         super().__init__()
@@ -142,7 +143,7 @@ class BiT(nn.Module):
         self.head.conv = nn.Conv2d(c_in, classes, 1)
 
     def standardise(self):
-        """Replaces each kernel but the head's by (w - mean) / sqrt(var + 1e-10), per output channel."""
+        """Replace each kernel but the head's by (w - mean) / sqrt(var + 1e-10), for each output channel."""
         for name, module in self.named_modules():
             if isinstance(module, nn.Conv2d) and not name.startswith("head"):
                 var, mean = torch.var_mean(module.weight.data, (1, 2, 3), unbiased=False, keepdim=True)

@@ -1,8 +1,9 @@
-"""Scores by every method that needs no labels, from features that any program saved:
+"""Scores features, which any program may have saved, by every method that needs no labels:
 python features_from_npy.py W.npy b.npy TRAIN.npy ID.npy OOD.npy
 
-W (C, D) and b (C,) are the network's last layer, the others what goes into it, (N, D). They are memory-mapped and read
-once, a block at a time. What comes out is saved beside ID and OOD, method by method.
+W (C, D) and b (C,) are the last layer of the network, the other files the features that go into it, (N, D).
+They are memory-mapped and read once, a block at a time. The scores of each METHOD are saved as ID.METHOD.npy
+and OOD.METHOD.npy.
 """
 
 import sys
@@ -25,7 +26,8 @@ def main(weight, bias, train, *tests):
             np.save(Path(file).with_suffix(f".{method}.npy"), values)
         result = dice.metrics.evaluate(*found.values(), convention="paper")
         print(
-            f"{method:12s} FPR95 {100 * result['fpr95']:6.2f}  AUROC {100 * result['auroc']:6.2f}  (paper convention)"
+            f"{method:12s} FPR95 {100 * result['fpr95']:6.2f}  AUROC {100 * result['auroc']:6.2f}  "
+            "(paper convention)"
         )
 
 

@@ -1,4 +1,4 @@
-"""An OOD gate in front of a classifier: what is not in-distribution gets no class. Runs on images that ship with dice."""
+"""Puts an OOD gate before a classifier: images that are OOD get no class. Uses images that ship with dice."""
 
 import numpy as np
 
@@ -7,7 +7,7 @@ from dice.data import load
 
 
 class GatedClassifier:
-    """A network that abstains: class -1 where an image is OOD. At least `tpr` of the ID images pass."""
+    """A classifier that gives OOD images class -1. A share of at least `tpr` of the ID images pass."""
 
     def __init__(self, net, train, held_out, tpr=0.95):
         self.net = net
@@ -28,7 +28,8 @@ def main():
     answer = gate.predict(images)
     passed = answer >= 0
     print(
-        f"digits 0-7    {100 * passed.mean():6.2f} % pass, of these {100 * np.mean(answer[passed] == labels[passed]):.2f} % right"
+        f"digits 0-7    {100 * passed.mean():6.2f} % pass, "
+        f"of these {100 * np.mean(answer[passed] == labels[passed]):.2f} % right"
     )
     for name, others in data.ood.items():
         print(f"{name:13s} {100 * np.mean(gate.predict(others) >= 0):6.2f} % pass")

@@ -1,4 +1,4 @@
-"""An own PyTorch network: a forward hook takes the last layer's input, nothing of the network is changed. Needs torch."""
+"""Uses a PyTorch network of your own: a hook reads the input of the last layer. Needs torch."""
 
 import torch
 
@@ -6,7 +6,7 @@ import dice
 
 
 class Features:
-    """Runs `model` and returns what its last layer `head` is given, float32 (N, D)."""
+    """Runs `model` and returns the input of its last layer `head`, float32 (N, D)."""
 
     def __init__(self, model, head):
         self.model, self._seen = model.eval(), None
@@ -20,9 +20,14 @@ class Features:
 
 def main():
     torch.manual_seed(0)
-    model = torch.nn.Sequential(  # stands for any network, such as torchvision's, whose last layer is `model.fc`
-        torch.nn.Conv2d(3, 16, 3), torch.nn.ReLU(), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(16, 10)
-    )  # fmt: skip
+    # Any network will do. torchvision's ResNets have their last layer in `model.fc`.
+    model = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 16, 3),
+        torch.nn.ReLU(),
+        torch.nn.AdaptiveAvgPool2d(1),
+        torch.nn.Flatten(),
+        torch.nn.Linear(16, 10),
+    )
     head = model[-1]
     features = Features(model, head)
     train, held_out, test = (torch.rand(n, 3, 32, 32) for n in (200, 100, 50))
@@ -37,7 +42,8 @@ def main():
     plain = dice.DICE(head.weight.detach(), head.bias.detach(), p=None).score_samples(features(test))
     energy = torch.logsumexp(model(test), dim=1).detach()
     print(
-        f"without a mask the scores are the energies: largest difference {abs(plain - energy.numpy()).max():.1e}"
+        "without a mask the scores are the energies: "
+        f"largest difference {abs(plain - energy.numpy()).max():.1e}"
     )
 
 

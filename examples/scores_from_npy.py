@@ -1,4 +1,6 @@
-"""Metrics of scores that any program saved: python scores_from_npy.py ID.npy OOD.npy (higher = in-distribution)."""
+"""Computes metrics of scores, which any program may have saved; higher = in-distribution:
+python scores_from_npy.py ID.npy OOD.npy
+"""
 
 import sys
 

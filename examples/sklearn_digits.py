@@ -1,5 +1,5 @@
-"""scikit-learn on its digits, 0 to 7 in-distribution, 8 and 9 not: a detector as the last step of a pipeline, and DICE on
-the hidden layer of an MLPClassifier. Needs scikit-learn."""
+"""Uses scikit-learn's digits, 0 to 7 as ID and 8 and 9 as OOD: with a detector as the last step of a
+pipeline, and with DICE on the hidden layer of an MLPClassifier. Needs scikit-learn."""
 
 import numpy as np
 from sklearn.datasets import load_digits
@@ -21,8 +21,7 @@ def main():
 
     pipeline = make_pipeline(PCA(30), Mahalanobis()).fit(train, y_train)
     pipeline[-1].set_threshold(tpr=0.95, scores=pipeline.score_samples(held_out))
-    report("Mahalanobis in a pipeline", pipeline.score_samples(test), pipeline.score_samples(unknown),
-           pipeline.predict(test))  # fmt: skip
+    report("Mahalanobis in a pipeline", pipeline, test, unknown)
 
     mlp = MLPClassifier((64,), max_iter=500, random_state=0).fit(train / 16, y_train)
 
@@ -31,14 +30,16 @@ def main():
 
     detector = dice.DICE(mlp.coefs_[1].T, mlp.intercepts_[1], p=50).fit(hidden(train))
     detector.set_threshold(tpr=0.95, scores=detector.score_samples(hidden(held_out)))
-    report("DICE on an MLPClassifier", detector.score_samples(hidden(test)), detector.score_samples(hidden(unknown)),
-           detector.predict(hidden(test)))  # fmt: skip
+    report("DICE on an MLPClassifier", detector, hidden(test), hidden(unknown))
 
 
-def report(name, ids, oods, verdicts):
+def report(name, detector, test, unknown):
+    ids, oods = detector.score_samples(test), detector.score_samples(unknown)
     found = dice.metrics.evaluate(ids, oods, "sklearn")
-    print(f"{name}: AUROC {100 * found['auroc']:.2f}, FPR95 {100 * found['fpr95']:.2f} (sklearn convention), "
-          f"{100 * np.mean(verdicts > 0):.2f} % of new ID images accepted")  # fmt: skip
+    print(
+        f"{name}: AUROC {100 * found['auroc']:.2f}, FPR95 {100 * found['fpr95']:.2f} (sklearn convention), "
+        f"{100 * np.mean(detector.predict(test) > 0):.2f} % of new ID images accepted"
+    )
 
 
 if __name__ == "__main__":

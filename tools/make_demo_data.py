@@ -1,8 +1,8 @@
 """Writes dice/data/images.npz, the images of the embedded benchmark, as 8 x 8 grey.
 
-Needs the extra `dev`; nothing is downloaded: digits come from scikit-learn's wheel, photographs and textures
-from scikit-image's, the font from matplotlib's. The same versions of those write the same bytes.
-Origins and licences are in dice/data/ORIGIN.md.
+Needs the extra `dev` and downloads nothing: the digits come from scikit-learn's wheel, photographs and
+textures from scikit-image's, the fonts from matplotlib's. The same versions of these packages give the same
+bytes. Origins and licences are in dice/data/ORIGIN.md.
 
     python tools/make_demo_data.py [--out FILE]
 """
@@ -18,8 +18,8 @@ from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
 OUT = Path(__file__).resolve().parent.parent / "dice" / "data" / "images.npz"
-VALIDATION, TEST = 200, 400  # images; all others train
-# Letters whose shape is also that of a digit 0 to 7 are left out: they would be ID in truth.
+VALIDATION, TEST = 200, 400  # images; all others are for training
+# Letters that look like a digit from 0 to 7 are left out, because they would really be ID.
 LETTERS = "ABCEFGHKMNPRUVWXYacdefghkmnpqrtuvwxy"
 FONTS = [
     f"DejaVu{family}{style}.ttf"
@@ -33,7 +33,7 @@ FONTS = [
 
 
 def shrink(tiles):
-    """(N,32,32) in 0..1 -> (N,8,8) uint8: each 4 x 4 block summed to one of 17 levels, as the digits were made."""
+    """(N,32,32) in 0..1 -> (N,8,8) uint8: each 4 x 4 block is summed to one of 17 levels, like the digits."""
     blocks = tiles.reshape(-1, 8, 4, 8, 4).sum(axis=(2, 4))  # 0..16
     return to_grey(np.rint(blocks))
 
@@ -59,7 +59,7 @@ def digits():
 
 
 def letter(char, font):
-    """One letter as a (32,32) bool bitmap, as large as it fits and centred, as the digits are."""
+    """One letter as a (32,32) bool bitmap: as large as fits, and centred, like the digits."""
     left, top, right, bottom = font.getbbox(char)
     glyph = Image.new("L", (right - left, bottom - top))
     ImageDraw.Draw(glyph).text((-left, -top), char, fill=255, font=font)

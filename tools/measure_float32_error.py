@@ -1,8 +1,10 @@
 """Measures PyTorch's own float32 error on the made-up networks of tests/networks.py.
 
 For each network it prints the relative L2 error of PyTorch's float32 features and logits against the float64
-formula. The larger one, E, is recorded in tests/test_backbone.py, which allows 5 E. Needs torch, a developer's
-extra: ``PYTHONPATH=tests python tools/measure_float32_error.py``.
+formula. The larger one, E, is recorded in tests/test_backbone.py, which allows 5 E. Needs the extra `dev`,
+for torch.
+
+    PYTHONPATH=tests python tools/measure_float32_error.py
 """
 
 import numpy as np

@@ -1,7 +1,8 @@
 """Trains the DenseNet-BC (depth 40, growth 12, reduction 0.5) of the embedded benchmark with PyTorch.
 
-Needs the extra `dev`. Sees the training digits, and the validation digits for the printed accuracy; never an OOD
-image. The weights are those of the last epoch, in float16, under the names of the original's checkpoints.
+Needs the extra `dev`. It uses the training digits and, for the printed accuracy, the validation digits, but
+no OOD image. The weights are those of the last epoch, in float16, with the names of the original's
+checkpoints.
 
     python tools/train_demo.py [--epochs N] [--threads N] [--out FILE]
 """
@@ -20,13 +21,13 @@ from dice import data
 
 OUT = Path(__file__).resolve().parent.parent / "dice" / "data" / "densenet.npz"
 DEPTH, GROWTH, REDUCTION, CLASSES = 40, 12, 0.5, 8
-# CIFAR's statistics in 0..1, the defaults of dice.load_backbone("densenet", ...).
+# Mean and standard deviation of CIFAR's pixels in 0..1, the defaults of dice.load_backbone("densenet", ...).
 MEAN = torch.tensor([0.4914, 0.4822, 0.4465]).view(1, 3, 1, 1)
 STD = torch.tensor([0.2023, 0.1994, 0.2010]).view(1, 3, 1, 1)
 
 
 class Bottleneck(nn.Module):
-    """BN-ReLU-1x1 to 4 x growth, BN-ReLU-3x3 to growth channels, put behind its input."""
+    """BN-ReLU-1x1 to 4 growth channels, BN-ReLU-3x3 to growth channels, concatenated after the input."""
 
     def __init__(self, channels):
         super().__init__()
@@ -84,7 +85,7 @@ class DenseNet(nn.Module):
 
 
 def augment(x):
-    """(N,3,32,32) in 0..1 -> the same: small turn, size and shift, then contrast, brightness, noise."""
+    """x (N,3,32,32) in 0..1 with small random changes of angle, size, place and brightness, and noise."""
     n = len(x)
 
     def uniform(low, high):
@@ -112,7 +113,10 @@ def accuracy(net, images, labels):
 
 
 def train(net, images, labels, epochs, report):
-    """SGD with Nesterov momentum, batches of 64, one cosine from 0.1 to 0; report(epoch, loss) after each epoch."""
+    """SGD with Nesterov momentum, batches of 64, learning rate from 0.1 to 0 along one cosine.
+
+    Calls report(epoch, loss) after each epoch.
+    """
     x, y = pixels(images), torch.from_numpy(labels)
     optimiser = torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9, nesterov=True, weight_decay=1e-4)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, epochs)
