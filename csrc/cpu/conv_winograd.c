@@ -60,121 +60,133 @@ static size_t strip_tiles(const dice_conv *conv, int32_t height, int32_t width, 
 }
 
 typedef struct scratch_space {
+    size_t strip;    /* Winograd tiles */
     const float **a; /* (blocks) */
     float *zeros;    /* (vectors, 16): a pixel outside, and the bias of all elements but one */
     float *v;        /* (16 elements, blocks, strip, 16): transformed inputs */
     float *m;        /* (16 elements, vectors, strip, 16): products */
-    float *c;        /* (vectors, DICE_TILE_ROWS, 16): four pixels */
+    float *c;        /* (vectors, DICE_TILE_ROWS, 16): the outputs of one tile, four pixels */
 } scratch_space;
 
-/* Floats of each array, in the order of scratch_space. */
-static void scratch_floats(const dice_conv *conv, size_t strip, size_t floats[4])
+/* Floats of zeros, v, m and c. */
+static void count_floats(const dice_conv *conv, size_t strip, size_t floats[4])
 {
-    const size_t width = (size_t)conv->vectors * DICE_BLOCK;
-    floats[0] = width;
+    const size_t outputs = (size_t)conv->vectors * DICE_BLOCK;
+    floats[0] = outputs;
     floats[1] = ELEMENTS * (size_t)conv->blocks * strip * DICE_BLOCK;
-    floats[2] = ELEMENTS * strip * width;
+    floats[2] = ELEMENTS * strip * outputs;
     floats[3] = (size_t)conv->vectors * DICE_TILE_PLANE;
 }
 
 static scratch_space divide_scratch(const dice_conv *conv, size_t strip, void *scratch)
 {
     size_t floats[4];
-    scratch_floats(conv, strip, floats);
+    count_floats(conv, strip, floats);
     float *zeros = (float *)(void *)((char *)scratch + dice_conv_pointer_bytes((size_t)conv->blocks));
-    float *v = zeros + floats[0], *m = v + floats[1];
-    return (scratch_space){scratch, zeros, v, m, m + floats[2]};
+    float *v = zeros + floats[0], *m = v + floats[1], *c = m + floats[2];
+    return (scratch_space){strip, scratch, zeros, v, m, c};
 }
 
 static size_t scratch_bytes(const dice_conv *conv, int32_t height, int32_t width, size_t images)
 {
     size_t floats[4];
-    scratch_floats(conv, strip_tiles(conv, height, width, images), floats);
+    count_floats(conv, strip_tiles(conv, height, width, images), floats);
     return dice_conv_pointer_bytes((size_t)conv->blocks)
          + (floats[0] + floats[1] + floats[2] + floats[3]) * sizeof(float);
 }
 
-/* Where a Winograd tile lies. */
+/* The outputs of a Winograd tile: of 2 x 2 pixels, those that lie inside of the piece. */
 typedef struct place {
     size_t image;
-    dice_conv_pixel first; /* output pixel, upper left */
+    dice_conv_pixel first;
+    int height, width;
 } place;
 
-/* The place of tile `index`, counted in raster order over `rows` x `columns` tiles of each image. */
-static place locate(size_t index, int32_t y0, int32_t rows, int32_t columns)
+/* Where tile `index` lies, counted in raster order over the piece's rows of each image. */
+static place locate(size_t index, const dice_view *y, dice_conv_piece piece)
 {
-    const size_t of_image = index % ((size_t)rows * (size_t)columns);
-    return (place){
-        index / ((size_t)rows * (size_t)columns),
-        {y0 + 2 * (int32_t)(of_image / (size_t)columns), 2 * (int32_t)(of_image % (size_t)columns)}};
+    const size_t columns = (size_t)(y->width + 1) / 2, rows = (size_t)(piece.y1 - piece.y0 + 1) / 2;
+    const size_t of_image = index % (rows * columns);
+    const dice_conv_pixel first = {piece.y0 + 2 * (int32_t)(of_image / columns),
+                                   2 * (int32_t)(of_image % columns)};
+    return (place){.image = index / (rows * columns),
+                   .first = first,
+                   .height = first.y + 1 < piece.y1 ? 2 : 1,
+                   .width = first.x + 1 < y->width ? 2 : 1};
 }
 
 /* v (16 elements, blocks, strip, 16) of one tile, from the 4 x 4 inputs around its outputs. */
-static void transform_inputs(const dice_conv *conv, const dice_view *x, dice_conv_pixel at, size_t strip,
-                             const float *zeros, float *v)
+static void transform_inputs(const dice_conv *conv, const dice_view *x, dice_conv_pixel at,
+                             const scratch_space *space, float *v)
 {
-    const float *pixel[ELEMENTS];
+    const float *pixel[ELEMENTS], *data = dice_conv_block_at(x, 0, (dice_conv_pixel){0, 0});
     for (int32_t i = 0; i < ELEMENTS; i++) {
-        const dice_conv_pixel in = {at.y - 1 + i / 4, at.x - 1 + i % 4};
-        const int inside = in.y >= 0 && in.y < x->height && in.x >= 0 && in.x < x->width;
-        pixel[i] = inside ? dice_conv_block_at(x, 0, in) : zeros;
+        const int32_t iy = at.y - 1 + i / 4, ix = at.x - 1 + i % 4;
+        const int inside = iy >= 0 && iy < x->height && ix >= 0 && ix < x->width;
+        pixel[i] = inside ? data + iy * x->pitch + ix * DICE_BLOCK : space->zeros;
     }
-    const size_t step = (size_t)conv->blocks * strip * DICE_BLOCK;
+    const size_t plane = space->strip * DICE_BLOCK;
     for (int32_t b = 0; b < conv->blocks; b++) {
-        conv->kernels->winograd->input(pixel, b * x->plane, zeros, v + (size_t)b * strip * DICE_BLOCK, step);
+        conv->kernels->winograd->input(pixel, b * x->plane, space->zeros, v + (size_t)b * plane,
+                                       (size_t)conv->blocks * plane);
     }
 }
 
-/* One panel of a strip: 16 products, tile by tile, into m. */
-static void multiply(const dice_conv *conv, int32_t panel, size_t count, size_t strip, const scratch_space *p)
+/* One panel of a strip's `count` tiles: 16 products, each by the register tiles, into m. */
+static void multiply(const dice_conv *conv, int32_t panel, size_t count, const scratch_space *space)
 {
     const int vectors = dice_conv_panel_vectors(conv, panel);
-    const size_t width = (size_t)vectors * DICE_BLOCK, full = (size_t)conv->vectors * DICE_BLOCK;
+    const size_t outputs = (size_t)vectors * DICE_BLOCK, plane = space->strip * DICE_BLOCK;
     const float *w = dice_conv_panel_weight(conv, panel);
+    const float *bias = conv->bias + (size_t)panel * (size_t)conv->vectors * DICE_BLOCK;
     const size_t most = (size_t)conv->kernels->conv->max_rows[vectors - 1];
-    for (size_t e = 0; e < ELEMENTS; e++, w += (size_t)conv->in * width) {
+    for (size_t e = 0; e < ELEMENTS; e++, w += (size_t)conv->in * outputs) {
         for (int32_t b = 0; b < conv->blocks; b++) {
-            p->a[b] = p->v + (e * (size_t)conv->blocks + (size_t)b) * strip * DICE_BLOCK;
+            space->a[b] = space->v + (e * (size_t)conv->blocks + (size_t)b) * plane;
         }
-        const dice_conv_sum sum = {p->a, 1, conv->blocks, conv->tail};
-        const float *bias = e == BIASED ? conv->bias + (size_t)panel * full : p->zeros;
+        const dice_conv_sum sum = {space->a, 1, conv->blocks, conv->tail};
         size_t done = 0;
         for (size_t tiles = (count + most - 1) / most; tiles > 0; tiles--) {
             const size_t rows = (count - done + tiles - 1) / tiles;
-            const dice_conv_out out = {.y = p->m + e * strip * width + done * DICE_BLOCK,
-                                       .plane = (ptrdiff_t)(strip * DICE_BLOCK)};
-            conv->kernels->conv->tile[vectors - 1][rows - 1](&sum, (ptrdiff_t)(done * DICE_BLOCK), w, bias,
-                                                             &out);
+            const dice_conv_out out = {.y = space->m + e * (size_t)vectors * plane + done * DICE_BLOCK,
+                                       .plane = (ptrdiff_t)plane};
+            conv->kernels->conv->tile[vectors - 1][rows - 1](&sum, (ptrdiff_t)(done * DICE_BLOCK), w,
+                                                             e == BIASED ? bias : space->zeros, &out);
             done += rows;
         }
     }
 }
 
-/* The outputs of one tile and panel, those that lie inside: from m (16 elements, vectors, strip, 16) into y,
- * of which rows up to `y1` are wanted; by way of c unless they are `whole` blocks. */
-static void store_outputs(const dice_conv *conv, const float *m, size_t strip, int32_t panel, int whole,
-                          const dice_conv_tensors *tensors, dice_conv_pixel at, int32_t y1, float *c)
+/* Transforms one panel of one tile, m (16 elements, vectors, strip, 16), back into its outputs, and stores
+ * them. */
+static void store_outputs(const dice_conv *conv, const float *m, int32_t panel,
+                          const dice_conv_tensors *tensors, place at, const scratch_space *space)
 {
     const dice_view *y = &tensors->y, *residual = &tensors->residual;
     const int vectors = dice_conv_panel_vectors(conv, panel), adds = residual->data != NULL;
-    const size_t step = strip * (size_t)vectors * DICE_BLOCK;
-    const int32_t right = at.x + 1 < y->width, below = at.y + 1 < y1;
-    const int direct = right && below && whole;
-    for (int v = 0; v < vectors; v++, m += strip * DICE_BLOCK) {
-        const int32_t channel = (panel * conv->vectors + v) * DICE_BLOCK;
-        dice_conv_out out = {.y = c + v * DICE_TILE_PLANE, .plane = 2 * DICE_BLOCK};
-        if (direct) {
-            out = (dice_conv_out){.y = dice_conv_block_at(y, channel, at),
+    const size_t plane = space->strip * DICE_BLOCK;
+    const int32_t first = panel * conv->vectors * DICE_BLOCK;
+    const int whole = at.height == 2 && at.width == 2 && dice_conv_fills_blocks(conv, panel, tensors);
+    for (int v = 0; v < vectors; v++, m += plane) {
+        const int32_t channel = first + v * DICE_BLOCK;
+        dice_conv_out out = {.y = space->c + v * DICE_TILE_PLANE, .plane = 2 * DICE_BLOCK};
+        if (whole) {
+            out = (dice_conv_out){.y = dice_conv_block_at(y, channel, at.first),
                                   .plane = y->pitch,
-                                  .residual = adds ? dice_conv_block_at(residual, channel, at) : NULL,
+                                  .residual = adds ? dice_conv_block_at(residual, channel, at.first) : NULL,
                                   .residual_plane = residual->pitch,
                                   .relu = conv->relu};
         }
-        conv->kernels->winograd->output(m, step, &out);
+        conv->kernels->winograd->output(m, (size_t)vectors * plane, &out);
     }
-    for (int32_t row = 0; !direct && row <= below; row++) {
-        dice_conv_pixel pixel = {at.y + row, at.x};
-        dice_conv_store_tile(conv, c + 2 * row * DICE_BLOCK, right + 1, panel, tensors, &pixel);
+    for (int row = 0; !whole && row < at.height; row++) {
+        ptrdiff_t y_at[2], residual_at[2];
+        for (int column = 0; column < at.width; column++) {
+            y_at[column] = (at.first.y + row) * y->pitch + (at.first.x + column) * DICE_BLOCK;
+            residual_at[column] = (at.first.y + row) * residual->pitch + (at.first.x + column) * DICE_BLOCK;
+        }
+        conv->kernels->conv_store(space->c + 2 * row * DICE_BLOCK, at.width, vectors, first, y, y_at,
+                                  adds ? residual : NULL, residual_at, conv->relu);
     }
 }
 
@@ -182,26 +194,25 @@ static void run(const dice_conv *conv, const dice_conv_tensors *tensors, dice_gr
                 dice_conv_piece piece, void *scratch)
 {
     const dice_view *y = &tensors->y;
-    const int32_t rows = (piece.y1 - piece.y0 + 1) / 2, columns = (y->width + 1) / 2;
-    const size_t all = (size_t)rows * (size_t)columns * group.images;
+    const size_t rows = (size_t)(piece.y1 - piece.y0 + 1) / 2, columns = (size_t)(y->width + 1) / 2;
+    const size_t all = rows * columns * group.images;
     const size_t strip = strip_tiles(conv, y->height, y->width, group.images);
     const scratch_space space = divide_scratch(conv, strip, scratch);
     memset(space.zeros, 0, (size_t)conv->vectors * DICE_BLOCK * sizeof(float));
     for (size_t start = 0; start < all; start += strip) {
         const size_t count = start + strip < all ? strip : all - start;
         for (size_t t = 0; t < count; t++) {
-            const place at = locate(start + t, piece.y0, rows, columns);
-            const dice_conv_tensors of_image = dice_conv_image(tensors, group, at.image);
-            transform_inputs(conv, &of_image.x, at.first, strip, space.zeros, space.v + t * DICE_BLOCK);
+            const place at = locate(start + t, y, piece);
+            dice_view x = tensors->x;
+            x.data += at.image * group.stride;
+            transform_inputs(conv, &x, at.first, &space, space.v + t * DICE_BLOCK);
         }
         for (int32_t panel = piece.p0; panel < piece.p1; panel++) {
-            const int whole = dice_conv_fills_blocks(conv, panel, tensors);
-            multiply(conv, panel, count, strip, &space);
+            multiply(conv, panel, count, &space);
             for (size_t t = 0; t < count; t++) {
-                const place at = locate(start + t, piece.y0, rows, columns);
+                const place at = locate(start + t, y, piece);
                 const dice_conv_tensors of_image = dice_conv_image(tensors, group, at.image);
-                store_outputs(conv, space.m + t * DICE_BLOCK, strip, panel, whole, &of_image, at.first,
-                              piece.y1, space.c);
+                store_outputs(conv, space.m + t * DICE_BLOCK, panel, &of_image, at, &space);
             }
         }
     }
