@@ -128,12 +128,14 @@ def test_dtypes(tmp_path, kind, stored, dtype):
 
 def test_strides(tmp_path):
     values = np.arange(12, dtype=np.float32)
-    root = table({
-        "transposed": tensor((4, 3), stride=(1, 4), numel=12),
-        "slice": tensor((2, 2), stride=(4, 2), offset=5, numel=12),
-        "scalar": tensor((), offset=7, numel=12),
-        "empty": tensor((0, 3), numel=12),
-    })  # fmt: skip
+    root = table(
+        {
+            "transposed": tensor((4, 3), stride=(1, 4), numel=12),
+            "slice": tensor((2, 2), stride=(4, 2), offset=5, numel=12),
+            "scalar": tensor((), offset=7, numel=12),
+            "empty": tensor((0, 3), numel=12),
+        }
+    )
     state = read_state_dict(torch_zip(tmp_path / "w.pth", root, {"0": values.tobytes()}))
     assert np.array_equal(state["transposed"], values.reshape(3, 4).T)
     assert np.array_equal(state["slice"], [[5, 7], [9, 11]])

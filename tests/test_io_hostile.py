@@ -1,4 +1,5 @@
-"""Attacks on the readers: code in pickles, bombs of every kind. Each is refused fast, small, by name, and runs nothing."""
+"""Attacks on the readers: code in pickles, bombs of every kind. Each is refused fast, small, by name, and
+runs nothing."""
 
 import math
 import os

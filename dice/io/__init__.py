@@ -1,4 +1,4 @@
-"""Safe readers of files from strangers: no code of theirs runs, every count is bounded before it allocates."""
+"""Safe readers of strangers' files: no code in them runs, and every count is bounded before it allocates."""
 
 from dice.io.checkpoint import read_state_dict
 from dice.io.cifar import read_cifar

@@ -16,7 +16,8 @@ _ENCRYPTED = 0x1
 
 
 class _ShortReads:
-    """A file that cannot be read by more than the largest sane directory at once; zipfile reads a directory whole."""
+    """A file that gives no more at once than the largest sane directory takes:
+    zipfile reads a directory whole."""
 
     def __init__(self, file: BinaryIO, size: int):
         self._file, self._size = file, size
@@ -32,8 +33,8 @@ class _ShortReads:
 def open_archive(file: BinaryIO, size: int, path: str) -> Iterator[zipfile.ZipFile]:
     """Open a zip file, whose parts are then read by at most 1 MiB at once (`fill`).
 
-    Refused with an InputError: names that leave the folder or appear twice, parts that overlap, are encrypted, use
-    another method than stored and deflate, or unpack to far more than they are (zip bombs).
+    Refused with an InputError: names that leave the folder or appear twice, and parts that overlap, are
+    encrypted, use another method than stored and deflate, or unpack to far more than they are (zip bombs).
     """
     with zipfile.ZipFile(_ShortReads(file, size)) as archive:
         parts = sorted(archive.infolist(), key=lambda part: part.header_offset)
@@ -41,7 +42,8 @@ def open_archive(file: BinaryIO, size: int, path: str) -> Iterator[zipfile.ZipFi
         for part in parts:
             if wrong := _fault(part, end, size):
                 raise InputError(
-                    f"{path}: its part {part.filename[:80]!r} {wrong}; fetch the file again or do not trust it"
+                    f"{path}: its part {part.filename[:80]!r} {wrong}; fetch the file again or do not "
+                    "trust it"
                 )
             end = part.header_offset + _LOCAL_HEADER + part.compress_size
         if len({part.filename for part in parts}) != len(parts):

@@ -34,10 +34,10 @@ Source = Callable[[Storage], Any]
 def read_state_dict(path: PathLike) -> dict[str, np.ndarray]:
     """Read the named weights of a checkpoint: torch.save's zip or older format, or .npz.
 
-    Returns name -> array in the file's order; floating-point arrays as float32, others (counters) in their own type.
-    ``state_dict``, ``model`` or ``net`` around the weights and a ``module.`` before every name are removed; epochs,
-    optimiser state and other values are left out. Arrays may share memory where the file's tensors do.
-    Raises InputError for anything else, wrong sizes, NaN or infinity. Nothing a file contains is ever run.
+    Returns name -> array in the file's order: floating-point arrays as float32, others (counters) in their
+    own type. ``state_dict``, ``model`` or ``net`` around the weights and a ``module.`` before every name are
+    removed; epochs, optimiser state and other values are left out. Arrays may share memory where the file's
+    tensors do. Raises InputError for anything else, wrong sizes, NaN or infinity. Nothing in a file is run.
     """
     name = os.fspath(path)
     with opened(path) as (file, size):
@@ -72,7 +72,8 @@ def _read_zip(archive: zipfile.ZipFile, pickle: str, path: str) -> dict[str, np.
             )
         if part.file_size != _nbytes(storage):
             raise InputError(
-                f"{path}: storage {storage.key[:32]!r} has {part.file_size} bytes, not the {_nbytes(storage)} it claims"
+                f"{path}: storage {storage.key[:32]!r} has {part.file_size} bytes, not the "
+                f"{_nbytes(storage)} it claims"
             )
         return archive.open(part)
 
@@ -82,7 +83,7 @@ def _read_zip(archive: zipfile.ZipFile, pickle: str, path: str) -> dict[str, np.
 
 
 def _read_legacy(file: BinaryIO, size: int, path: str) -> dict[str, np.ndarray]:
-    """Before PyTorch 1.6: pickles of magic number, protocol, system, object and storage keys, then the storages."""
+    """PyTorch before 1.6: pickles of magic number, protocol, system, object, storage keys; then storages."""
 
     def load() -> tuple[Any, dict[str, Storage]]:
         return pickles.load(file, size, path, _HINT)

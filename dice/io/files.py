@@ -22,7 +22,8 @@ PathLike = str | os.PathLike[str]
 
 CHUNK = 1 << 20  # bytes moved at a time
 
-# A compressed part may unpack to RATIO times its packed size, or to SLACK bytes (runs of zeros are honest when small).
+# A compressed part may unpack to RATIO times its packed size, or to SLACK bytes (runs of zeros are honest
+# when small).
 RATIO, SLACK = 20, 8 << 20
 
 # What zipfile, zlib, struct and numpy raise on damaged bytes.
@@ -108,10 +109,10 @@ def fingerprint(path: PathLike) -> str:
 
 
 def write_atomic(path: PathLike, writer: Callable[[BinaryIO], object]) -> None:
-    """Write a file whole or not at all: ``writer(file)`` fills a temporary name beside it, which is then renamed.
+    """Writes a file whole or not at all: ``writer(file)`` fills a temporary file, which is then renamed.
 
-    ``file`` is binary and seekable. If anything fails, ``path`` keeps what it had and the temporary name is removed.
-    Raises InputError where the file system refuses (full disk, no permission, no such folder).
+    ``file`` is binary and seekable. If anything fails, ``path`` keeps what it had and the temporary name is
+    removed. Raises InputError where the file system refuses (full disk, no permission, no such folder).
     """
     path = Path(path)
     part = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.part")

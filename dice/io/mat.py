@@ -1,8 +1,8 @@
 """SVHN's .mat files: the two arrays X and y out of a MATLAB version 5 file, and nothing else of the format.
 
-Format: MathWorks, "MAT-File Format", level 5. An element is a tag (type, bytes), values, and padding to 8 bytes; an array
-is an element of elements (flags, dimensions, name, values), often deflated as a whole. Read here and not by SciPy,
-which allocates what a file claims.
+Format: MathWorks, "MAT-File Format", level 5. An element is a tag (type, bytes), values, and padding to 8
+bytes; an array is an element of elements (flags, dimensions, name, values), often deflated as a whole. It is
+read here and not by SciPy, which allocates what a file claims.
 """
 
 import math
@@ -30,8 +30,8 @@ _MAX_ELEMENTS = 64
 def read_svhn(path: PathLike) -> tuple[np.ndarray, np.ndarray]:
     """Read a file of SVHN's cropped digits: images uint8 (N, 32, 32, 3) RGB, labels int64 (N,).
 
-    The file holds X, uint8 (32, 32, 3, N), and y, (N, 1), with label 10 for the digit 0 (http://ufldl.stanford.edu/housenumbers);
-    here that is label 0. Raises InputError if it does not.
+    The file holds X, uint8 (32, 32, 3, N), and y, (N, 1), with label 10 for the digit 0
+    (http://ufldl.stanford.edu/housenumbers); here that is label 0. Raises InputError if it does not.
     """
     name = os.fspath(path)
     with opened(path) as (file, size):
@@ -44,7 +44,8 @@ def read_svhn(path: PathLike) -> tuple[np.ndarray, np.ndarray]:
             kind, nbytes = np.frombuffer(file.read(8), order + "u4").tolist()
             if at + 8 + nbytes > size:
                 raise InputError(
-                    f"{name}: is truncated, it goes on for {at + 8 + nbytes - size} bytes beyond its end; fetch it again"
+                    f"{name}: is truncated, it goes on for {at + 8 + nbytes - size} bytes beyond its end; "
+                    "fetch it again"
                 )
             if kind == _COMPRESSED:
                 _read_array(_Inflated(file, nbytes, order, name), found, name)
@@ -89,7 +90,7 @@ class _Element:
         self.values("u1", min(padding, self.left))
 
     def tag(self) -> tuple[int, int, int]:
-        """Type, bytes, and the bytes of padding behind them. Up to four bytes are packed into the tag itself."""
+        """Type, bytes, and the bytes of padding after them. Up to four bytes are packed into the tag."""
         first = int(self.values("u4", 1)[0])
         if small := first >> 16:
             if small > 4:

@@ -20,12 +20,13 @@ _MAX_HEADER = 4096
 _MAX_DIMENSIONS = 8
 NUMBERS = "b1|[iu][1248]|f[248]"  # the types that are read
 _HEADER = re.compile(
-    rf"\s*\{{\s*'descr': '([<>|=]?(?:{NUMBERS}))', 'fortran_order': (True|False), 'shape': \(([0-9L, ]*)\), \}}\s*"
+    rf"\s*\{{\s*'descr': '([<>|=]?(?:{NUMBERS}))', 'fortran_order': (True|False), "
+    r"'shape': \(([0-9L, ]*)\), \}\s*"
 )
 
 
 def read_npy(path: PathLike, *, ndim: int | None = None, mmap: bool = False) -> np.ndarray:
-    """Read an array of bool, integers or floats, any shape of at most 8 dimensions, in the dtype the file has.
+    """Reads an array of bool, integers or floats with at most 8 dimensions, in the dtype that the file has.
 
     ``ndim`` asks for that many dimensions. With ``mmap`` the array stays in the file (read-only).
     Raises InputError if the file is not such an array, is truncated, or holds NaN or infinity.
@@ -60,7 +61,7 @@ def read_header(stream: Any, where: str) -> tuple[np.dtype, tuple[int, ...], boo
 
 
 def check_size(dtype: np.dtype, shape: tuple[int, ...], there: int, where: str) -> None:
-    """Refuse a shape whose values are not exactly the ``there`` bytes behind the header."""
+    """Refuse a shape whose values are not exactly the ``there`` bytes after the header."""
     need = math.prod(shape) * dtype.itemsize
     if need != there:
         raise InputError(
@@ -71,7 +72,7 @@ def check_size(dtype: np.dtype, shape: tuple[int, ...], there: int, where: str) 
 def read_values(
     stream: Any, dtype: np.dtype, shape: tuple[int, ...], fortran: bool, where: str
 ) -> np.ndarray:
-    """The array behind a checked header, in native byte order and C order of axes."""
+    """The array after a checked header, in native byte order and C order of axes."""
     array = fill(stream, np.empty(shape[::-1] if fortran else shape, dtype), where)
     array = array.astype(dtype.newbyteorder("="), copy=False)
     return array.T if fortran else array

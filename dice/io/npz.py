@@ -17,8 +17,8 @@ __all__ = ["read_npz"]
 def read_npz(path: PathLike) -> dict[str, np.ndarray]:
     """Name -> array of bool, integers or floats, in the dtype the file has.
 
-    Raises InputError if the file is no such archive, is truncated, would unpack to far more than it is, or holds NaN or
-    infinity.
+    Raises InputError if the file is no such archive, is truncated, would unpack to far more than it
+    is, or holds NaN or infinity.
     """
     name = os.fspath(path)
     with opened(path) as (file, size), open_archive(file, size, name) as archive:
@@ -35,7 +35,8 @@ def parts(archive: zipfile.ZipFile, path: str) -> Iterator[tuple[str, np.ndarray
         where = f"{path}: {key[:256]!r}"
         if key == part.filename:
             raise InputError(
-                f"{where} is neither part of a torch file nor of an .npz; it is no checkpoint and no archive of arrays"
+                f"{where} is neither part of a torch file nor of an .npz; it is no checkpoint and no archive "
+                "of arrays"
             )
         with archive.open(part) as stream:
             dtype, shape, fortran = npy.read_header(stream, where)

@@ -1,10 +1,11 @@
 """A pickle reader that runs nothing.
 
-It is its own interpreter of the opcodes that PyTorch, numpy and the CIFAR batches use. It imports nothing and calls
-nothing a file names: the few allowed names make inert records (`Array`, `Tensor`, `Storage`), which the readers of
-`checkpoint.py` and `cifar.py` check and fill. Every count is bounded before it allocates: opcodes, text, strings (a
-long byte string stays in the file, as a `Span`), integers, names. Nothing recurses, and only strings and small integers
-become dictionary keys, so neither depth nor sharing nor crafted hashes cost more than the file is long.
+It is its own interpreter of the opcodes that PyTorch, numpy and the CIFAR batches use. It imports nothing and
+calls nothing that a file names: the few allowed names make inert records (`Array`, `Tensor`, `Storage`), that
+the readers of `checkpoint.py` and `cifar.py` check and fill. Every count is bounded before it allocates:
+opcodes, text, strings (a long byte string stays in the file, as a `Span`), integers, names. Nothing recurses,
+and only strings and small integers become dictionary keys: so depth, sharing and crafted hashes cost no more
+than the length of the file.
 """
 
 import re
@@ -27,9 +28,17 @@ MAX_NAME = 256  # characters of a module's or function's name
 MAX_ARGS = 8  # of a call, and dimensions of a tensor
 
 _STORAGES = {
-    "Float": "f4", "Double": "f8", "Half": "f2", "BFloat16": "bfloat16", "Long": "i8", "Int": "i4", "Short": "i2",
-    "Char": "i1", "Byte": "u1", "Bool": "?",
-}  # fmt: skip
+    "Float": "f4",
+    "Double": "f8",
+    "Half": "f2",
+    "BFloat16": "bfloat16",
+    "Long": "i8",
+    "Int": "i4",
+    "Short": "i2",
+    "Char": "i1",
+    "Byte": "u1",
+    "Bool": "?",
+}
 
 
 @dataclass(slots=True)
@@ -74,7 +83,7 @@ class Storage:
 
 @dataclass(slots=True)
 class Tensor:
-    """A torch tensor over a storage; offset and strides count elements. Nothing of it is checked but the types."""
+    """A torch tensor over a storage; offset and strides count elements. Only the types have been checked."""
 
     storage: Storage
     offset: int
@@ -109,7 +118,7 @@ def _frombuffer(raw: Any, dtype: Any, shape: Any, order: Any) -> Array:
 
 
 def _encode(text: Any, encoding: Any) -> str:
-    """Bytes as Python 3 writes them for Python 2; kept as Latin-1 text, which is what Python 2's own strings become."""
+    """Bytes as Python 3 writes them for Python 2, kept as Latin-1 text, as Python 2's own strings are."""
     if type(text) is not str or encoding not in ("latin1", "latin-1"):
         raise TypeError("bytes are not written as Latin-1 text")
     return text
@@ -123,7 +132,7 @@ def _key(key: Any) -> Any:
 
 
 def _ordered_dict(items: Any = None) -> dict[Any, Any]:
-    """From nothing, or from Python 2's list of pairs. The list is used up: many calls that share one cost no more."""
+    """From nothing, or from Python 2's list of pairs. Empties the list, so that sharing it costs nothing."""
     if items is None:
         return {}
     if type(items) is not list or any(type(item) not in (list, tuple) or len(item) != 2 for item in items):
@@ -197,7 +206,8 @@ class _Machine:
         self.text += n
         if self.text > MAX_TEXT:
             raise InputError(
-                f"{self.path}: its pickle has more than {MAX_TEXT >> 20} MiB of text; no such file is expected"
+                f"{self.path}: its pickle has more than {MAX_TEXT >> 20} MiB of text; no such file is "
+                "expected"
             )
         data = self.file.read(n)
         if len(data) < n:
@@ -379,11 +389,11 @@ _OPS: dict[bytes, Any] = {
 
 
 def load(file: IO[bytes], size: int, path: str, hint: str = "") -> tuple[Any, dict[str, Storage]]:
-    """Read one pickle from where ``file`` (``size`` bytes long) stands, and stop behind it.
+    """Read one pickle from where ``file`` (``size`` bytes long) stands, up to its end.
 
-    Returns the value, made of None, bool, int, float, str, bytes, list, tuple, dict, Span, Array, DType and Tensor, and
-    the storages it names, by key. Python 2's strings become Latin-1 text. Raises InputError for whatever else the
-    pickle holds; ``hint`` ends the message that refuses a name.
+    Returns the value, made of None, bool, int, float, str, bytes, list, tuple, dict, Span, Array, DType and
+    Tensor, and the storages it names, by key. Python 2's strings become Latin-1 text. Raises InputError for
+    whatever else the pickle holds; ``hint`` ends the message that refuses a name.
     """
     machine = _Machine(file, size, path, hint)
     try:
