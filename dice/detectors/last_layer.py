@@ -1,5 +1,5 @@
-"""The last layer with what may be added to it: an activation rule before it, a mask of its weights, a score of
-its logits. `dice.detectors.DICE` is a case of it."""
+"""The last layer with what may be added to it: an activation rule before it, a mask of its weights, a score
+of its logits. `dice.detectors.DICE` is a case of it."""
 
 import warnings
 from typing import TYPE_CHECKING, Any
