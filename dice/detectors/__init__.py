@@ -1,7 +1,7 @@
 """Detectors: fit on training features, score features, decide. All follow scikit-learn's outlier conventions.
 
 Scores of logits take z (N, C), all others features h (N, D). `registry` has the table of them with the
-published parameters, `run` many of them from one pass over the features.
+published parameters, `fitting` fits many of them in one pass over the features.
 """
 
 from dice.detectors.bank import KNN, NNGuide, Relation

@@ -96,10 +96,10 @@ class WeiPer(HeadScore):
         copies = whole(self.copies, "copies")
         kept = min(copies, self.CACHED // weight.nbytes)
         yield from self._cached(
-            "copies", lambda: [self._head(copy, bias) for copy in range(kept)], from_parameters=True
+            "copies", lambda: [self._copy(copy, bias) for copy in range(kept)], from_parameters=True
         )
         for copy in range(kept, copies):
-            yield self._head(copy, bias)
+            yield self._copy(copy, bias)
 
     def _head(self, copy: int, bias: NDArray[np.float32]) -> _core.Linear:
         return _core.Linear(self.disturbed(copy), bias)
@@ -114,9 +114,9 @@ class WeiPer(HeadScore):
             raise InputError(self._unfitted())
         span = self._range(float(h.min()), float(h.max()), len(h))
         low, high = np.inf, -np.inf
-        for head in self._heads():
+        for layer in self._copies():
             for block in blocks(h, np.float32):
-                (z,) = head.forward(block, np.inf, "logits")
+                (z,) = layer.forward(block, np.inf, "logits")
                 low, high = min(low, float(z.min())), max(high, float(z.max()))
         span_copies = self._range(low, high, len(h))
         of_h, of_z, _ = self._histograms(h, span, span_copies)
@@ -131,11 +131,11 @@ class WeiPer(HeadScore):
         of_h, of_z, msp = np.zeros((len(h), bins)), np.zeros((len(h), bins)), np.zeros(len(h))
         _core.count_bins(h, *span, of_h)
         h = h.astype(np.float32, copy=False)
-        for head in self._heads():  # each is drawn once for all images
+        for layer in self._copies():  # each is drawn once for all images
             first = 0
             for block in blocks(h, np.float32):
                 part = slice(first, first + len(block))
-                z, largest = head.forward(block, np.inf, "logits", "msp")
+                z, largest = layer.forward(block, np.inf, "logits", "msp")
                 _core.count_bins(z, *span_copies, of_z[part])
                 msp[part] += largest
                 first += len(block)
