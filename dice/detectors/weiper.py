@@ -90,8 +90,8 @@ class WeiPer(HeadScore):
         noise += weight
         return noise
 
-    def _heads(self) -> Iterator[_core.Linear]:
-        """The disturbed copies: the first of them kept, the others drawn again."""
+    def _copies(self) -> Iterator[_core.Linear]:
+        """The disturbed copies, packed: the first of them kept, the others drawn again."""
         weight, bias = self._layer()
         copies = whole(self.copies, "copies")
         kept = min(copies, self.CACHED // weight.nbytes)
@@ -101,7 +101,7 @@ class WeiPer(HeadScore):
         for copy in range(kept, copies):
             yield self._copy(copy, bias)
 
-    def _head(self, copy: int, bias: NDArray[np.float32]) -> _core.Linear:
+    def _copy(self, copy: int, bias: NDArray[np.float32]) -> _core.Linear:
         return _core.Linear(self.disturbed(copy), bias)
 
     def _range(self, low: float, high: float, images: int) -> tuple[float, float]:

@@ -4,7 +4,8 @@
 TILE(1, 1)
 TILE(2, 1)
 TILE(3, 1)
-TILE(4, 1) TILE(5, 1) TILE(6, 1)
+TILE(4, 1)
+TILE(5, 1) TILE(6, 1)
 
     const dice_conv_tiles dice_conv_tiles_avx2 = {
         .max_rows = {6, 0, 0},
