@@ -1,17 +1,17 @@
 /* Convolution on the tile unit, for every shape and precision: float32 as sums of bfloat16 parts.
  *
  * A strip of pixels is split into parts once, then the weights of all panels of 32 outputs pass over it. The
- * channel blocks of all taps form one list, taken in pairs: a step of the unit. */
+ * channel blocks of all taps form one list; the unit takes them pair by pair. */
 #include "base/bf16.h"
 #include "base/memory.h"
 #include "cpu/conv_strip.h"
 #include "cpu/conv_tile.h"
 
 enum {
-    ROWS = 32,          /* pixels of a tile */
-    PANEL = 32,         /* outputs of a tile */
-    PAIR = 32,          /* bfloat16 values of a pixel in a step: two blocks */
-    STEP = PANEL * PAIR /* bfloat16 weights of a part in a step: two tiles */
+    ROWS = 32,            /* pixels of a tile */
+    PANEL = 32,           /* outputs of a tile */
+    LANES = 32,           /* values of a pixel in a pair of blocks */
+    PLANE = PANEL * LANES /* bfloat16 weights of a pair, in one part: two tiles */
 };
 
 static int fits(const dice_conv *conv)
@@ -19,7 +19,7 @@ static int fits(const dice_conv *conv)
     return conv->kernels->amx != NULL;
 }
 
-static size_t step_count(const dice_conv *conv)
+static size_t pair_count(const dice_conv *conv)
 {
     return (dice_conv_block_count(conv) + 1) / 2;
 }
@@ -55,28 +55,29 @@ static uint16_t upper_half(float x)
     return (uint16_t)(bits >> 16);
 }
 
-/* Packed as bfloat16 (panels, steps, parts, 2 tiles, 16 lanes, 16 outputs, 2 blocks). */
+/* Packed as bfloat16 (panels, pairs, parts, 2 tiles, 16 lanes, 16 outputs, 2 halves); the halves are the same
+ * lane of both blocks, which the unit multiplies at once. */
 static dice_status pack_weight(dice_conv *conv, const float *weight)
 {
-    const size_t steps = step_count(conv), parts = (size_t)conv->parts;
-    const size_t count = (size_t)conv->panels * steps * parts * STEP;
+    const size_t pairs = pair_count(conv), parts = (size_t)conv->parts;
+    const size_t count = (size_t)conv->panels * pairs * parts * PLANE;
     const dice_status status = dice_alloc(count, sizeof(uint16_t), &conv->weight);
     if (status != DICE_OK) {
         return status;
     }
     conv->weight_bytes = count * sizeof(uint16_t);
     for (size_t panel = 0; panel < (size_t)conv->panels; panel++) {
-        for (size_t step = 0; step < steps; step++) {
-            uint16_t *to = (uint16_t *)conv->weight + (panel * steps + step) * parts * STEP;
+        for (size_t pair = 0; pair < pairs; pair++) {
+            uint16_t *to = (uint16_t *)conv->weight + (panel * pairs + pair) * parts * PLANE;
             for (size_t n = 0; n < PANEL; n++) {
                 for (int lane = 0; lane < DICE_BLOCK; lane++) {
                     for (size_t half = 0; half < 2; half++) {
-                        /* (part, n / 16, lane, n % 16, half) */
-                        const size_t at = (n / 16) * (STEP / 2) + (size_t)lane * PAIR + (n % 16) * 2 + half;
-                        float rest = weight_at(conv, weight, panel * PANEL + n, 2 * step + half, lane);
+                        /* (2 tiles, lanes, outputs of a tile, halves) */
+                        const size_t at = (n / 16) * (PLANE / 2) + (size_t)lane * LANES + (n % 16) * 2 + half;
+                        float rest = weight_at(conv, weight, panel * PANEL + n, 2 * pair + half, lane);
                         for (size_t part = 0; part < parts; part++) {
                             const float rounded = dice_bf16_round(rest);
-                            to[part * STEP + at] = upper_half(rounded);
+                            to[part * PLANE + at] = upper_half(rounded);
                             rest -= rounded;
                         }
                     }
@@ -96,7 +97,7 @@ static int reads_in_place(const dice_conv *conv, const dice_view *x)
 
 static size_t split_bytes(const dice_conv *conv) /* of a pixel */
 {
-    return step_count(conv) * (size_t)conv->parts * PAIR * sizeof(uint16_t);
+    return pair_count(conv) * (size_t)conv->parts * LANES * sizeof(uint16_t);
 }
 
 static size_t strip_pixels(const dice_conv *conv, size_t pixels)
@@ -113,12 +114,12 @@ static size_t scratch_bytes(const dice_conv *conv, int32_t height, int32_t width
          + ROWS * PANEL * sizeof(float);
 }
 
-/* Pixels [start, start + count) of an image as split (steps, parts, strip, 32), by way of `packed` (taps,
+/* Pixels [start, start + count) of an image as split (pairs, parts, strip, 32), by way of `packed` (taps,
  * blocks, strip, 16) unless they lie as wanted. */
 static void split_strip(const dice_conv *conv, const dice_view *x, int32_t width, size_t start, size_t count,
                         size_t strip, float *packed, uint16_t *split)
 {
-    const size_t steps = step_count(conv), parts = (size_t)conv->parts;
+    const size_t pairs = pair_count(conv), parts = (size_t)conv->parts;
     const float *from = packed;
     ptrdiff_t plane = (ptrdiff_t)strip * DICE_BLOCK;
     if (reads_in_place(conv, x)) {
@@ -127,11 +128,11 @@ static void split_strip(const dice_conv *conv, const dice_view *x, int32_t width
     } else {
         dice_conv_pack_strip(conv, x, width, start, count, strip, packed);
     }
-    for (size_t step = 0; step < steps; step++) {
-        const float *a = from + 2 * (ptrdiff_t)step * plane;
-        const int lanes_b = block_lanes(conv, 2 * step + 1);
-        conv->kernels->amx->split(a, block_lanes(conv, 2 * step), lanes_b > 0 ? a + plane : a, lanes_b,
-                                  (int32_t)count, conv->parts, strip, split + step * parts * strip * PAIR);
+    for (size_t pair = 0; pair < pairs; pair++) {
+        const float *a = from + 2 * (ptrdiff_t)pair * plane;
+        const int lanes_b = block_lanes(conv, 2 * pair + 1);
+        conv->kernels->amx->split(a, block_lanes(conv, 2 * pair), lanes_b > 0 ? a + plane : a, lanes_b,
+                                  (int32_t)count, conv->parts, strip, split + pair * parts * strip * LANES);
     }
 }
 
@@ -153,7 +154,7 @@ static void run_image(const dice_conv *conv, const dice_conv_tensors *tensors, d
             dice_conv_pixel at = {(int32_t)(start / width), (int32_t)(start % width)};
             for (size_t row = 0; row < count; row += ROWS) {
                 const int rows = (int)(count - row < ROWS ? count - row : ROWS);
-                amx->tile(split + row * PAIR, strip, (int32_t)step_count(conv), conv->parts, w,
+                amx->tile(split + row * LANES, strip, (int32_t)pair_count(conv), conv->parts, w,
                           conv->bias + panel * PANEL, c);
                 dice_conv_store_tile(conv, c, rows, panel, tensors, &at);
             }

@@ -24,27 +24,31 @@ typedef struct dice_view {
     ptrdiff_t plane; /* floats from a block to the next */
 } dice_view;
 
-/* Where a sum's inputs lie: for each tap and channel block a pointer to consecutive pixels. */
+/* Where the inputs of a convolution's sums lie: for each tap and channel block a pointer to consecutive
+ * pixels.
+ */
 typedef struct dice_conv_sum {
     const float *const *a; /* (taps, blocks) */
     int32_t taps, blocks;
     int32_t tail; /* channels in the last block, 1 to 16 */
 } dice_conv_sum;
 
-/* Where a tile goes: R consecutive pixels of V blocks, and what happens to them on the way. */
+/* Where a tile is stored: R consecutive pixels of V blocks, to which a residual is added first, then the ReLU
+ * is applied. */
 typedef struct dice_conv_out {
-    float *y; /* (V blocks, `plane` floats apart; R, 16) */
-    ptrdiff_t plane;
-    const float *residual; /* the same of what is added; NULL = nothing */
+    float *y;              /* (V blocks, R, 16) */
+    ptrdiff_t plane;       /* floats from a block to the next */
+    const float *residual; /* (V blocks, R, 16); NULL: nothing is added */
     ptrdiff_t residual_plane;
     int relu;
 } dice_conv_out;
 
-/* out = bias (V, 16) + sum of pixels a[i] + shift ... times w (taps x channels, V, 16). */
+/* out = bias (V, 16) + the sum, over taps and channels, of R pixels that begin `shift` floats after the sum's
+ * pointers, times w (taps x channels, V, 16). */
 typedef void (*dice_conv_tile)(const dice_conv_sum *sum, ptrdiff_t shift, const float *w, const float *bias,
                                const dice_conv_out *out);
 
-/* A tile on its own: float c (V, DICE_TILE_ROWS, 16), of which R rows are filled. */
+/* A tile that is not stored in a tensor: float c (V, DICE_TILE_ROWS, 16), of which R rows are filled. */
 enum { DICE_TILE_ROWS = 32, DICE_TILE_PLANE = DICE_TILE_ROWS * DICE_BLOCK };
 
 typedef struct dice_conv_tiles {
@@ -52,18 +56,18 @@ typedef struct dice_conv_tiles {
     dice_conv_tile tile[3][16]; /* [V - 1][R - 1] */
 } dice_conv_tiles;
 
-/* Convolution on the tile unit: float32 as sums of `parts` bfloat16 parts, 1 to 3. Two channel blocks make a
- * step; a pair holds the same channel of both. */
+/* Convolution on the tile unit: float32 as sums of `parts` bfloat16 parts, 1 to 3. Channel blocks are taken
+ * in pairs: of a pixel, 32 values, lane 0 of both blocks, lane 1 of both, ... */
 typedef struct dice_amx_kernels {
-    void (*begin)(void); /* around every use on a thread */
+    void (*begin)(void); /* before `tile` is used on a thread, and after */
     void (*end)(void);
     /* Pixels of two blocks, a (rows, 16) and b (rows, 16), lanes from lanes_a and lanes_b on taken as zero,
      * to (parts, room, 32). */
     void (*split)(const float *a, int lanes_a, const float *b, int lanes_b, int32_t rows, int parts,
                   size_t room, uint16_t *to);
-    /* c (2, DICE_TILE_ROWS, 16) = bias (32) + a (steps, parts, room, 32) times w (steps, parts, 2, 16, 32).
+    /* c (2, DICE_TILE_ROWS, 16) = bias (32) + a (pairs, parts, room, 32) times w (pairs, parts, 2, 16, 32).
      */
-    void (*tile)(const uint16_t *a, size_t room, int32_t steps, int parts, const uint16_t *w,
+    void (*tile)(const uint16_t *a, size_t room, int32_t pairs, int parts, const uint16_t *w,
                  const float *bias, float *c);
 } dice_amx_kernels;
 
@@ -92,19 +96,21 @@ typedef struct dice_cpu_kernels {
     /* Each of x (count, 16) becomes the sum of its first `parts` bfloat16 parts, 1 or 2. */
     void (*round)(float *x, size_t count, int parts);
 
-    /* From a tile c (vectors, DICE_TILE_ROWS, 16) of outputs [first, first + 16 vectors): + residual, ReLU,
-     * into y. at (rows) are the pixels' float offsets in y, residual_at theirs in residual (NULL = none). */
+    /* Stores a tile c (vectors, DICE_TILE_ROWS, 16) of outputs [first, first + 16 vectors) in y: adds the
+     * residual (NULL: none), then applies the ReLU. Row r goes to the pixel at[r] floats into a block of y;
+     * its residual lies residual_at[r] floats into a block of `residual`. */
     void (*conv_store)(const float *c, int rows, int vectors, int32_t first, const dice_view *y,
                        const ptrdiff_t *at, const dice_view *residual, const ptrdiff_t *residual_at,
                        int relu);
 
-    /* One pixel of a narrow tensor, blocks `step` floats apart from `to` on: `rows` runs of `length` floats,
-     * `pitch` floats apart, one after the other, zeros up to the last whole block. */
+    /* The inputs of one output pixel from a narrow tensor: `rows` rows of `length` floats, `pitch` floats
+     * apart, as one list in blocks of 16 that begin `step` floats apart, with zeros at the end of the last.
+     */
     void (*conv_pack_narrow)(float *to, size_t step, const float *from, ptrdiff_t pitch, int32_t rows,
                              int32_t length);
 
-    /* to (count, 16) = channels [channel, channel + 16) of x at pixels from, from + step, ... floats, through
-     * pre. */
+    /* to (count, 16) = pre(channels [channel, channel + 16)) of the pixels that lie from, from + step, ...
+     * floats into a block of x. */
     void (*conv_pack)(float *to, const dice_view *x, int32_t channel, ptrdiff_t from, ptrdiff_t step,
                       int32_t count, dice_affine pre);
 

@@ -2,8 +2,8 @@
  *
  * A float32 x is hi + mid + lo, each a bfloat16. One product (hi hi) is the precision
  * bf16; three (+ hi mid + mid hi) bf16x3; six (+ mid mid + hi lo + lo hi) are as
- * accurate as float32. The products of a step are ordered so that each loads one new
- * operand: 7 pairs of loads for six, 4 for three. */
+ * accurate as float32. The products of a pair of blocks are ordered so that each loads one new
+ * operand: 7 loads of two tiles for six, 4 for three. */
 #include <immintrin.h>
 
 #include "cpu/kernels.h"
@@ -68,7 +68,7 @@ static void amx_split(const float *a, int lanes_a, const float *b, int lanes_b, 
     AMX_MULTIPLY(C10, A1, B0);                                                                               \
     AMX_MULTIPLY(C11, A1, B1)
 
-static void amx_tile_32x32(const uint16_t *a, size_t room, int32_t steps, int parts, const uint16_t *w,
+static void amx_tile_32x32(const uint16_t *a, size_t room, int32_t pairs, int parts, const uint16_t *w,
                            const float *bias, float *c)
 {
     /* a stride of 0 starts all rows from the bias */
@@ -76,7 +76,7 @@ static void amx_tile_32x32(const uint16_t *a, size_t room, int32_t steps, int pa
     AMX_LOAD(C01, bias + 16, 0);
     AMX_LOAD(C10, bias, 0);
     AMX_LOAD(C11, bias + 16, 0);
-    for (int32_t s = 0; s < steps; s++, a += (size_t)parts * room * 32, w += (size_t)parts * 1024) {
+    for (int32_t p = 0; p < pairs; p++, a += (size_t)parts * room * 32, w += (size_t)parts * 1024) {
         if (parts == 1) {
             LOAD_A(0);
             LOAD_B(0);

@@ -79,7 +79,7 @@ INLINE void tile(const int rows, const int vectors, const dice_conv_sum *s, ptrd
     }
 }
 
-#define TILE(R, V)                                                                                           \
+#define CONV_TILE(R, V)                                                                                      \
     static void tile_##R##x##V(const dice_conv_sum *s, ptrdiff_t shift, const float *w, const float *bias,   \
                                const dice_conv_out *out)                                                     \
     {                                                                                                        \

@@ -167,7 +167,7 @@ static void maxpool(const dice_view *x, const dice_view *y, int32_t kernel, int3
 static void avgpool(const dice_view *x, const dice_view *y, int32_t kernel, int32_t stride, dice_affine pre,
                     int32_t y0, int32_t y1)
 {
-    const vec16 share = vec16_set1(1.0f / (float)(kernel * kernel));
+    const vec16 factor = vec16_set1(1.0f / (float)(kernel * kernel));
     for (int32_t channel = 0; channel < x->channels; channel += 16) {
         for (int32_t oy = y0; oy < y1; oy++) {
             for (int32_t ox = 0; ox < y->width; ox++) {
@@ -178,7 +178,7 @@ static void avgpool(const dice_view *x, const dice_view *y, int32_t kernel, int3
                         sum = vec16_add(sum, apply(pre, channel, load_channels(x, channel, row + kx * 16)));
                     }
                 }
-                store_channels(y, channel, oy * y->pitch + ox * 16, vec16_mul(sum, share));
+                store_channels(y, channel, oy * y->pitch + ox * 16, vec16_mul(sum, factor));
             }
         }
     }
@@ -186,18 +186,18 @@ static void avgpool(const dice_view *x, const dice_view *y, int32_t kernel, int3
 
 static void global_mean(const dice_view *x, const dice_view *y, dice_affine pre, int32_t c0, int32_t c1)
 {
-    const vec16 share = vec16_set1(1.0f / ((float)x->height * (float)x->width));
+    const vec16 factor = vec16_set1(1.0f / ((float)x->height * (float)x->width));
     for (int32_t channel = c0; channel < c1; channel += 16) {
         vec16 sum = vec16_set1(0.0f);
-        for (int32_t iy = 0; iy < x->height;
-             iy++) { /* sums of row sums lose fewer digits than one long sum */
+        /* sums of row sums lose fewer digits than one long sum */
+        for (int32_t iy = 0; iy < x->height; iy++) {
             vec16 row = vec16_set1(0.0f);
             for (int32_t ix = 0; ix < x->width; ix++) {
                 row = vec16_add(row, apply(pre, channel, load_channels(x, channel, iy * x->pitch + ix * 16)));
             }
             sum = vec16_add(sum, row);
         }
-        store_channels(y, channel, 0, vec16_mul(sum, share));
+        store_channels(y, channel, 0, vec16_mul(sum, factor));
     }
 }
 
@@ -264,8 +264,8 @@ static void groupnorm(const dice_view *x, const dice_view *y, int32_t groups, fl
         for (int32_t channel = start; channel < end; channel += 16) {
             double channel_mean[16], square[16];
             block_moments(x, channel, channel_mean, square);
-            for (int32_t i = 0; i < 16 && channel + i < end;
-                 i++) { /* merged as by Chan, Golub and LeVeque, 1983 */
+            /* merged as by Chan, Golub and LeVeque, 1983 */
+            for (int32_t i = 0; i < 16 && channel + i < end; i++) {
                 const int32_t group = (channel + i - start) / size;
                 const double delta = channel_mean[i] - mean[group], all = counted[group] + n;
                 mean[group] += delta * n / all;
