@@ -1,8 +1,8 @@
-"""Networks with made-up weights, each written once: names, shapes and the float64 formula together.
+"""Networks with made-up weights: one function gives the names, the shapes and the float64 result of each.
 
-A network is a function of ``net`` and images. ``net`` draws every weight that the function asks for, by the rule of
-the golden networks (a generator seeded with the CRC of the name), and keeps it in ``net.weights``, which is then
-the checkpoint. The ops of ``Drawn`` are plain numpy in float64.
+A network is a function of ``net`` and images. ``net`` draws each weight that the function asks for, by the
+rule of the golden networks (a generator seeded with the CRC of the name), and keeps it in ``net.weights``,
+which is then the checkpoint. The ops of ``Drawn`` are plain numpy in float64.
 """
 
 from __future__ import annotations

@@ -105,13 +105,21 @@ def test_p_0_keeps_all_but_the_least_and_p_100_nothing():
         )
 
 
-@pytest.mark.parametrize("mean, weight, p, word", [
-    (MU[:5], W, 90, "mean: got 5"), (MU, W[0], 90, "W: got 1 dim"), (MU * np.nan, W, 90, "mean: holds NaN"),
-    (MU, W * np.float32(np.inf), 90, "W: holds NaN"), (MU, W, -1, "p: got -1"), (MU, W, 100.5, "p: got 100.5"),
-    (MU, W, np.nan, "p: got nan"), (MU[:0], W[:, :0], 90, "none empty"),
-    (np.full(57, 1e308), np.full_like(W, 10), 50, "range of float64"),
-    (np.full(57, 1e308), np.full_like(W, -10), 50, "range of float64"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "mean, weight, p, word",
+    [
+        (MU[:5], W, 90, "mean: got 5"),
+        (MU, W[0], 90, "W: got 1 dim"),
+        (MU * np.nan, W, 90, "mean: holds NaN"),
+        (MU, W * np.float32(np.inf), 90, "W: holds NaN"),
+        (MU, W, -1, "p: got -1"),
+        (MU, W, 100.5, "p: got 100.5"),
+        (MU, W, np.nan, "p: got nan"),
+        (MU[:0], W[:, :0], 90, "none empty"),
+        (np.full(57, 1e308), np.full_like(W, 10), 50, "range of float64"),
+        (np.full(57, 1e308), np.full_like(W, -10), 50, "range of float64"),
+    ],
+)
 def test_refuses(mean, weight, p, word):
     with pytest.raises(InputError, match=word):
         _core.contribution_percentile(mean, weight, p, False)

@@ -122,22 +122,25 @@ def forged(good, change):
     return start + hashlib.sha256(start + rest).digest() + rest
 
 
-@pytest.mark.parametrize("change", [
-    lambda h: h.update(detector={"os.system": {"command": "true"}}),
-    lambda h: h.update(detector={"list": []}),
-    lambda h: h.update(detector=[1]),
-    lambda h: h.update(detector={"Moments": {"count": 1}}),
-    lambda h: h["detector"]["DICE"].pop("W"),
-    lambda h: h["detector"]["DICE"].update(score_samples="mine"),
-    lambda h: h["detector"]["DICE"].update(__class__="mine"),
-    lambda h: h["detector"]["DICE"].update(predict="mine"),
-    lambda h: h["arrays"][0].update(offset=1 << 40),
-    lambda h: h["arrays"][0].update(shape=[1 << 60]),
-    lambda h: h["arrays"][0].update(shape=[-1]),
-    lambda h: h["arrays"][0].update(dtype="|O"),
-    lambda h: h["detector"]["DICE"].update(W={"array": 99}),
-    lambda h: h.pop("about"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda h: h.update(detector={"os.system": {"command": "true"}}),
+        lambda h: h.update(detector={"list": []}),
+        lambda h: h.update(detector=[1]),
+        lambda h: h.update(detector={"Moments": {"count": 1}}),
+        lambda h: h["detector"]["DICE"].pop("W"),
+        lambda h: h["detector"]["DICE"].update(score_samples="mine"),
+        lambda h: h["detector"]["DICE"].update(__class__="mine"),
+        lambda h: h["detector"]["DICE"].update(predict="mine"),
+        lambda h: h["arrays"][0].update(offset=1 << 40),
+        lambda h: h["arrays"][0].update(shape=[1 << 60]),
+        lambda h: h["arrays"][0].update(shape=[-1]),
+        lambda h: h["arrays"][0].update(dtype="|O"),
+        lambda h: h["detector"]["DICE"].update(W={"array": 99}),
+        lambda h: h.pop("about"),
+    ],
+)
 def test_forged_headers_are_refused(saved, change):
     path, good = saved
     refused(path, forged(good, change), "describes no detector")
