@@ -1,5 +1,4 @@
-"""Arrays in the memory of the emulated device, which describe themselves as those of cupy, torch and others
-do."""
+"""Arrays in the memory of the emulated device, with the interfaces of cupy, torch and others."""
 
 import ctypes
 
@@ -60,8 +59,7 @@ _new_capsule.restype, _new_capsule.argtypes = (
 
 
 class ByDLPack:
-    """An array on the device that offers only DLPack, at a byte offset of 16; it counts what is lent and
-    returned."""
+    """An array on the device that offers only DLPack, at a byte offset of 16; counts its uses."""
 
     def __init__(self, library, array, strides=None):
         array = np.ascontiguousarray(array)

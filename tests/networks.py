@@ -34,7 +34,7 @@ def draw(name: str, shape: tuple[int, ...]) -> np.ndarray:
 
 
 class Drawn:
-    """The ops that networks are written in, over float64 arrays (N, C, H, W)."""
+    """The ops of which the networks consist, on float64 arrays (N, C, H, W)."""
 
     def __init__(self) -> None:
         self.weights: dict[str, np.ndarray] = {}

@@ -1,4 +1,4 @@
-"""Every example runs as its text says, and prints what can be checked."""
+"""Every example runs as its text says and prints the right values."""
 
 import os
 import re

@@ -12,7 +12,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 CSRC = ROOT / "csrc"
-SOURCES = (".c", ".cu")  # what may call; a header only declares
+SOURCES = (".c", ".cu")  # files that can call functions; headers only declare them
 
 # A folder may use itself and what is listed, nothing else; each line lists folders of earlier lines only.
 C_LAYERS = {
