@@ -1,4 +1,4 @@
-"""Pickles, checkpoints and archives put together byte by byte, so that tests can make true and lying ones."""
+"""Makes pickles, checkpoints and archives byte by byte, correct ones and ones with false claims."""
 
 import math
 import struct
@@ -47,7 +47,7 @@ def floats(*values: float) -> bytes:
 
 
 def pickled(value: bytes) -> bytes:
-    """A whole pickle of protocol 2; what begins with a protocol or ends with a stop is one already."""
+    """A whole pickle of protocol 2: adds the opcodes of protocol and stop where they are missing."""
     return value if value[:1] == b"\x80" or value[-1:] == b"." else b"\x80\x02" + value + b"."
 
 

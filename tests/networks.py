@@ -1,8 +1,8 @@
-"""Networks with made-up weights, each written once: names, shapes and the float64 formula together.
+"""Networks with made-up weights: one function gives the names, the shapes and the float64 result of each.
 
-A network is a function of ``net`` and images. ``net`` draws every weight that the function asks for, by the rule of
-the golden networks (a generator seeded with the CRC of the name), and keeps it in ``net.weights``, which is then
-the checkpoint. The ops of ``Drawn`` are plain numpy in float64.
+A network is a function of ``net`` and images. ``net`` draws each weight that the function asks for, by the
+rule of the golden networks (a generator seeded with the CRC of the name), and keeps it in ``net.weights``,
+which is then the checkpoint. The ops of ``Drawn`` are plain numpy in float64.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def draw(name: str, shape: tuple[int, ...]) -> np.ndarray:
 
 
 class Drawn:
-    """The ops that networks are written in, over float64 arrays (N, C, H, W)."""
+    """The ops of which the networks consist, on float64 arrays (N, C, H, W)."""
 
     def __init__(self) -> None:
         self.weights: dict[str, np.ndarray] = {}

@@ -71,7 +71,7 @@ class Case:
 
 @dataclass(frozen=True)
 class Problem:
-    """A case with its arrays: what run_ops takes, and the op's operands apart."""
+    """A case with its arrays: the arguments of run_ops, and the operands of the op itself."""
 
     tensors: list[dict]
     ops: list[dict]
@@ -136,7 +136,7 @@ def run_ops(
 
 
 def _convolutions() -> list[Case]:
-    """Every channel count, kernel, stride and size, the options in turn."""
+    """Every number of channels, kernel, stride and size, each with other options."""
     found = []
     for kernel, pad in ((1, 0), (3, 1)):
         for stride in (1, 2):

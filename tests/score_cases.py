@@ -1,4 +1,4 @@
-"""Last layers with features that the score tests share."""
+"""Last layers with features, which the tests of scores share."""
 
 import numpy as np
 

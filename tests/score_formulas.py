@@ -1,4 +1,4 @@
-"""Every score once more, from its paper: plain numpy, float64, one line where it can be; tests compare.
+"""The formula of every score from its paper, in plain numpy and float64. Tests compare with it.
 
 Arguments: z logits (N, C), h features (N, D), W (C, D), b (C,); training features H (M, D), logits Z,
 labels y.

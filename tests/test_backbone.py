@@ -236,7 +236,7 @@ def test_other_sizes_and_no_images(small):
 
 @pytest.mark.parametrize("isa", ISAS)
 def test_logits_of_thousands_of_images_in_one_call(isa, small):
-    """Once, the working memory of the logits on AMX was that of 32 images."""
+    """The working memory for logits on AMX once had room for only 32 images."""
     net = build(small, isa=isa)
     images = noise(4099, 8)
     h, z = net.forward(images)
@@ -284,7 +284,7 @@ def test_normalisation_can_be_given(small):
 
 
 def changed(weights, name, value):
-    """A copy of `weights` with one of them replaced, or taken away where `value` is None."""
+    """A copy of `weights` with one of them replaced, or removed if `value` is None."""
     found = {key: array for key, array in weights.items() if key != name}
     return found if value is None else {**found, name: value}
 

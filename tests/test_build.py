@@ -1,4 +1,4 @@
-"""How the extension is built, and what it says about that."""
+"""The build of the extension, and the summary that it prints."""
 
 import json
 import os
@@ -101,7 +101,7 @@ def script(path: Path, text: str) -> Path:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
-    """One folder for all tests: CMake looks for the compiler once in it."""
+    """One folder for all tests, so that CMake looks for the compiler only once."""
     return tmp_path_factory.mktemp("build")
 
 
@@ -237,7 +237,7 @@ def nvcc(tmp_path) -> dict[str, str]:
 
 @pytest.fixture
 def working_nvcc(nvcc, tmp_path) -> dict[str, str]:
-    """The same one, when it compiles whatever it is given."""
+    """The same, with an nvcc that accepts every source."""
     text = (
         (tmp_path / "cuda" / "nvcc")
         .read_text()
@@ -272,7 +272,7 @@ def test_architectures(configure, working_nvcc, folder, tmp_path):
 
     assert chosen("on") == ["80", "90"]
     assert chosen("auto") == ["80"]
-    # a T4 beside two H100: its code is not ours
+    # a T4, for which no code is made, with two H100
     script(tmp_path / "cuda" / "nvidia-smi", "printf '7.5\\n9.0\\n9.0\\n'")
     assert chosen("auto") == ["90"]
     assert chosen("auto", "120;75") == ["75", "120"]

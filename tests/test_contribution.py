@@ -55,14 +55,14 @@ def test_any_number_of_threads(threads):
 
 
 def large(kind):
-    """Matrices that are large enough to be sampled first: 601 x 523."""
+    """Matrices (601 x 523) that are large enough for the search by a sample."""
     rng = np.random.default_rng(3)
     weight, mean = rng.standard_normal((601, 523)).astype(np.float32), rng.exponential(1, 523)
     if kind == "half zero":  # the sample ends in a tie for half of all p
         weight[:, ::2] = 0
-    elif kind == "unlike rows":  # one stripe has all that is wanted
+    elif kind == "unlike rows":  # one stripe has all the wanted values
         weight[300:] *= np.float32(1e-6)
-    elif kind == "unlike what is sampled":  # the golden ratio's places hold other values than the rest
+    elif kind == "unlike what is sampled":  # the sampled places have other values than the rest
         places = (np.arange(8192, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15) >> np.uint64(11)).astype(
             float
         )
@@ -88,7 +88,7 @@ def test_a_sample_never_changes_the_result(kind, isa, monkeypatch):
 
 @pytest.mark.parametrize("ties", [False, True])
 def test_many_elements(ties):
-    """2^25 elements, past where torch.quantile gives up; a bin of ties as large as the matrix."""
+    """2^25 elements, too many for torch.quantile, all of them in one bin."""
     rng = np.random.default_rng(1)
     weight = rng.standard_normal((1 << 14, 1 << 11), dtype=np.float32)
     mean = rng.exponential(1, 1 << 11)
@@ -105,13 +105,21 @@ def test_p_0_keeps_all_but_the_least_and_p_100_nothing():
         )
 
 
-@pytest.mark.parametrize("mean, weight, p, word", [
-    (MU[:5], W, 90, "mean: got 5"), (MU, W[0], 90, "W: got 1 dim"), (MU * np.nan, W, 90, "mean: holds NaN"),
-    (MU, W * np.float32(np.inf), 90, "W: holds NaN"), (MU, W, -1, "p: got -1"), (MU, W, 100.5, "p: got 100.5"),
-    (MU, W, np.nan, "p: got nan"), (MU[:0], W[:, :0], 90, "none empty"),
-    (np.full(57, 1e308), np.full_like(W, 10), 50, "range of float64"),
-    (np.full(57, 1e308), np.full_like(W, -10), 50, "range of float64"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "mean, weight, p, word",
+    [
+        (MU[:5], W, 90, "mean: got 5"),
+        (MU, W[0], 90, "W: got 1 dim"),
+        (MU * np.nan, W, 90, "mean: holds NaN"),
+        (MU, W * np.float32(np.inf), 90, "W: holds NaN"),
+        (MU, W, -1, "p: got -1"),
+        (MU, W, 100.5, "p: got 100.5"),
+        (MU, W, np.nan, "p: got nan"),
+        (MU[:0], W[:, :0], 90, "none empty"),
+        (np.full(57, 1e308), np.full_like(W, 10), 50, "range of float64"),
+        (np.full(57, 1e308), np.full_like(W, -10), 50, "range of float64"),
+    ],
+)
 def test_refuses(mean, weight, p, word):
     with pytest.raises(InputError, match=word):
         _core.contribution_percentile(mean, weight, p, False)

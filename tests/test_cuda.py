@@ -1,4 +1,4 @@
-"""The CUDA back end's ops and networks: emulated on the host, the same on a GPU where there is one."""
+"""The ops and networks of the CUDA back end, emulated on the host and, if there is one, on a GPU."""
 
 import os
 import re
@@ -193,7 +193,7 @@ SMALL_CASES = [case for case in CASES if np.prod(make(case).input.shape) * case.
 
 @pytest.mark.parametrize("case", SMALL_CASES, ids=lambda case: case.id)
 def test_the_order_of_threads_does_not_matter(case, emulated, monkeypatch):
-    """Between two barriers; the nearest to racecheck without a GPU."""
+    """The order of the threads between two barriers does not matter: a substitute for racecheck."""
     problem = make(case)
     want = run(case, problem, problem.input)
     monkeypatch.setenv("DICE_EMULATED_BACKWARDS", "1")
@@ -318,7 +318,7 @@ def needs_cublas(monkeypatch):
 
 
 def test_cublas_gives_the_same_network(cuda, monkeypatch):
-    """The emulated library counts as loaded; where it is forced it does the plain 1 x 1 convolutions."""
+    """The emulated cuBLAS counts as loaded; with DICE_CUBLAS=1 it does the plain 1 x 1 convolutions."""
     if cuda == "gpu":
         needs_cublas(monkeypatch)
     formula, side = NETWORKS["resnet50"]

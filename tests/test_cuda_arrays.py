@@ -1,4 +1,4 @@
-"""Arrays that live on a GPU are taken without a copy."""
+"""Arrays on a GPU are read without a copy."""
 
 import numpy as np
 import pytest
@@ -98,7 +98,7 @@ def test_descriptions_that_no_kernel_survives(emulated):
 
 
 def test_arrays_of_another_device(put, emulated, monkeypatch):
-    """Are looked at there, where kernels can read them, and copied."""
+    """NaN is searched on the device, where kernels can read the array, and the array is then copied."""
     monkeypatch.setenv("DICE_EMULATED_DEVICES", "2")
     rng = np.random.default_rng(2)
     weight, bias, mean = (

@@ -1,4 +1,4 @@
-"""Full memory, failing calls, several devices and threads, on the emulated GPU, which can be told to fail."""
+"""Full memory, failing calls, several devices and threads, on the emulated GPU, which fails on demand."""
 
 import os
 import subprocess
@@ -174,7 +174,7 @@ def actions():
 @pytest.mark.parametrize("cublas", ["1", "0"])
 @pytest.mark.parametrize(("error", "stays"), [(ILLEGAL_ADDRESS, 1), (ILLEGAL_ADDRESS, 0), (OUT_OF_MEMORY, 0)])
 def test_every_call_may_fail(error, stays, cublas, fail_at, monkeypatch):
-    """Any call fails, once or for good: a DeviceError with the reason or the right result; then all works."""
+    """Any call fails, once or from then on: the result is right or a DeviceError; then all works again."""
     monkeypatch.setenv("DICE_CUBLAS", cublas)
     for name, act in actions().items():
         want, refused = act(), 0
@@ -194,7 +194,7 @@ def test_every_call_may_fail(error, stays, cublas, fail_at, monkeypatch):
 
 
 def test_a_sticky_error_reaches_everything_made_before(small, fail_at):
-    """The machine does not recover; what is there can still be freed, and no call takes the CPU in secret."""
+    """The machine does not recover: memory can still be freed, and no call silently uses the CPU."""
     net, weights = small
     weight, bias, h = detector_problem()
     detector, distances = dice.DICE(weight, bias, None, device="cuda"), Mahalanobis(device="cuda").fit(h)

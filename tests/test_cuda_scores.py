@@ -153,7 +153,7 @@ def test_an_evaluation_on_the_device_ranks_and_scores_there(cuda):
 
 @pytest.fixture(params=["cuBLAS", "ours"])
 def products(request, cuda, monkeypatch):
-    """By the library where it is found (the emulation has one), and by our own kernels."""
+    """With cuBLAS, which the emulation has, and with our own kernels."""
     monkeypatch.setenv("DICE_CUBLAS", "" if request.param == "cuBLAS" else "0")
     return request.param
 
@@ -208,7 +208,7 @@ def test_our_products_do_not_depend_on_the_batch(cuda, monkeypatch):
 
 
 def test_the_order_of_threads_does_not_matter(emulated, monkeypatch):
-    """Between two barriers; the nearest to racecheck without a GPU."""
+    """The order of the threads between two barriers does not matter: a substitute for racecheck."""
     monkeypatch.setenv("DICE_CUBLAS", "0")
     weight, bias, h, y, new = problem(features=37)
 
@@ -226,7 +226,7 @@ def test_the_order_of_threads_does_not_matter(emulated, monkeypatch):
 
 
 def test_the_library_is_really_used(emulated, monkeypatch):
-    """Its sums, in double, are not those of our kernels."""
+    """Sums of cuBLAS, in double, differ in their last bits from those of our kernels."""
     weight, bias, _, _, new = problem()
     for plain, forced, same in ((False, "", True), (True, "", False), (False, "1", False), (True, "0", True)):
         monkeypatch.setenv("DICE_CUBLAS", "0")

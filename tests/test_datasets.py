@@ -1,4 +1,4 @@
-"""Names, folders and lists to images in order; batches decoded in threads."""
+"""Names, folders and lists give images in order; batches are decoded in threads."""
 
 import gzip
 import os
@@ -33,7 +33,7 @@ def collect(images, *args, **kwargs):
 
 
 def image_folder_order(root):
-    """torchvision's ImageFolder, in its own words of os.walk: (path, class) in order."""
+    """(path, class) in the order of torchvision's ImageFolder, written here with os.walk."""
     suffixes = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
     found = []
     for label, name in enumerate(sorted(entry.name for entry in os.scandir(root) if entry.is_dir())):
@@ -431,7 +431,7 @@ def test_work_ahead_is_bounded(numbered):
     images.read = lambda i: count.append(i) or read(i)
     batches = images.batches(CIFAR, 16, threads=1)
     next(batches)
-    time.sleep(0.3)  # the decoder would run on if nothing held it
+    time.sleep(0.3)  # time in which the decoder would run ahead without a limit
     assert len(count) <= 16 * 3
     assert sum(len(b[0]) for b in batches) == 84
 
@@ -483,7 +483,7 @@ def test_bad_image_is_refused_after_what_came_before(tmp_path):
 def test_bad_images_are_skipped_and_named(tmp_path):
     bad = [0, 7, 8, 9, 29]
     images = spoil(tmp_path, 30, bad)
-    for _ in range(2):  # a second pass counts none twice
+    for _ in range(2):  # a second pass counts no image again
         indices, pixels = collect(images, CIFAR, 3, skip_bad=True)
         assert indices.tolist() == [i for i in range(30) if i not in bad]
         assert pixels[:, 0, 0, 0].tolist() == indices.tolist()

@@ -1,4 +1,4 @@
-"""The embedded benchmark: what ships in dice/data, and its network through the engine."""
+"""The embedded benchmark: the data in dice/data, and the results of its network."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Detector files: what comes back is what was saved, bit by bit, and nothing else is read."""
+"""Detector files: loading gives what was saved, bit by bit, and damaged or forged files are refused."""
 
 import hashlib
 import json
@@ -112,7 +112,7 @@ def test_damage_is_refused_by_name(saved):
 
 
 def forged(good, change):
-    """The file with another header and a checksum that fits."""
+    """The file with another header, and with the checksum of that header."""
     length = int.from_bytes(good[12:16], "little")
     header = json.loads(good[48 : 48 + length])
     change(header)
@@ -122,29 +122,32 @@ def forged(good, change):
     return start + hashlib.sha256(start + rest).digest() + rest
 
 
-@pytest.mark.parametrize("change", [
-    lambda h: h.update(detector={"os.system": {"command": "true"}}),
-    lambda h: h.update(detector={"list": []}),
-    lambda h: h.update(detector=[1]),
-    lambda h: h.update(detector={"Moments": {"count": 1}}),
-    lambda h: h["detector"]["DICE"].pop("W"),
-    lambda h: h["detector"]["DICE"].update(score_samples="mine"),
-    lambda h: h["detector"]["DICE"].update(__class__="mine"),
-    lambda h: h["detector"]["DICE"].update(predict="mine"),
-    lambda h: h["arrays"][0].update(offset=1 << 40),
-    lambda h: h["arrays"][0].update(shape=[1 << 60]),
-    lambda h: h["arrays"][0].update(shape=[-1]),
-    lambda h: h["arrays"][0].update(dtype="|O"),
-    lambda h: h["detector"]["DICE"].update(W={"array": 99}),
-    lambda h: h.pop("about"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda h: h.update(detector={"os.system": {"command": "true"}}),
+        lambda h: h.update(detector={"list": []}),
+        lambda h: h.update(detector=[1]),
+        lambda h: h.update(detector={"Moments": {"count": 1}}),
+        lambda h: h["detector"]["DICE"].pop("W"),
+        lambda h: h["detector"]["DICE"].update(score_samples="mine"),
+        lambda h: h["detector"]["DICE"].update(__class__="mine"),
+        lambda h: h["detector"]["DICE"].update(predict="mine"),
+        lambda h: h["arrays"][0].update(offset=1 << 40),
+        lambda h: h["arrays"][0].update(shape=[1 << 60]),
+        lambda h: h["arrays"][0].update(shape=[-1]),
+        lambda h: h["arrays"][0].update(dtype="|O"),
+        lambda h: h["detector"]["DICE"].update(W={"array": 99}),
+        lambda h: h.pop("about"),
+    ],
+)
 def test_forged_headers_are_refused(saved, change):
     path, good = saved
     refused(path, forged(good, change), "describes no detector")
 
 
 def test_a_state_of_another_kind_is_refused_by_name(tmp_path):
-    """A forged file: the parts are right, but not of this detector."""
+    """A forged file: valid parts that belong to another detector."""
     path = tmp_path / "d.dice"
     fitted("residual").save(path)
     state = {"Width": {"features": D}}

@@ -1,5 +1,4 @@
-"""Fetching from a server on this machine: resume, checksums, refusals, and archives that are up to no
-good."""
+"""Fetching from a server on this machine: resume, checksums, refusals, and malicious archives."""
 
 import gzip
 import hashlib

@@ -1,4 +1,4 @@
-"""Graphs and scores in C under failing allocations: MemoryError, nothing leaked, and the next call is right."""
+"""Graphs and scores where an allocation in C fails: MemoryError, no leak, and the next call is right."""
 
 import numpy as np
 import pytest

@@ -18,7 +18,7 @@ HELD_OUT = ("tempscale", "klm", "react", "vra")
 
 
 def cut(array, size):
-    """Runs of `size` rows with their numbers."""
+    """Yield blocks of `size` rows with the indices of the rows."""
     return (
         (np.arange(first, min(first + size, len(array))), array[first : first + size])
         for first in range(0, len(array), size)

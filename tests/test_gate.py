@@ -52,7 +52,8 @@ def data(tmp_path_factory):
         )
         assert done.returncode == 0, done.stderr
         assert done.stdout.strip() == (
-            f"{folder / name}.dice: {name}, fitted on {FITTED[name]} images of toy, calibrated on 60 images of held"
+            f"{folder / name}.dice: {name}, fitted on {FITTED[name]} images of toy, "
+            "calibrated on 60 images of held"
         )
     return folder
 

@@ -1,4 +1,4 @@
-"""Networks as lists of ops from Python: what they compute and refuse, and that nothing changes them later."""
+"""Networks made of op lists in Python: what they compute and refuse, and that nothing changes them later."""
 
 import gc
 
@@ -213,7 +213,7 @@ def test_refuses_networks():
 
 
 def drawn_graph(rng):
-    """Tensors and ops by lot: mostly a chain, with slices, residuals and now and then a mistake."""
+    """Random tensors and ops: mostly a chain, with slices and residuals, and sometimes a mistake."""
     tensors, ops, x = [tensor(int(rng.choice([1, 3, 16, 17])))], [], 0
     for _ in range(rng.randint(1, 6)):
         c_x = tensors[x]["channels"]

@@ -1,4 +1,4 @@
-"""Checkpoints: the real ones, every torch format and dtype, and files whose numbers lie."""
+"""Checkpoints: real ones, every torch format and dtype, and files with false sizes."""
 
 import zipfile
 from pathlib import Path
@@ -186,7 +186,7 @@ def test_nonfinite_weight_is_named(tmp_path, bad):
     )
 
 
-# Numbers that lie
+# False sizes
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""CIFAR batches: the real ones, the forms Python 2 and 3 write, and wrong ones."""
+"""CIFAR batches: real ones, those that Python 2 and 3 write, and wrong ones."""
 
 import pickle
 

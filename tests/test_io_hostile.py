@@ -1,5 +1,5 @@
-"""Attacks on the readers: code in pickles, bombs of every kind. Each is refused fast, small, by name, and
-runs nothing."""
+"""Attacks on the readers: code in pickles, and bombs of every kind. Each is refused by name, in little time
+and memory, and no code runs."""
 
 import math
 import os

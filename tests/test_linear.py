@@ -82,7 +82,7 @@ def test_same_bits_for_any_batch_and_threads(isa, density):
 
 @pytest.mark.skipif(len(ISAS) < 3, reason="needs two vector instruction sets")
 def test_layouts_and_sets_agree_to_the_bit():
-    """Dense with dropped weights as 0, sparse, AVX2 and AVX-512: one order of summation."""
+    """Dense with zeros, sparse, AVX2 and AVX-512 all sum in the same order."""
     weight, bias, keep, h = layer(150, 600, 20, 0.3)
     masked = weight * keep
     results = [

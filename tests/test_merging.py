@@ -1,4 +1,4 @@
-"""Detectors of several image sets as one: `dice merge` of detector files."""
+"""One detector from several that were fitted on different images: `dice merge` of detector files."""
 
 import numpy as np
 import pytest

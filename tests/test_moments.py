@@ -1,4 +1,4 @@
-"""Moments: the merge laws, and agreement with numpy in longer arithmetic."""
+"""Moments: the laws of merging, and agreement with numpy in long double."""
 
 import pickle
 

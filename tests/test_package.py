@@ -1,4 +1,4 @@
-"""What the package is as a whole: its imports, its stubs, the files that are shipped."""
+"""The package as a whole: its imports, its stubs, and the files that are shipped."""
 
 import ast
 import inspect
@@ -28,7 +28,7 @@ def python(*arguments: str, cwd: Path = HOME) -> str:
 
 
 def tracked(*patterns: str) -> set[str]:
-    """The files of the repository; skips where this is none."""
+    """The files of the repository; skips where this is no repository."""
     done = subprocess.run(
         ["git", "ls-files", "--", *patterns], cwd=ROOT, capture_output=True, text=True, check=False
     )
@@ -60,7 +60,7 @@ def test_every_public_name_resolves():
 
 
 def of_module(node: ast.ClassDef) -> bool:
-    """Is this a class of the extension, and not a type that only the stub has?"""
+    """Whether this is a class of the extension, and not a type that only the stub has."""
     return any(isinstance(item, ast.Name) and item.id == "final" for item in node.decorator_list)
 
 
@@ -143,7 +143,7 @@ def test_ci_runs_the_test_line_of_the_readme():
 
 
 def test_no_line_of_code_needs_scrolling():
-    """In any language but Python, where ruff looks (E501)."""
+    """In all languages but Python, where ruff checks the lines (E501)."""
     code = tracked("csrc", "*.sh", ".ci", "CMakeLists.txt", "pyproject.toml")
     wide = [
         f"{name}:{number}"

@@ -1,4 +1,4 @@
-"""The original's numbers on all real sets of the shared material: every score, and the metrics that come of them."""
+"""Every score and metric on the real sets of the shared material equals that of the original."""
 
 import numpy as np
 import pytest
@@ -22,14 +22,14 @@ SETS = {
 
 
 def in_golden_order(name, images):
-    """Indices that put the folder's order (1.jpeg, 10.jpeg, ...) into golden's, by number, for iSUN alone."""
+    """Indices from the folder's order (1.jpeg, 10.jpeg, ...) to golden's, which is by number for iSUN."""
     if name != "isun":
         return np.arange(len(images))
     return np.argsort([int(file.rsplit("/", 1)[-1].split(".")[0]) for file in images.files])
 
 
 class Original:
-    """The CIFAR-10 network of the authors with plain and DICE scores, beside golden's."""
+    """The CIFAR-10 network of the authors: plain and DICE scores are compared with golden's."""
 
     def __init__(self, shared):
         self.root = shared / "realdata"
@@ -43,7 +43,7 @@ class Original:
         self.id_scores = self.scores("cifar10_test", "CIFAR-10", "test")
 
     def scores(self, name, known_as, split):
-        """Scores of one set by detector, each within the contract of golden's."""
+        """The scores of one set by detector, checked against golden's."""
         images = open_set(known_as, self.root, split=split)
         features = [self.net.forward(batch)[0] for _, batch in images.batches(transform_for("cifar"), 64)]
         h = np.concatenate(features)[in_golden_order(name, images)]

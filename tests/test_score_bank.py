@@ -1,4 +1,4 @@
-"""Banks of training features: views where they can be, else copies; the neighbours in a large one."""
+"""Banks of training features: views of the given array if possible, else copies; the neighbours found."""
 
 import pickle
 

@@ -1,4 +1,4 @@
-"""Mahalanobis and RMDS against their formulas; the statistics under them."""
+"""Mahalanobis and RMDS against their formulas, and the statistics that they use."""
 
 import pickle
 

@@ -1,7 +1,6 @@
-"""scikit-learn's own checks on every detector: all pass, but for the ones named here with the reason why they
-cannot.
+"""scikit-learn's own checks on every detector: all pass, except for those listed here with the reason.
 
-A check that begins to pass has to be struck out here. `estimator_type` is None (see
+A check that begins to pass must be removed from the list. `estimator_type` is None (see
 `Detector.__sklearn_tags__`), so the checks of outlier detectors, which want `predict` right after `fit`, are
 not among them.
 """
@@ -95,13 +94,13 @@ def test_with_a_last_layer(name):
 
 @pytest.mark.parametrize("name", [name for name, row in METHODS.items() if row.needs_head])
 def test_with_a_last_layer_as_wide_as_the_features(name):
-    """What is left where the width does not matter."""
+    """The checks that fail even if the number of features may change."""
     row = METHODS[name]
     expect(any_width(row)(), OF_NAME if issubclass(row.detector, LastLayer) else {})
 
 
 def any_width(row):
-    """The class of a detector whose last layer is made up, as wide as what it is fitted on."""
+    """The class of a detector with a made-up last layer, as wide as the features that it is fitted on."""
 
     class AnyWidth(row.detector):
         _made = None

@@ -1,4 +1,4 @@
-"""The tile unit's kernels on any machine: a build with its operations in plain C passes the same tests."""
+"""The kernels of the tile unit on any machine: a build that emulates it in plain C passes the same tests."""
 
 import os
 import shutil
@@ -24,7 +24,7 @@ def test_emulated_tile_unit(tmp_path, shared):
     assert done.returncode == 0, done.stdout
     env = {**os.environ, "PYTHONPATH": str(tmp_path), "DICE_TEST_SHARED": str(shared)}
     tests = [str(ROOT / "tests" / name) for name in ("test_ops.py", "test_backbone.py")]
-    all_images = "tests/test_backbone.py::test_golden_densenet[amx]"  # a thousand of them take minutes here
+    all_images = "tests/test_backbone.py::test_golden_densenet[amx]"  # a thousand images take minutes here
     done = subprocess.run(
         [
             sys.executable,
