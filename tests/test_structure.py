@@ -181,8 +181,26 @@ def test_only_the_command_line_knows_namespaces():
 
 
 THINGS = set(
-    "net network backbone images image_set id_set ood_sets train transform result results entry entries "
-    "run runs clock cache part".split()
+    [
+        "net",
+        "network",
+        "backbone",
+        "images",
+        "image_set",
+        "id_set",
+        "ood_sets",
+        "train",
+        "transform",
+        "result",
+        "results",
+        "entry",
+        "entries",
+        "run",
+        "runs",
+        "clock",
+        "cache",
+        "part",
+    ]
 )
 
 

@@ -282,7 +282,7 @@ class LastLayer(Detector):
     def score_and_logits(
         self, h: np.ndarray, z: np.ndarray
     ) -> tuple[NDArray[np.float64], NDArray[np.float32]]:
-        """As for any detector. Without mask and activation the last layer is the network's, and `z` serves."""
+        """As for any detector. Without mask and activation the last layer is the network's: `z` serves."""
         if self.p is not None or self._activation() is not None:
             z = self.logits(h)
         return self._score_of(z, h), z
