@@ -180,28 +180,26 @@ def test_only_the_command_line_knows_namespaces():
             assert not re.search(r"\b(Namespace|argparse)\b", path.read_text("utf-8")), path
 
 
-THINGS = set(
-    [
-        "net",
-        "network",
-        "backbone",
-        "images",
-        "image_set",
-        "id_set",
-        "ood_sets",
-        "train",
-        "transform",
-        "result",
-        "results",
-        "entry",
-        "entries",
-        "run",
-        "runs",
-        "clock",
-        "cache",
-        "part",
-    ]
-)
+THINGS = {
+    "net",
+    "network",
+    "backbone",
+    "images",
+    "image_set",
+    "id_set",
+    "ood_sets",
+    "train",
+    "transform",
+    "result",
+    "results",
+    "entry",
+    "entries",
+    "run",
+    "runs",
+    "clock",
+    "cache",
+    "part",
+}
 
 
 def test_no_network_set_or_result_is_untyped():
