@@ -82,7 +82,7 @@ class Network:
     kernels: str
     arena_bytes: int
     weight_bytes: int
-    methods: list[tuple[str, str]]
+    algorithms: list[tuple[str, str]]
     def __new__(
         cls, graph: Graph, precision: str = "float32", isa: str | None = None, device: str = "cpu"
     ) -> Network: ...

@@ -75,7 +75,7 @@ class Backbone:
     def info(self) -> dict[str, Any]:
         """What runs, and the memory it takes, as plain values for reports.
 
-        "methods" is a list of (layer, how it is computed). A convolution is "direct" (reads its input in
+        "algorithms" is a list of (layer, how it is computed). A convolution is "direct" (reads its input in
         place), "packed" (copies it first), "winograd", or "bf16" (sums of bfloat16 products on the tile unit,
         in every precision); another layer has the name of its op. The list is empty where the back end has
         one way for each op.
@@ -86,7 +86,7 @@ class Backbone:
             "device": self.device,
             "isa": self.isa,
             "kernels": self._network.kernels,
-            "methods": self._network.methods,
+            "algorithms": self._network.algorithms,
             "image_size": self.image_size,
             "features": self.weight.shape[1],
             "classes": self.weight.shape[0],
@@ -152,8 +152,9 @@ def load_backbone(
                 raise
         else:
             break
-    counts = Counter(method for _, method in network.methods)
-    debug(f"{network.arch}: {', '.join(f'{n} {method}' for method, n in counts.items()) or network.kernels}")
+    counts = Counter(algorithm for _, algorithm in network.algorithms)
+    chosen = ", ".join(f"{count} {algorithm}" for algorithm, count in counts.items())
+    debug(f"{network.arch}: {chosen or network.kernels}")
     return Backbone(network, device=name, fingerprint=digest)
 
 

@@ -154,18 +154,18 @@ def test_googles_names_are_the_same_net():
         assert a.tobytes() == b.tobytes()
 
 
-# --- the choice of a method ---------------------------------------------------------------------------------
+# --- the choice of an algorithm -----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("isa", ISAS)
-def test_each_convolution_gets_the_method_that_suits_it(isa):
+def test_each_convolution_gets_the_algorithm_that_suits_it(isa):
     graph = _core.build_graph(None, drawn(*NETWORKS["resnet50"]), None, None)
 
-    def methods(precision: str) -> list[tuple[str, str]]:
-        return _core.Network(graph, precision, isa, "cpu").methods
+    def algorithms(precision: str) -> list[tuple[str, str]]:
+        return _core.Network(graph, precision, isa, "cpu").algorithms
 
     if isa == "scalar":  # one way for each op
-        assert methods("float32") == []
+        assert algorithms("float32") == []
         return
     layers = {
         "conv1": "packed",  # the three channels of an image
@@ -175,13 +175,13 @@ def test_each_convolution_gets_the_method_that_suits_it(isa):
         "layer2.0.conv2": "packed",  # 3 x 3 with stride 2
         "layer2.0.downsample.0": "packed",  # 1 x 1 with stride 2
     }
-    float32, bf16 = dict(methods("float32")), methods("bf16")
+    float32, bf16 = dict(algorithms("float32")), algorithms("bf16")
     if isa == "amx":
         assert {float32[layer] for layer in layers} == {"bf16", "maxpool"}
-        assert {method for _, method in bf16} == {"bf16", "maxpool", "global_mean"}
+        assert {algorithm for _, algorithm in bf16} == {"bf16", "maxpool", "global_mean"}
     else:
         assert {layer: float32[layer] for layer in layers} == layers
-        assert {method for _, method in bf16} == {"packed", "maxpool", "global_mean"}
+        assert {algorithm for _, algorithm in bf16} == {"packed", "maxpool", "global_mean"}
     assert len(bf16) == 1 + 1 + 16 * 3 + 4 + 1
 
 
@@ -191,8 +191,8 @@ def test_debug_prints_the_choice(small, monkeypatch, capsys):
     monkeypatch.setenv("DICE_DEBUG", "1")
     for isa in ISAS:
         monkeypatch.setenv("DICE_ISA", isa)
-        methods = [method for _, method in load_backbone(None, small).info()["methods"]]
-        counts = [f"{methods.count(method)} {method}" for method in dict.fromkeys(methods)]
+        algorithms = [algorithm for _, algorithm in load_backbone(None, small).info()["algorithms"]]
+        counts = [f"{algorithms.count(algorithm)} {algorithm}" for algorithm in dict.fromkeys(algorithms)]
         assert capsys.readouterr().err == f"dice: debug: densenet: {', '.join(counts) or 'reference'}\n"
 
 

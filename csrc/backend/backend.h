@@ -77,8 +77,8 @@ typedef struct dice_backend {
     void (*net_info)(const dice_net *net, dice_net_info *info);
 
     /* The method of op `op` of the graph ("winograd", "maxpool", ...), and the name of its *layer; NULL after
-     * the last op. Offered by back ends that have several methods for an op. */
-    const char *(*net_method)(const dice_net *net, int32_t op, const char **layer);
+     * the last op. Offered by back ends that have several algorithms for an op. */
+    const char *(*net_algorithm)(const dice_net *net, int32_t op, const char **layer);
     void (*net_free)(dice_net *net);
 
     /* *linear = W (M, D) with b (M). keep (M, D) is 1 where a weight stays, NULL = all stay. */

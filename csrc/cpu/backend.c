@@ -68,14 +68,14 @@ static void net_info(const dice_net *net, dice_net_info *info)
     *info = (dice_net_info){arena_bytes, net->steps.weight_bytes, net->steps.kernels->name};
 }
 
-static const char *net_method(const dice_net *net, int32_t op, const char **layer)
+static const char *net_algorithm(const dice_net *net, int32_t op, const char **layer)
 {
     if (op >= net->steps.graph.n_ops) {
         return NULL;
     }
     const dice_step *step = &net->steps.step[op];
     *layer = step->op->name;
-    return step->op->kind == DICE_OP_CONV ? step->conv.method->name : dice_op_names[step->op->kind];
+    return step->op->kind == DICE_OP_CONV ? step->conv.algorithm->name : dice_op_names[step->op->kind];
 }
 
 static const char *unavailable(void)
@@ -90,7 +90,7 @@ const dice_backend dice_backend_cpu = {
     .net_create = net_create,
     .net_forward = net_forward,
     .net_info = net_info,
-    .net_method = net_method,
+    .net_algorithm = net_algorithm,
     .net_free = net_free,
     .linear_create = dice_linear_create,
     .linear_forward = dice_linear_forward,

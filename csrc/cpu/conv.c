@@ -6,16 +6,16 @@
 #include "base/memory.h"
 #include "cpu/conv_tile.h"
 
-static const dice_conv_method *choose_method(const dice_conv *conv)
+static const dice_conv_algorithm *choose_algorithm(const dice_conv *conv)
 {
     /* the fastest first; the last fits everything */
-    static const dice_conv_method *const methods[] = {&dice_conv_bf16, &dice_conv_winograd, &dice_conv_direct,
-                                                      &dice_conv_packed};
+    static const dice_conv_algorithm *const algorithms[] = {&dice_conv_bf16, &dice_conv_winograd,
+                                                            &dice_conv_direct, &dice_conv_packed};
     size_t i = 0;
-    while (!methods[i]->fits(conv)) {
+    while (!algorithms[i]->fits(conv)) {
         i++;
     }
-    return methods[i];
+    return algorithms[i];
 }
 
 /* *out = `count` floats followed by zeros up to `room`. */
@@ -58,14 +58,15 @@ dice_status dice_conv_init(dice_conv *conv, const dice_op *op, const dice_conv_s
         }
     }
     if (status == DICE_OK) {
-        conv->method = choose_method(conv);
-        conv->vectors = conv->method->vectors > 0 ? conv->method->vectors : dice_conv_tile_vectors(conv);
+        conv->algorithm = choose_algorithm(conv);
+        conv->vectors = conv->algorithm->vectors > 0 ? conv->algorithm->vectors
+                                                     : dice_conv_tile_vectors(conv);
         const int32_t width = conv->vectors * DICE_BLOCK;
         conv->panels = (out + width - 1) / width;
         status = padded_copy(op->bias, (size_t)out, (size_t)conv->panels * (size_t)width, &conv->bias);
     }
     if (status == DICE_OK) {
-        status = conv->method->pack(conv, op->weight);
+        status = conv->algorithm->pack(conv, op->weight);
     }
     if (status != DICE_OK) {
         dice_conv_free(conv);

@@ -1,9 +1,9 @@
 /* Convolution on the CPU: weights packed once, for the algorithm that suits the shape; then
- * conv.method->run computes any piece of any image. */
+ * conv.algorithm->run computes any piece of any image. */
 #ifndef DICE_CPU_CONV_H
 #define DICE_CPU_CONV_H
 
-#include "cpu/conv_method.h"
+#include "cpu/conv_algorithm.h"
 #include "nn/graph.h"
 
 /* What a network knows of a convolution beside its op. */
@@ -14,7 +14,7 @@ typedef struct dice_conv_setting {
     int parts;                             /* of the precision: see dice_conv */
 } dice_conv_setting;
 
-/* Chooses the method of a convolution and packs the weights of `op` for it. */
+/* Chooses the algorithm of a convolution and packs the weights of `op` for it. */
 dice_status dice_conv_init(dice_conv *conv, const dice_op *op, const dice_conv_setting *setting);
 void dice_conv_free(dice_conv *conv); /* a zeroed conv is allowed */
 

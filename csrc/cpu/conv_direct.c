@@ -63,7 +63,7 @@ static void run(const dice_conv *conv, const dice_conv_tensors *tensors, dice_gr
     }
 }
 
-const dice_conv_method dice_conv_direct = {
+const dice_conv_algorithm dice_conv_direct = {
     .name = "direct",
     .row_unit = 1,
     .in_place = 1,

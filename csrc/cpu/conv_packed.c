@@ -79,7 +79,7 @@ static void run(const dice_conv *conv, const dice_conv_tensors *tensors, dice_gr
     }
 }
 
-const dice_conv_method dice_conv_packed = {
+const dice_conv_algorithm dice_conv_packed = {
     .name = "packed",
     .row_unit = 1,
     .fits = fits,

@@ -2,7 +2,7 @@
 #ifndef DICE_CPU_CONV_STRIP_H
 #define DICE_CPU_CONV_STRIP_H
 
-#include "cpu/conv_method.h"
+#include "cpu/conv_algorithm.h"
 
 enum { DICE_CONV_STRIP_BYTES = 384 * 1024 }; /* of inputs that stay in L2 while the panels pass over them */
 

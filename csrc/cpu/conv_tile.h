@@ -3,7 +3,7 @@
 #ifndef DICE_CPU_CONV_TILE_H
 #define DICE_CPU_CONV_TILE_H
 
-#include "cpu/conv_method.h"
+#include "cpu/conv_algorithm.h"
 
 enum { DICE_CONV_TILE_FLOATS = 3 * DICE_TILE_PLANE }; /* the largest tile */
 

@@ -218,7 +218,7 @@ static void run(const dice_conv *conv, const dice_conv_tensors *tensors, dice_gr
     }
 }
 
-const dice_conv_method dice_conv_winograd = {
+const dice_conv_algorithm dice_conv_winograd = {
     .name = "winograd",
     .row_unit = 2,
     .fits = fits,

@@ -21,8 +21,8 @@ static size_t scratch_bytes(const dice_steps *steps, const dice_plan *plan, int 
         const dice_step *step = &steps->step[i];
         if (step->op->kind == DICE_OP_CONV) {
             const int32_t y = step->op->y;
-            const size_t bytes = step->conv.method->scratch(&step->conv, plan->height[y], plan->width[y],
-                                                            (size_t)group);
+            const size_t bytes = step->conv.algorithm->scratch(&step->conv, plan->height[y], plan->width[y],
+                                                               (size_t)group);
             most = bytes > most ? bytes : most;
         }
     }

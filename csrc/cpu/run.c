@@ -130,9 +130,9 @@ static area run_conv(const dice_layout *layout, const dice_step *step, const flo
     if (mine.count > 1 && conv->panels >= 2 * mine.count && has_large_weights(step, &tensors.x)) {
         cut(conv->panels, 1, mine, &piece.p0, &piece.p1);
     } else {
-        cut(tensors.y.height, conv->method->row_unit, mine, &piece.y0, &piece.y1);
+        cut(tensors.y.height, conv->algorithm->row_unit, mine, &piece.y0, &piece.y1);
     }
-    conv->method->run(conv, &tensors, group, piece, scratch);
+    conv->algorithm->run(conv, &tensors, group, piece, scratch);
     const int32_t width = conv->vectors * DICE_BLOCK, end = piece.p1 * width;
     return (area){piece.y0, piece.y1, piece.p0 * width, end < conv->out ? end : conv->out};
 }

@@ -63,7 +63,7 @@ static dice_status make_conv(dice_steps *steps, const dice_graph *graph, const d
     const dice_status status = dice_conv_init(conv, op, &setting);
     if (status == DICE_OK) {
         steps->weight_bytes += conv->weight_bytes;
-        if (conv->method->in_place && conv->pad > 0) {
+        if (conv->algorithm->in_place && conv->pad > 0) {
             steps->border[dice_tensor_root(graph, op->x)] = conv->pad;
         }
     }

@@ -329,17 +329,17 @@ static PyObject *get_weight_bytes(PyObject *self, void *Py_UNUSED(closure))
     return PyLong_FromSize_t(info_of(self).weight_bytes);
 }
 
-static PyObject *get_methods(PyObject *self, void *Py_UNUSED(closure))
+static PyObject *get_algorithms(PyObject *self, void *Py_UNUSED(closure))
 {
     const dice_backend *backend = ((network *)self)->place.backend;
     PyObject *list = PyList_New(0);
-    const char *layer, *method;
-    for (int32_t op = 0; list != NULL && backend->net_method != NULL; op++) {
-        method = backend->net_method(((network *)self)->net, op, &layer);
-        if (method == NULL) {
+    const char *layer, *algorithm;
+    for (int32_t op = 0; list != NULL && backend->net_algorithm != NULL; op++) {
+        algorithm = backend->net_algorithm(((network *)self)->net, op, &layer);
+        if (algorithm == NULL) {
             break;
         }
-        PyObject *pair = Py_BuildValue("ss", layer, method);
+        PyObject *pair = Py_BuildValue("ss", layer, algorithm);
         if (pair == NULL || PyList_Append(list, pair) < 0) {
             Py_CLEAR(list);
         }
@@ -380,7 +380,8 @@ static PyMemberDef network_members[] = {
 
 static PyGetSetDef network_getset[] = {
     {"kernels", get_kernels, NULL, "what really runs: \"reference\", \"avx512\", ...", NULL},
-    {"methods", get_methods, NULL, "[(layer, how it is computed)], where there is more than one way", NULL},
+    {"algorithms", get_algorithms, NULL, "[(layer, how it is computed)], where there is more than one way",
+     NULL},
     {"arena_bytes", get_arena_bytes, NULL, "bytes of inner results, for the last image size", NULL},
     {"weight_bytes", get_weight_bytes, NULL, "bytes of packed weights, without the head's", NULL},
     {NULL, NULL, NULL, NULL, NULL},

@@ -1,19 +1,19 @@
 /* What a convolution on the CPU is, and what an algorithm for one offers.
  *
- * conv_bf16.c, conv_winograd.c, conv_direct.c and conv_packed.c fill one dice_conv_method each; conv.c
+ * conv_bf16.c, conv_winograd.c, conv_direct.c and conv_packed.c fill one dice_conv_algorithm each; conv.c
  * chooses between them. The outputs of a convolution are cut into panels of 16, 32 or 48 channels, whose
  * weights lie one after the other. */
-#ifndef DICE_CPU_CONV_METHOD_H
-#define DICE_CPU_CONV_METHOD_H
+#ifndef DICE_CPU_CONV_ALGORITHM_H
+#define DICE_CPU_CONV_ALGORITHM_H
 
 #include "base/status.h"
 #include "cpu/kernels.h"
 
-typedef struct dice_conv_method dice_conv_method;
+typedef struct dice_conv_algorithm dice_conv_algorithm;
 
 typedef struct dice_conv {
     const dice_cpu_kernels *kernels;
-    const dice_conv_method *method;
+    const dice_conv_algorithm *algorithm;
     int32_t in, out; /* channels */
     int32_t kernel, stride, pad;
     int relu;
@@ -26,7 +26,7 @@ typedef struct dice_conv {
     int32_t taps, blocks, tail;
     int vectors;          /* of 16 outputs in a panel; the last panel may have fewer */
     int32_t panels;       /* that hold all outputs */
-    void *weight;         /* packed by the method */
+    void *weight;         /* packed by the algorithm */
     size_t weight_bytes;  /* of all panels, each of the same size */
     float *bias;          /* (panels, vectors, 16) */
     float *scale, *shift; /* prologue: whole blocks, or NULL */
@@ -47,13 +47,13 @@ typedef struct dice_conv_piece {
     int32_t y0, y1, p0, p1;
 } dice_conv_piece;
 
-struct dice_conv_method {
+struct dice_conv_algorithm {
     const char *name;
     int vectors;      /* of a panel; 0: as many as the register tiles are fastest with */
     int32_t row_unit; /* pieces are cut at rows that are multiples of this */
     int in_place;     /* x is read where it lies, with a border of `pad` zero pixels around the image */
 
-    /* Whether the method can do it: everything up to `parts` is set, and the prologue. */
+    /* Whether the algorithm can do it: everything up to `parts` is set, and the prologue. */
     int (*fits)(const dice_conv *conv);
 
     /* Fills conv->weight and weight_bytes from weight (out, in, kernel, kernel). */
@@ -67,7 +67,7 @@ struct dice_conv_method {
                 dice_conv_piece piece, void *scratch);
 };
 
-extern const dice_conv_method dice_conv_bf16, dice_conv_winograd, dice_conv_direct, dice_conv_packed;
+extern const dice_conv_algorithm dice_conv_bf16, dice_conv_winograd, dice_conv_direct, dice_conv_packed;
 
 /* Channel blocks that an output's sum goes over: those of all taps. */
 static inline size_t dice_conv_block_count(const dice_conv *conv)
