@@ -109,8 +109,7 @@ void pool_start(pool_args p, int n, cudaStream_t stream)
 
 /* ---- sums over pixels ---- */
 
-/* y (N, C) = mean over pixels of pre(x). A block takes 32 channels of an image; its warps share the pixels.
- */
+/* y (N, C) = mean over pixels of pre(x). A block takes 32 channels of an image, each warp some pixels. */
 static __global__ void global_mean(map x, const float *scale, const float *shift, map y)
 {
     __shared__ double partial[WARPS][32];

@@ -168,8 +168,8 @@ static dice_status push_norm(dice_builder *b, const naming *n, const char *prefi
     return dice_graph_push(b->graph, &op);
 }
 
-/* Adds unit `index` (from 1) of `stage`, `width` channels in its middle; *x, its input, becomes the result.
- */
+/* Adds unit `index` (from 1) of `stage`, with `width` channels in its middle; *x = its input, then its
+ * result. */
 static dice_status push_unit(dice_builder *b, const naming *n, int stage, int index, int32_t width,
                              int32_t *x)
 {
