@@ -82,7 +82,7 @@ static dice_status make_layer(const dice_graph *graph, const dice_op *op, dice_s
     return status == DICE_OK ? copy_blocks(shift, channels, &step->shift) : status;
 }
 
-/* The arrays of `steps`, with the tensors and ops of `graph`, but for their weights. */
+/* Makes the arrays of `steps`, with copies of the tensors and ops of `graph` but not of their weights. */
 static dice_status make_arrays(dice_steps *steps, const dice_graph *graph)
 {
     void *tensors = NULL, *ops = NULL, *border = NULL, *step = NULL;
