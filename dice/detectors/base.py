@@ -90,7 +90,7 @@ class Detector:
     keeps_features = False  #: whether it keeps all training features, those that are float32 without a copy
     device = "cpu"  #: where products are computed; a parameter of the detectors that can use a GPU
     fit_depends_on: tuple[str, ...] = ()  #: parameters whose change drops what was learnt
-    saved_classes: tuple[type, ...] = ()  #: of objects that its file may hold, beside arrays
+    saved_classes: tuple[type, ...] = ()  #: of the objects that its file may hold, beside arrays
     about_: dict[str, Any]  #: only of a loaded detector: what it was fitted on
 
     _state: State | None = None

@@ -160,13 +160,13 @@ def _resume(state: Path, empty: Statistics) -> Statistics:
 
 
 def mask_drift(found: Statistics, W: Any, b: Any, p: float, *, draws: int = 10) -> tuple[float, float]:
-    """By how much DICE's mask at `p`, from a sample, differs from the mask of the whole training set, in percent
-    of all weights: mean and standard deviation over `draws`.
+    """By how much DICE's mask at `p`, from a sample, differs from the mask of the whole training set.
 
-    The mean feature of all N images differs from that of the n sampled ones by about N(0, var / n (1 - n / N))
-    in each feature; 1 - n / N is the finite population correction. Each draw takes a mean from that
-    distribution, and its mask is compared with the mask of the sample's own mean. The variance is that within
-    labels, since the sample is stratified, where there are at least two images a label; else that of all.
+    In percent of all weights: mean and standard deviation over `draws`. The mean feature of all N images
+    differs from that of the n sampled ones by about N(0, var / n (1 - n / N)) in each feature; 1 - n / N is
+    the finite population correction. Each draw takes a mean from that distribution, and its mask is compared
+    with the mask of the sample's own mean. The variance is that within labels, since the sample is
+    stratified, where there are at least two images a label; else that of all.
     """
     n, whole = found.count, found.about["images_in_set"]
     squares, free = found.moments.variance() * n, n - 1
