@@ -65,6 +65,17 @@ dice_status dice_alloc_zero(size_t count, size_t size, void **out)
     return status;
 }
 
+dice_status dice_alloc_padded(const float *from, size_t count, size_t room, float **out)
+{
+    void *memory;
+    const dice_status status = dice_alloc_zero(room, sizeof(float), &memory);
+    *out = memory;
+    if (status == DICE_OK && from != NULL) {
+        memcpy(memory, from, count * sizeof(float));
+    }
+    return status;
+}
+
 void dice_free(void *memory)
 {
     if (memory != NULL) {

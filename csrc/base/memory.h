@@ -22,6 +22,9 @@ dice_status dice_alloc(size_t count, size_t size, void **out);
 /* The same, zero-filled. */
 dice_status dice_alloc_zero(size_t count, size_t size, void **out);
 
+/* *out = a copy of `count` floats, then zeros up to `room` floats; all zeros where `from` is NULL. */
+dice_status dice_alloc_padded(const float *from, size_t count, size_t room, float **out);
+
 /* Releases what dice_alloc gave; NULL is allowed. */
 void dice_free(void *memory);
 

@@ -1,8 +1,6 @@
 /* Making a convolution ready. See conv.h. */
 #include "cpu/conv.h"
 
-#include <string.h>
-
 #include "base/memory.h"
 #include "cpu/conv_tile.h"
 
@@ -16,18 +14,6 @@ static const dice_conv_algorithm *choose_algorithm(const dice_conv *conv)
         i++;
     }
     return algorithms[i];
-}
-
-/* *out = `count` floats followed by zeros up to `room`. */
-static dice_status padded_copy(const float *from, size_t count, size_t room, float **out)
-{
-    void *memory;
-    const dice_status status = dice_alloc_zero(room, sizeof(float), &memory);
-    *out = memory;
-    if (status == DICE_OK && from != NULL) {
-        memcpy(memory, from, count * sizeof(float));
-    }
-    return status;
 }
 
 dice_status dice_conv_init(dice_conv *conv, const dice_op *op, const dice_conv_setting *setting)
@@ -52,9 +38,9 @@ dice_status dice_conv_init(dice_conv *conv, const dice_op *op, const dice_conv_s
     dice_status status = DICE_OK;
     if (op->pre_scale != NULL) {
         const size_t room = (size_t)blocks * DICE_BLOCK;
-        status = padded_copy(op->pre_scale, (size_t)in, room, &conv->scale);
+        status = dice_alloc_padded(op->pre_scale, (size_t)in, room, &conv->scale);
         if (status == DICE_OK) {
-            status = padded_copy(op->pre_shift, (size_t)in, room, &conv->shift);
+            status = dice_alloc_padded(op->pre_shift, (size_t)in, room, &conv->shift);
         }
     }
     if (status == DICE_OK) {
@@ -63,7 +49,7 @@ dice_status dice_conv_init(dice_conv *conv, const dice_op *op, const dice_conv_s
                                                      : dice_conv_tile_vectors(conv);
         const int32_t width = conv->vectors * DICE_BLOCK;
         conv->panels = (out + width - 1) / width;
-        status = padded_copy(op->bias, (size_t)out, (size_t)conv->panels * (size_t)width, &conv->bias);
+        status = dice_alloc_padded(op->bias, (size_t)out, (size_t)conv->panels * (size_t)width, &conv->bias);
     }
     if (status == DICE_OK) {
         status = conv->algorithm->pack(conv, op->weight);

@@ -1,8 +1,8 @@
 /* What a convolution on the CPU is, and what an algorithm for one offers.
  *
  * conv_bf16.c, conv_winograd.c, conv_direct.c and conv_packed.c fill one dice_conv_algorithm each; conv.c
- * chooses between them. The outputs of a convolution are cut into panels of 16, 32 or 48 channels, whose
- * weights lie one after the other. */
+ * chooses between them. The output channels of a convolution are cut into panels of 16, 32 or 48; the weights
+ * of a panel lie together. */
 #ifndef DICE_CPU_CONV_ALGORITHM_H
 #define DICE_CPU_CONV_ALGORITHM_H
 
@@ -21,11 +21,11 @@ typedef struct dice_conv {
     int aligned;          /* x begins with the first channel of a block */
     int may_use_winograd; /* F(2 x 2, 3 x 3) is accurate enough for the network */
     int parts;            /* bfloat16 parts of each factor: 1 (bf16), 2 (bf16x3) or 3 (float32) */
-    /* Of an output's sum: taps, channel blocks of each tap, channels in the last block. A narrow x counts as
-     * one tap whose channels are kernel x kernel x in values. */
+    /* The sum of one output goes over `taps` taps, `blocks` channel blocks in each tap, and `tail` channels
+     * in the last block of a tap. A narrow x counts as one tap of kernel x kernel x in channels. */
     int32_t taps, blocks, tail;
     int vectors;          /* of 16 outputs in a panel; the last panel may have fewer */
-    int32_t panels;       /* that hold all outputs */
+    int32_t panels;       /* how many hold all outputs */
     void *weight;         /* packed by the algorithm */
     size_t weight_bytes;  /* of all panels, each of the same size */
     float *bias;          /* (panels, vectors, 16) */
@@ -37,7 +37,8 @@ typedef struct dice_conv_tensors {
     dice_view x, y, residual; /* residual.data is NULL where nothing is added */
 } dice_conv_tensors;
 
-/* Images that are worked on together: the tensors of each lie `stride` floats after those of the last. */
+/* Images that are computed together. The tensors of each lie `stride` floats after those of the image before
+ * it. */
 typedef struct dice_group {
     size_t images, stride;
 } dice_group;
@@ -49,17 +50,18 @@ typedef struct dice_conv_piece {
 
 struct dice_conv_algorithm {
     const char *name;
-    int vectors;      /* of a panel; 0: as many as the register tiles are fastest with */
+    int vectors;      /* in a panel; 0: as many as make the register tiles fastest */
     int32_t row_unit; /* pieces are cut at rows that are multiples of this */
     int in_place;     /* x is read where it lies, with a border of `pad` zero pixels around the image */
 
-    /* Whether the algorithm can do it: everything up to `parts` is set, and the prologue. */
+    /* Whether the algorithm can compute this convolution. Set by then: everything up to `tail` but the
+     * algorithm, and the prologue. */
     int (*fits)(const dice_conv *conv);
 
     /* Fills conv->weight and weight_bytes from weight (out, in, kernel, kernel). */
     dice_status (*pack)(dice_conv *conv, const float *weight);
 
-    /* Bytes of scratch that `run` needs where y has height x width pixels and a group so many images. */
+    /* Bytes of scratch that `run` needs for a group of `images` images whose y has height x width pixels. */
     size_t (*scratch)(const dice_conv *conv, int32_t height, int32_t width, size_t images);
 
     /* Computes a piece of y for each image of a group; `tensors` are those of the first. */
@@ -69,7 +71,7 @@ struct dice_conv_algorithm {
 
 extern const dice_conv_algorithm dice_conv_bf16, dice_conv_winograd, dice_conv_direct, dice_conv_packed;
 
-/* Channel blocks that an output's sum goes over: those of all taps. */
+/* The number of channel blocks in the sum of one output, over all taps. */
 static inline size_t dice_conv_block_count(const dice_conv *conv)
 {
     return (size_t)conv->taps * (size_t)conv->blocks;

@@ -1,7 +1,8 @@
-/* Convolution on the tile unit, for every shape and precision: float32 as sums of bfloat16 parts.
+/* Convolution on the tile unit (AMX), for every shape and every precision, float32 too: each factor is a sum
+ * of one to three bfloat16 parts.
  *
  * A strip of pixels is split into parts once, then the weights of all panels of 32 outputs pass over it. The
- * channel blocks of all taps form one list; the unit takes them pair by pair. */
+ * channel blocks of all taps form one list; the unit takes two blocks at a time, a pair. */
 #include "base/bf16.h"
 #include "base/memory.h"
 #include "cpu/conv_strip.h"
@@ -24,7 +25,7 @@ static size_t pair_count(const dice_conv *conv)
     return (dice_conv_block_count(conv) + 1) / 2;
 }
 
-/* Channels in block `index` of the list; 0 past its end. */
+/* How many channels block `index` of the list has; 0 past the end of the list. */
 static int block_lanes(const dice_conv *conv, size_t index)
 {
     if (index >= dice_conv_block_count(conv)) {
@@ -55,8 +56,8 @@ static uint16_t upper_half(float x)
     return (uint16_t)(bits >> 16);
 }
 
-/* Packed as bfloat16 (panels, pairs, parts, 2 tiles, 16 lanes, 16 outputs, 2 halves); the halves are the same
- * lane of both blocks, which the unit multiplies at once. */
+/* Packs weights as bfloat16 (panels, pairs, parts, 2 tiles, 16 lanes, 16 outputs, 2 halves). The two halves
+ * are the weights of the same lane in both blocks of the pair, which the unit multiplies at once. */
 static dice_status pack_weight(dice_conv *conv, const float *weight)
 {
     const size_t pairs = pair_count(conv), parts = (size_t)conv->parts;
@@ -88,14 +89,14 @@ static dice_status pack_weight(dice_conv *conv, const float *weight)
     return DICE_OK;
 }
 
-/* Whether the pixels of an image are one run that can be split where it lies. */
+/* Whether the inputs of the output pixels are consecutive in x, so that they are split without packing. */
 static int reads_in_place(const dice_conv *conv, const dice_view *x)
 {
     return conv->kernel == 1 && conv->stride == 1 && conv->pad == 0 && conv->scale == NULL && !conv->narrow
         && x->offset % DICE_BLOCK == 0 && x->pitch == (ptrdiff_t)x->width * DICE_BLOCK;
 }
 
-static size_t split_bytes(const dice_conv *conv) /* of a pixel */
+static size_t split_bytes(const dice_conv *conv) /* bytes of a pixel */
 {
     return pair_count(conv) * (size_t)conv->parts * LANES * sizeof(uint16_t);
 }
@@ -114,8 +115,8 @@ static size_t scratch_bytes(const dice_conv *conv, int32_t height, int32_t width
          + ROWS * PANEL * sizeof(float);
 }
 
-/* Pixels [start, start + count) of an image as split (pairs, parts, strip, 32), by way of `packed` (taps,
- * blocks, strip, 16) unless they lie as wanted. */
+/* split (pairs, parts, strip, 32) = the bfloat16 parts of the inputs of output pixels [start, start + count).
+ * They are packed first, to packed (taps, blocks, strip, 16), unless they can be read in place. */
 static void split_strip(const dice_conv *conv, const dice_view *x, int32_t width, size_t start, size_t count,
                         size_t strip, float *packed, uint16_t *split)
 {

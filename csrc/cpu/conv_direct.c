@@ -3,7 +3,8 @@
 #include "cpu/conv_strip.h"
 #include "cpu/conv_tile.h"
 
-/* Stride 1, no prologue, float32, whole blocks; more than one pixel of border is not kept. */
+/* Only for stride 1, float32, whole channel blocks and no prologue. pad is at most 1, since a tensor has a
+ * border of at most one pixel. */
 static int fits(const dice_conv *conv)
 {
     return conv->parts == 3 && conv->scale == NULL && conv->stride == 1 && conv->pad <= 1 && !conv->narrow

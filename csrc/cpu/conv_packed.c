@@ -5,7 +5,7 @@
 
 enum {
     SMALL_STRIP = 20 * 1024,  /* bytes of packed pixels that stay in L1 */
-    LARGE_STRIP = 1024 * 1024 /* where the weights are larger than L2 */
+    LARGE_STRIP = 1024 * 1024 /* the same where the weights do not fit L2 beside a strip */
 };
 
 static int fits(const dice_conv *conv)
@@ -14,7 +14,7 @@ static int fits(const dice_conv *conv)
     return 1;
 }
 
-/* Output pixels that are packed at once, of `pixels`. */
+/* How many output pixels a strip has, in an image of `pixels`. */
 static size_t strip_pixels(const dice_conv *conv, size_t pixels)
 {
     const size_t each = dice_conv_block_count(conv) * DICE_BLOCK * sizeof(float);

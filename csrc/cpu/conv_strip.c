@@ -10,7 +10,8 @@ size_t dice_conv_strip_length(size_t bytes, size_t each, size_t unit, size_t all
     return strip < all ? strip : all;
 }
 
-/* One tap and block of output pixels (oy, ox) ... in one row: to (count, 16). */
+/* to (count, 16) = the inputs of one tap and channel block for `count` output pixels of one row, from column
+ * ox on; iy is the row of x. */
 static void pack_row(const dice_conv *conv, const dice_view *x, int32_t channel, int32_t iy, int32_t kx,
                      int32_t ox, int32_t count, float *to)
 {
@@ -37,7 +38,8 @@ static void pack_row(const dice_conv *conv, const dice_view *x, int32_t channel,
                              end - skip, (dice_affine){conv->scale, conv->shift});
 }
 
-/* All taps and channels of one output pixel of a narrow tensor, as one run of (blocks, strip, 16). */
+/* One pixel of packed (blocks, strip, 16), which `to` points at = all taps and channels of an output pixel of
+ * a narrow tensor, as one list. */
 static void pack_narrow(const dice_conv *conv, const dice_view *x, int32_t oy, int32_t ox, size_t strip,
                         float *to)
 {
@@ -48,7 +50,7 @@ static void pack_narrow(const dice_conv *conv, const dice_view *x, int32_t oy, i
                                         x->pitch, conv->kernel, row);
         return;
     }
-    /* of a row of taps, the values [begin, end) lie inside */
+    /* in a row of taps, the values [begin, end) lie inside the image */
     const int32_t begin = ix < 0 ? (-ix < conv->kernel ? -ix : conv->kernel) * conv->in : 0;
     const int32_t right = x->width - ix, columns = right < 0            ? 0
                                                  : right < conv->kernel ? right

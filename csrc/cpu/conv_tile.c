@@ -1,4 +1,4 @@
-/* The register tiles at work. See conv_tile.h. */
+/* Convolution by the register tiles. See conv_tile.h. */
 #include "cpu/conv_tile.h"
 
 #include "base/bf16.h"

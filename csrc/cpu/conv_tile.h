@@ -1,5 +1,5 @@
-/* The register tiles of an instruction set at work: panels of packed weights, spans of pixels multiplied
- * tile by tile, tiles stored. */
+/* Convolution by the register tiles of an instruction set: packs weights in panels, multiplies spans of
+ * pixels tile by tile, and stores the tiles. */
 #ifndef DICE_CPU_CONV_TILE_H
 #define DICE_CPU_CONV_TILE_H
 
@@ -7,16 +7,17 @@
 
 enum { DICE_CONV_TILE_FLOATS = 3 * DICE_TILE_PLANE }; /* the largest tile */
 
-/* Vectors of a panel with which the tiles are fastest. */
+/* How many vectors a panel should have for the tiles to be fastest. */
 int dice_conv_tile_vectors(const dice_conv *conv);
 
-/* Vectors of one panel: conv->vectors, or fewer in the last. */
+/* How many vectors a panel has: conv->vectors, or fewer in the last one. */
 int dice_conv_panel_vectors(const dice_conv *conv, int32_t panel);
 
 /* The packed weights of a panel. */
 const void *dice_conv_panel_weight(const dice_conv *conv, int32_t panel);
 
-/* The factors of one kernel's products, to (products), from its weights (kernel, kernel). */
+/* to (products) = what the products of one kernel (kernel, kernel) multiply their inputs with: its weights,
+ * or for Winograd its transform. */
 typedef void (*dice_conv_factors)(const dice_conv *conv, const float *kernel, float *to);
 
 /* Packs weight (out, in, kernel, kernel) as float (panels, products, in, vectors, 16), with zeros past the
@@ -24,10 +25,10 @@ typedef void (*dice_conv_factors)(const dice_conv *conv, const float *kernel, fl
 dice_status dice_conv_pack_products(dice_conv *conv, const float *weight, size_t products,
                                     dice_conv_factors factors);
 
-/* The same where the products are the taps. */
+/* dice_conv_pack_products with one product for each tap: its weight, rounded to the sum of conv->parts. */
 dice_status dice_conv_pack_taps(dice_conv *conv, const float *weight);
 
-/* Scratch for an array of `count` pointers. */
+/* Bytes of scratch for an array of `count` pointers. */
 size_t dice_conv_pointer_bytes(size_t count);
 
 /* An output pixel of an image. */
@@ -35,15 +36,15 @@ typedef struct dice_conv_pixel {
     int32_t y, x;
 } dice_conv_pixel;
 
-/* A span of `count` output pixels in raster order, from `first` on. Its inputs are consecutive: they lie
- * `shift` floats after the pointers of a dice_conv_sum. */
+/* A span of `count` output pixels in raster order, from `first` on. The inputs of the first pixel lie `shift`
+ * floats after the pointers of a dice_conv_sum; those of the others follow. */
 typedef struct dice_conv_span {
     dice_conv_pixel first;
     size_t count;
     ptrdiff_t shift;
 } dice_conv_span;
 
-/* Multiplies one panel of a span and stores it. `c` has room for DICE_CONV_TILE_FLOATS. */
+/* Computes one panel of a span of y and stores it. c (DICE_CONV_TILE_FLOATS) is working memory. */
 void dice_conv_multiply(const dice_conv *conv, const dice_conv_sum *sum, dice_conv_span span, int32_t panel,
                         const dice_conv_tensors *tensors, float *c);
 

@@ -15,9 +15,9 @@
 enum {
     ELEMENTS = 16,
     BIASED = 5,                /* the element that reaches all four outputs with weight 1 */
-    SMALL_STRIP = 48 * 1024,   /* bytes of transformed inputs beside weights that fit the caches */
-    LARGE_STRIP = 1024 * 1024, /* beside weights that do not */
-    LARGE_WEIGHTS = 256 * 1024
+    SMALL_STRIP = 48 * 1024,   /* bytes of transformed inputs, beside weights that fit the caches */
+    LARGE_STRIP = 1024 * 1024, /* the same beside weights that do not */
+    LARGE_WEIGHTS = 256 * 1024 /* bytes that do not fit */
 };
 
 static int fits(const dice_conv *conv)
@@ -68,7 +68,7 @@ typedef struct scratch_space {
     float *c;        /* (vectors, DICE_TILE_ROWS, 16): the outputs of one tile, four pixels */
 } scratch_space;
 
-/* Floats of zeros, v, m and c. */
+/* floats (4) = the sizes of zeros, v, m and c. */
 static void count_floats(const dice_conv *conv, size_t strip, size_t floats[4])
 {
     const size_t outputs = (size_t)conv->vectors * DICE_BLOCK;
@@ -95,14 +95,15 @@ static size_t scratch_bytes(const dice_conv *conv, int32_t height, int32_t width
          + (floats[0] + floats[1] + floats[2] + floats[3]) * sizeof(float);
 }
 
-/* The outputs of a Winograd tile: of 2 x 2 pixels, those that lie inside of the piece. */
+/* Where the outputs of a Winograd tile lie: the part of its 2 x 2 pixels that is inside the piece. */
 typedef struct place {
     size_t image;
     dice_conv_pixel first;
     int height, width;
 } place;
 
-/* Where tile `index` lies, counted in raster order over the piece's rows of each image. */
+/* Where Winograd tile `index` lies. Tiles are counted in raster order over the rows of the piece, image after
+ * image. */
 static place locate(size_t index, const dice_view *y, dice_conv_piece piece)
 {
     const size_t columns = (size_t)(y->width + 1) / 2, rows = (size_t)(piece.y1 - piece.y0 + 1) / 2;
@@ -115,7 +116,8 @@ static place locate(size_t index, const dice_view *y, dice_conv_piece piece)
                    .width = first.x + 1 < y->width ? 2 : 1};
 }
 
-/* v (16 elements, blocks, strip, 16) of one tile, from the 4 x 4 inputs around its outputs. */
+/* One Winograd tile of v (16 elements, blocks, strip, 16) = the transform of the 4 x 4 inputs around the
+ * outputs that begin at pixel `at`. */
 static void transform_inputs(const dice_conv *conv, const dice_view *x, dice_conv_pixel at,
                              const scratch_space *space, float *v)
 {
@@ -132,7 +134,8 @@ static void transform_inputs(const dice_conv *conv, const dice_view *x, dice_con
     }
 }
 
-/* One panel of a strip's `count` tiles: 16 products, each by the register tiles, into m. */
+/* m (16 elements, vectors, strip, 16) = the products of one panel for `count` Winograd tiles, each computed
+ * by the register tiles. */
 static void multiply(const dice_conv *conv, int32_t panel, size_t count, const scratch_space *space)
 {
     const int vectors = dice_conv_panel_vectors(conv, panel);
@@ -157,8 +160,8 @@ static void multiply(const dice_conv *conv, int32_t panel, size_t count, const s
     }
 }
 
-/* Transforms one panel of one tile, m (16 elements, vectors, strip, 16), back into its outputs, and stores
- * them. */
+/* Transforms one panel of one Winograd tile of m (16 elements, vectors, strip, 16) back into outputs, and
+ * stores them in y. */
 static void store_outputs(const dice_conv *conv, const float *m, int32_t panel,
                           const dice_conv_tensors *tensors, place at, const scratch_space *space)
 {

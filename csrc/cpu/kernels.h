@@ -1,8 +1,7 @@
-/* What the CPU back end asks of an instruction set.
+/* The kernels that the CPU back end needs for each instruction set.
  *
- * Activations lie in channel blocks of 16: [C / 16][H x W pixels][16], channels last
- * within the block, so that one pixel of one block is one cache line and a K x K
- * convolution reads shifted rows. Lanes past the last channel hold anything. */
+ * Activations lie in channel blocks of 16: (C / 16, H x W pixels, 16). So one pixel of one block is one cache
+ * line, and a K x K convolution reads shifted rows. Lanes past the last channel hold anything. */
 #ifndef DICE_CPU_KERNELS_H
 #define DICE_CPU_KERNELS_H
 
@@ -43,12 +42,13 @@ typedef struct dice_conv_out {
     int relu;
 } dice_conv_out;
 
-/* out = bias (V, 16) + the sum, over taps and channels, of R pixels that begin `shift` floats after the sum's
- * pointers, times w (taps x channels, V, 16). */
+/* out (V, R, 16) = bias (V, 16) + the sum over taps and channels of R pixels, which begin `shift` floats
+ * after the pointers of `sum`, times w (taps x channels, V, 16). */
 typedef void (*dice_conv_tile)(const dice_conv_sum *sum, ptrdiff_t shift, const float *w, const float *bias,
                                const dice_conv_out *out);
 
-/* A tile that is not stored in a tensor: float c (V, DICE_TILE_ROWS, 16), of which R rows are filled. */
+/* A tile in working memory, not yet in a tensor: float c (V, DICE_TILE_ROWS, 16). Its rows are pixels, of
+ * which the first R are filled. */
 enum { DICE_TILE_ROWS = 32, DICE_TILE_PLANE = DICE_TILE_ROWS * DICE_BLOCK };
 
 typedef struct dice_conv_tiles {
@@ -56,13 +56,14 @@ typedef struct dice_conv_tiles {
     dice_conv_tile tile[3][16]; /* [V - 1][R - 1] */
 } dice_conv_tiles;
 
-/* Convolution on the tile unit: float32 as sums of `parts` bfloat16 parts, 1 to 3. Channel blocks are taken
- * in pairs: of a pixel, 32 values, lane 0 of both blocks, lane 1 of both, ... */
+/* Convolution on the tile unit (AMX), whose factors are sums of `parts` bfloat16 parts, 1 to 3. Channel
+ * blocks are taken in pairs: a pixel of a pair is 32 values, lane 0 of both blocks, then lane 1 of both, and
+ * so on. */
 typedef struct dice_amx_kernels {
     void (*begin)(void); /* before `tile` is used on a thread, and after */
     void (*end)(void);
-    /* Pixels of two blocks, a (rows, 16) and b (rows, 16), lanes from lanes_a and lanes_b on taken as zero,
-     * to (parts, room, 32). */
+    /* to (parts, room, 32) = the parts of the pixels of two blocks, a (rows, 16) and b (rows, 16). Lanes from
+     * lanes_a on in a, and from lanes_b on in b, count as zero. */
     void (*split)(const float *a, int lanes_a, const float *b, int lanes_b, int32_t rows, int parts,
                   size_t room, uint16_t *to);
     /* c (2, DICE_TILE_ROWS, 16) = bias (32) + a (pairs, parts, room, 32) times w (pairs, parts, 2, 16, 32).
@@ -81,7 +82,8 @@ typedef struct dice_winograd_kernels {
     void (*output)(const float *m, size_t step, const dice_conv_out *out);
 } dice_winograd_kernels;
 
-/* max(x * scale + shift, 0) per channel, or nothing where scale is NULL; both padded to whole blocks. */
+/* The prologue of an op: max(x * scale + shift, 0) for each channel, or x where scale is NULL. Both arrays
+ * are padded to whole blocks. */
 typedef struct dice_affine {
     const float *scale, *shift;
 } dice_affine;
@@ -114,21 +116,23 @@ typedef struct dice_cpu_kernels {
     void (*conv_pack)(float *to, const dice_view *x, int32_t channel, ptrdiff_t from, ptrdiff_t step,
                       int32_t count, dice_affine pre);
 
-    /* Rows [y0, y1) of y. */
+    /* Compute rows [y0, y1) of y. */
     void (*maxpool)(const dice_view *x, const dice_view *y, int32_t kernel, int32_t stride, int32_t pad,
                     int zero_padded, int32_t y0, int32_t y1);
     void (*avgpool)(const dice_view *x, const dice_view *y, int32_t kernel, int32_t stride, dice_affine pre,
                     int32_t y0, int32_t y1);
 
-    /* Channels [c0, c1), multiples of a block (or C), of the 1 x 1 pixel y. */
+    /* Computes channels [c0, c1) of the one pixel of y; both ends are multiples of a block, or C. */
     void (*global_mean)(const dice_view *x, const dice_view *y, dice_affine pre, int32_t c0, int32_t c1);
 
-    /* Channels [c0, c1), multiples of dice_groupnorm_span (or C), so that no group is cut. */
+    /* Computes channels [c0, c1) of y; both ends are multiples of dice_groupnorm_span, or C, so that no group
+     * is cut. */
     void (*groupnorm)(const dice_view *x, const dice_view *y, int32_t groups, float eps, const float *weight,
                       const float *bias, int relu, int32_t c0, int32_t c1);
 } dice_cpu_kernels;
 
-/* Least number of channels that is whole groups of `size` and whole blocks: at most 16 groups. */
+/* The least number of channels that makes whole groups of `size` channels and whole blocks; at most 16
+ * groups. */
 static inline int32_t dice_groupnorm_span(int32_t size)
 {
     int32_t span = size;

@@ -4,16 +4,16 @@
 #include "base/memory.h"
 #include "nn/plan.h"
 
-enum { LARGE_WEIGHTS = 8 << 20 }; /* bytes; past the caches several images share a pass over the weights */
+enum { LARGE_WEIGHTS = 8 << 20 }; /* bytes that exceed the caches: several images share a pass over them */
 
-/* Room for any tensor with a border of one pixel, the most that is kept. */
+/* Bytes of a tensor with a border of one pixel, the widest there is. */
 static size_t tensor_bytes(int32_t channels, int32_t height, int32_t width)
 {
     const size_t blocks = ((size_t)channels + DICE_BLOCK - 1) / DICE_BLOCK;
     return blocks * ((size_t)height + 2) * ((size_t)width + 2) * DICE_BLOCK * sizeof(float);
 }
 
-/* The most that a step wants, for groups of so many images. */
+/* The most bytes of scratch that a step needs for a group of `group` images. */
 static size_t scratch_bytes(const dice_steps *steps, const dice_plan *plan, int group)
 {
     size_t most = 0;
@@ -29,7 +29,7 @@ static size_t scratch_bytes(const dice_steps *steps, const dice_plan *plan, int 
     return dice_align_up(most);
 }
 
-/* Tensor `id` in the arena that begins at `arena`. */
+/* The view of tensor `id` in the arena that begins at `arena`. */
 static dice_view make_view(const dice_steps *steps, const dice_plan *plan, int32_t id, float *arena)
 {
     const dice_tensor *tensor = &steps->graph.tensors[id];

@@ -15,8 +15,8 @@ typedef struct dice_layout {
     size_t thread_bytes;
 } dice_layout;
 
-/* *layout for images of height x width, unless it is that already. It stays as it was where this fails:
- * DICE_E_INPUT for a size that the network does not allow. */
+/* Makes *layout for images of height x width, unless it is for them already. On failure *layout stays as it
+ * was; DICE_E_INPUT for a size that the network does not allow. */
 dice_status dice_layout_make(dice_layout *layout, const dice_steps *steps, int32_t height, int32_t width,
                              int threads);
 void dice_layout_free(dice_layout *layout); /* a zeroed layout is allowed */
@@ -25,7 +25,7 @@ void dice_layout_free(dice_layout *layout); /* a zeroed layout is allowed */
 float *dice_layout_arena(const dice_layout *layout, int thread);
 void *dice_layout_scratch(const dice_layout *layout, int thread);
 
-/* A tensor in the arena that begins at `arena`. */
+/* The view of a tensor in the arena that begins at `arena`. */
 dice_view dice_layout_view(const dice_layout *layout, int32_t tensor, const float *arena);
 
 #endif

@@ -1,5 +1,6 @@
-/* linear on a CPU. W is packed once: sparse, dense or both, as is faster. A forward call multiplies tiles of
- * images with panels of classes, then makes one reduction an image. linear_kernels.h has the layouts. */
+/* linear on a CPU. W is packed once: sparse, dense or both, whichever is faster. A forward call multiplies
+ * tiles of images by panels of classes, then reduces the logits of each image. linear_kernels.h has the
+ * layouts. */
 #include "cpu/linear.h"
 
 #include <math.h>
@@ -10,19 +11,19 @@
 #include "cpu/linear_kernels.h"
 #include "cpu/kernels.h"
 
-/* Measured (benchmarks/bench_head.py): 16 images times a weight kept in the sparse layout cost as much as
- * this many times four images times a weight of the dense one. So 4 / sparse_cost is the densest sparse layer
- * that pays. */
+/* Measured (benchmarks/bench_head.py): to multiply 16 images by one weight of the sparse layout takes
+ * sparse_cost times as long as to multiply four images by one weight of the dense layout. So for many images
+ * the sparse layout is faster where the share of weights kept is below 4 / sparse_cost. */
 static const double sparse_cost = 6.8;
 
 enum {
     DENSE_PANEL = 16 * DICE_LINEAR_VECTORS,
-    WAVE_BYTES = 2 << 20,  /* packed images and logits of a wave stay in the cache while all weights pass */
+    WAVE_BYTES = 2 << 20,  /* of a wave's packed images and logits, which stay in the cache */
     BOTH_BYTES = 16 << 20, /* up to here dense weights are kept too: for few images they are faster */
     REDUCE_IMAGES = 8      /* a task */
 };
 
-/* Where a block of a sparse panel begins; one more at the end. */
+/* The first group and the first slot of a block of a sparse panel. */
 typedef struct block {
     size_t group, slot;
 } block;
@@ -35,7 +36,7 @@ struct dice_linear {
     float *bias;           /* (M) */
     float *dense;          /* (M / 16, D, 16), or NULL */
     size_t panels, blocks; /* sparse: of DICE_LINEAR_PANEL classes; of DICE_LINEAR_SPAN features */
-    block *begin;          /* (panels * blocks + 1), or NULL where there is no sparse layout */
+    block *begin;          /* (panels * blocks + 1), the last is the end; NULL: no sparse layout */
     dice_linear_group *groups;
     float *sparse;  /* (slots, 4) */
     uint8_t *index; /* (slots, 4) */
@@ -124,7 +125,7 @@ static size_t group_block(const packing *p, size_t panel, size_t block_index, di
     return n_groups;
 }
 
-/* Pass 1: groups and their sizes. begin[i] counts what block i holds. */
+/* Pass 1 of packing: begin[i] = how many groups and slots block i holds. */
 static dice_status size_panel(void *context, size_t panel, int thread)
 {
     (void)thread;
@@ -142,7 +143,7 @@ static dice_status size_panel(void *context, size_t panel, int thread)
     return DICE_OK;
 }
 
-/* Pass 2: the slots. */
+/* Pass 2 of packing: fills groups and slots. */
 static dice_status fill_panel(void *context, size_t panel, int thread)
 {
     (void)thread;
@@ -408,7 +409,7 @@ dice_status dice_linear_reduce(const dice_linear *linear, const float *z, size_t
     return wanted ? dice_parallel_for(ceil_div(n, REDUCE_IMAGES), reduce, &r) : DICE_OK;
 }
 
-/* Which layout is faster for n images; where there is one only, that. */
+/* Whether the dense layout is to be used for n images: it is the faster one, or the only one. */
 static int prefers_dense(const dice_linear *linear, size_t n)
 {
     return linear->begin == NULL

@@ -1,10 +1,12 @@
-/* What linear asks of an instruction set: products of a tile of images with packed weights, and
- * reductions.
+/* The kernels that linear needs for each instruction set: products of a tile of images with packed weights,
+ * and reductions of logits.
  *
- * Images are packed by features, ht (D, lanes), 16 or 32 to a tile; one alone stays as it is. Dense weights
- * lie by vectors of 16 classes, (M / 16, D, 16). Sparse weights lie by panels of classes and, within, by
- * blocks of features; a block holds groups of four classes of about equally many weights, sorted so, each a
- * run of slots (weight, feature in the block) by rising feature, filled up with weights of 0. */
+ * A tile of 16 or 32 images is packed as ht (D, lanes), an image in each lane; a single image stays h (D).
+ * Dense weights are packed as (M / 16, D, 16). Sparse weights are packed by panels of DICE_LINEAR_PANEL
+ * classes and, in a panel, by blocks of DICE_LINEAR_SPAN features. In a block the classes are sorted by how
+ * many weights they keep, most first, and cut into groups of four. A group has as many slots as its first
+ * class has weights. A slot holds, for each of the four classes, a weight and the number of its feature in
+ * the block, in rising order of features; a class with fewer weights has weights of 0 in its last slots. */
 #ifndef DICE_CPU_LINEAR_KERNELS_H
 #define DICE_CPU_LINEAR_KERNELS_H
 
@@ -33,7 +35,8 @@ typedef struct dice_linear_kernels {
      * = not offered. */
     void (*sparse[3])(const float *ht, const dice_linear_group *groups, size_t n_groups, const float *weight,
                       const uint8_t *index, float *z);
-    /* z (n up to a multiple of 4, 64) += a block of `count` features, w (vectors, .. w_stride, 16). */
+    /* z (n, 64) += ht (count, lanes)' w for a block of `count` features; w is (vectors, count, 16), its
+     * vectors w_stride floats apart. z has room for n rounded up to a multiple of 4. */
     void (*dense)(const float *ht, size_t lanes, size_t n, const float *w, size_t w_stride, int vectors,
                   size_t count, float *z);
     /* *max = largest of z (m), *sum = sum of exp(z - max). */

@@ -34,8 +34,8 @@ static void zero_pixels(float *from, ptrdiff_t count)
     memset(from, 0, (size_t)count * DICE_BLOCK * sizeof(float));
 }
 
-/* Clears the border beside an area of y: of an area with the first or last row, also the rows above or below.
- */
+/* Zeroes the border to the left and right of an area of y, and the border above (below) it where the area has
+ * the first (last) row. */
 static void zero_border(const dice_view *y, area made)
 {
     const ptrdiff_t b = y->border, width = y->width + 2 * b;
@@ -106,16 +106,17 @@ static void cut(int32_t count, int32_t unit, share mine, int32_t *from, int32_t 
     *to = (int32_t)(b < count ? b : count);
 }
 
-/* Whether a step's weights outweigh its input: then the images of a group pass over them together, and the
- * threads that share the step each read their own weights. */
+/* Whether a step has more bytes of weights than of input. Then the images of a group share one pass over the
+ * weights, and threads that share the step divide it by panels, if there are enough, so that each reads
+ * weights of its own. */
 static int has_large_weights(const dice_step *step, const dice_view *x)
 {
     return step->op->kind == DICE_OP_CONV
         && step->conv.weight_bytes > (size_t)x->plane * (size_t)step->conv.blocks * sizeof(float);
 }
 
-/* A share of a convolution for each image of a group, whose first arena is `arena`. Returns what it made of
- * y. */
+/* Computes a share of a convolution for each image of a group, whose first arena is `arena`. Returns the area
+ * of y that it computed. */
 static area run_conv(const dice_layout *layout, const dice_step *step, const float *arena, dice_group group,
                      share mine, void *scratch)
 {
@@ -137,7 +138,7 @@ static area run_conv(const dice_layout *layout, const dice_step *step, const flo
     return (area){piece.y0, piece.y1, piece.p0 * width, end < conv->out ? end : conv->out};
 }
 
-/* The same of every other op, for one image. */
+/* The same for every other op, and for one image. */
 static area run_layer(const dice_cpu_kernels *kernels, const dice_step *step, const dice_view *x,
                       const dice_view *y, share mine)
 {
@@ -167,7 +168,7 @@ static area run_layer(const dice_cpu_kernels *kernels, const dice_step *step, co
     return made;
 }
 
-/* A share of a step for `images` images, in arenas one after the other from `arena` on. */
+/* Computes a share of a step for `images` images, whose arenas follow each other from `arena` on. */
 static void run_step(const job *work, const dice_step *step, const float *arena, size_t images, share mine,
                      void *scratch)
 {
@@ -187,8 +188,8 @@ static void run_step(const job *work, const dice_step *step, const float *arena,
     }
 }
 
-/* Images [first, first + images) through the whole network on one thread, whose arenas and scratch these are.
- */
+/* Runs the whole network on images [first, first + images), on one thread, to which arenas and scratch
+ * belong. */
 static void run_group(const job *work, size_t first, size_t images, const float *arena, void *scratch)
 {
     const share whole = {0, 1};
@@ -247,7 +248,7 @@ static dice_status run_share(void *context, size_t index, int thread)
     return DICE_OK;
 }
 
-/* One image, each step shared by the threads. */
+/* Runs the network on one image; the threads share each step. */
 static dice_status run_shared(job *work, size_t image)
 {
     const float *arena = dice_layout_arena(work->layout, 0);

@@ -15,19 +15,6 @@ static dice_status copy_array(const void *from, int32_t count, size_t size, void
     return status;
 }
 
-/* *out = `count` floats followed by zeros up to a whole block. */
-static dice_status copy_blocks(const float *from, int32_t count, float **out)
-{
-    void *memory;
-    const size_t room = ((size_t)count + DICE_BLOCK - 1) / DICE_BLOCK * DICE_BLOCK;
-    const dice_status status = dice_alloc_zero(room, sizeof(float), &memory);
-    *out = memory;
-    if (status == DICE_OK) {
-        memcpy(memory, from, (size_t)count * sizeof(float));
-    }
-    return status;
-}
-
 /* A narrow input lies pixel by pixel, which only convolutions that pack it can read. */
 static int input_is_narrow(const dice_graph *graph)
 {
@@ -74,15 +61,16 @@ static dice_status make_layer(const dice_graph *graph, const dice_op *op, dice_s
 {
     const int is_norm = op->kind == DICE_OP_GROUPNORM;
     const float *scale = is_norm ? op->weight : op->pre_scale, *shift = is_norm ? op->bias : op->pre_shift;
-    const int32_t channels = graph->tensors[op->x].channels;
+    const size_t channels = (size_t)graph->tensors[op->x].channels;
+    const size_t room = (channels + DICE_BLOCK - 1) / DICE_BLOCK * DICE_BLOCK;
     if (scale == NULL) {
         return DICE_OK;
     }
-    const dice_status status = copy_blocks(scale, channels, &step->scale);
-    return status == DICE_OK ? copy_blocks(shift, channels, &step->shift) : status;
+    const dice_status status = dice_alloc_padded(scale, channels, room, &step->scale);
+    return status == DICE_OK ? dice_alloc_padded(shift, channels, room, &step->shift) : status;
 }
 
-/* The arrays of `steps`, with the tensors and ops of `graph`, but for their weights. */
+/* Makes the arrays of `steps`, with copies of the tensors and ops of `graph` but not of their weights. */
 static dice_status make_arrays(dice_steps *steps, const dice_graph *graph)
 {
     void *tensors = NULL, *ops = NULL, *border = NULL, *step = NULL;

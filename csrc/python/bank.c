@@ -153,19 +153,20 @@ static PyMethodDef methods[] = {
      "bank_knn($module, bank, scale, h, k, device=\"cpu\", /)\n--\n\n"
      "The k-th smallest squared distance between h / norm(h) and the bank's rows / norm: float64 (N,).\n\n"
      "bank: float32 (M, D); scale: float64 (M,), bank_norms of it; h: float32 (N, D); k: from 1 to M;\n"
-     "device: computes the products."},
+     "device: where the products are computed."},
     {"bank_guide", bank_guide, METH_VARARGS,
      "bank_guide($module, bank, scale, h, k, device=\"cpu\", /)\n--\n\n"
      "The mean of the k largest products of h / norm(h) with the bank's rows * scale: float64 (N,).\n\n"
-     "bank: float32 (M, D); scale: float64 (M,); h: float32 (N, D); k: from 1 to M; device: computes the\n"
-     "products."},
+     "bank: float32 (M, D); scale: float64 (M,); h: float32 (N, D); k: from 1 to M; device: where the\n"
+     "products are computed."},
     {"bank_relation", bank_relation, METH_VARARGS,
      "bank_relation($module, bank, scale, bank_p, h, p, least, power, device=\"cpu\", /)\n--\n\n"
      "The sum of v ** power over the rows of the bank whose v = max(0, cosine(h, row)) * (p . p_row) is "
      "above\n"
      "`least`: float64 (N,).\n\n"
      "bank: float32 (M, D); scale: float64 (M,), bank_norms of it; bank_p: float32 (M, C), each row's\n"
-     "probabilities; h: float32 (N, D); p: float32 (N, C); device: computes the products."},
+     "probabilities; h: float32 (N, D); p: float32 (N, C); device: where the products are\n"
+     "computed."},
     {NULL, NULL, 0, NULL},
 };
 

@@ -5,7 +5,8 @@
 #include "ood/fit/contribution.h"
 #include "ood/fit/moments.h"
 
-/* The state of a dice.stats.moments.Moments: its own float64 (4, D), and how many images it has seen. */
+/* *out = the state of a dice.stats.moments.Moments: its float64 (4, D), which the core changes in place, and
+ * the number of images it has seen. */
 static int read_moments(PyObject *state, uint64_t count, const char *argument, dice_moments *out)
 {
     if (dice_py_in_place(state, 2, DICE_MOMENTS_ROWS, -1, argument, &out->state) < 0) {

@@ -1,8 +1,8 @@
 /* The type Graph: a network as data, made from lists of tensors and ops. See nn/graph.h.
  *
- * Whoever makes a Graph from Python gets every mistake named: a key that is not known or not of the op's
- * kind, a value of another type or out of range, an array of another shape. Nothing can change a Graph that
- * was made. */
+ * Every mistake in what Python gives is refused by name: a key that is not known or not of the op's kind, a
+ * value of another type or out of range, an array of another shape. Nothing can change a Graph that was
+ * made. */
 #include "python/binding.h"
 
 #include <math.h>

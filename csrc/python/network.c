@@ -55,7 +55,7 @@ static PyObject *triple(const float v[3])
     return Py_BuildValue("(fff)", (double)v[0], (double)v[1], (double)v[2]);
 }
 
-/* The attributes that tell what the graph is. */
+/* Sets the attributes that describe the graph. */
 static int set_attributes(network *self, const dice_graph *graph)
 {
     const npy_intp shape[2] = {graph->classes, graph->tensors[graph->output].channels};
@@ -95,7 +95,7 @@ static int is_pooled(const dice_graph *graph)
     return 0;
 }
 
-/* What runs: the network on its back end, and the Linear of its head. */
+/* Makes what runs: the network on its back end, and the Linear of its head. */
 static int make_ready(network *self, const dice_py_module *state, const dice_graph *graph)
 {
     dice_status status;
@@ -139,7 +139,7 @@ static PyObject *network_new(PyTypeObject *type, PyObject *args, PyObject *keywo
     return (PyObject *)self;
 }
 
-/* Are these uint8 (N, H, W, 3) or float32 (N, C, H, W)? */
+/* Whether a view is uint8 (N, H, W, 3) or float32 (N, C, H, W). */
 static int are_images(const network *self, const dice_py_view *view)
 {
     const int bytes = view->typenum == NPY_UINT8;
@@ -147,7 +147,8 @@ static int are_images(const network *self, const dice_py_view *view)
         && view->shape[bytes ? 3 : 1] == self->channels;
 }
 
-/* For the core; a side that is too long for it is too long for the planner too, which refuses it. */
+/* A view as the core takes images. A side that does not fit 32 bits becomes the largest
+ * that does, which the planner refuses. */
 static dice_images images_of(const dice_py_view *view)
 {
     const int bytes = view->typenum == NPY_UINT8;

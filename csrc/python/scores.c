@@ -47,7 +47,7 @@ static int read_numbers(const dice_score_rule *rule, PyObject *tuple, double num
     return 0;
 }
 
-/* arrays[i] = what was fitted; the caller releases them, on failure too. */
+/* arrays[i] = the fitted arrays; the caller releases them, on failure too. */
 static int read_fitted(const dice_score_rule *rule, PyObject *tuple, size_t classes, size_t features,
                        PyArrayObject *arrays[MAX_ARRAYS])
 {
@@ -235,7 +235,7 @@ static PyObject *activate(PyObject *Py_UNUSED(self), PyObject *args)
 static PyMethodDef methods[] = {
     {"score", score, METH_VARARGS,
      "score($module, rule, z, h, arrays, numbers, /)\n--\n\n"
-     "A row rule's scores: float64 (N,), or (N, K) for a rule that gives K numbers an image.\n\n"
+     "The scores by a rule: float64 (N,), or (N, K) for a rule that gives K numbers an image.\n\n"
      "rule: its name in csrc/ood/scores; z: logits (N, C) and h: features (N, D), float32 or float64, None\n"
      "for what the rule does not read; arrays: what was fitted, numbers: its parameters, both as the rule\n"
      "says. An image's bits depend neither on the others nor on the number of threads."},

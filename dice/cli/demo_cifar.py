@@ -69,7 +69,7 @@ def fetch_missing(args: Namespace, in_dataset: str, *, reachable: bool) -> str:
 
 
 def is_there(name: str, root: str, split: str) -> bool:
-    """A broken set is there: opening it will say what is wrong."""
+    """Whether the set is there. A broken one is: opening it later says what is wrong."""
     try:
         datasets.open_set(name, root, split=split)
     except datasets.MissingSet:

@@ -31,7 +31,7 @@ IMAGENET_WEIGHTS = {
 
 
 def checkpoint_path(args: Namespace, in_dataset: str) -> Path:
-    """The file of --checkpoint, else where the data root keeps the network; it need not be there."""
+    """The file of --checkpoint, else the place of the network in the data root; the file may be missing."""
     if args.checkpoint:
         return Path(args.checkpoint)
     if in_dataset == "imagenet" and args.model_arch in IMAGENET_WEIGHTS:

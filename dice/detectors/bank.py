@@ -22,7 +22,8 @@ BLOCK_BYTES = 32 << 20  # of images scored in one pass over the bank
 
 
 class Bank:
-    """Training features kept as float32 rows, with columns beside them. Two merge.
+    """Training features kept as float32 rows, with further values of each row in columns beside them. Two
+    banks merge.
 
     An array that is float32, given whole or in blocks that follow each other, stays where it is,
     memory-mapped or not: the rows are a view of it. `seen` is for a detector that keeps only some images: how

@@ -59,7 +59,8 @@ class Width:
 
 
 class _NotThere(InputError, AttributeError):
-    """What is there only after `fit` or `set_threshold` is asked for before: `hasattr` says False then."""
+    """Raised by an attribute that only `fit` or `set_threshold` gives, before they are called. It is an
+    AttributeError too, so that `hasattr` says False then."""
 
 
 class Detector:
@@ -84,13 +85,12 @@ class Detector:
 
     takes = "h"  #: what is fitted and scored: "z" logits, "h" features
     needs_labels = False  #: whether fit wants the training images' classes
-    ranks = (
-        False  #: whether it ranks weights by a mean feature, which `fitting` takes from all training images
-    )
-    keeps_features = False  #: whether it keeps all training features, and float32 ones without a copy
+    #: whether it ranks weights by a mean feature, which `fitting` takes from all training images
+    ranks = False
+    keeps_features = False  #: whether it keeps all training features, those that are float32 without a copy
     device = "cpu"  #: where products are computed; a parameter of the detectors that can use a GPU
-    fit_depends_on: tuple[str, ...] = ()  #: parameters that shape what is learnt: another value forgets it
-    saved_classes: tuple[type, ...] = ()  #: of the objects that a detector file may hold, beside arrays
+    fit_depends_on: tuple[str, ...] = ()  #: parameters whose change drops what was learnt
+    saved_classes: tuple[type, ...] = ()  #: of the objects that its file may hold, beside arrays
     about_: dict[str, Any]  #: only of a loaded detector: what it was fitted on
 
     _state: State | None = None
@@ -136,14 +136,14 @@ class Detector:
         return self
 
     def _parameter_values(self) -> list[Any]:
-        """Of the parameters in order, then of those of parameters that are detectors themselves."""
+        """The values of the parameters in order, then those of parameters that are detectors themselves."""
         own = [getattr(self, name) for name in self._parameter_names()]
         return own + [
             inner for value in own if isinstance(value, Detector) for inner in value._parameter_values()
         ]
 
     def _notice_changes(self) -> None:
-        """Drops the derived values if a parameter is another than at the last call, and the state if it
+        """Drops the derived values if a parameter has changed since the last call, and the state if it
         depends on that parameter. Numbers and strings are compared by value, all else (arrays, rules) by
         identity."""
         before, now = self._parameters_seen, self._parameter_values()
@@ -173,7 +173,7 @@ class Detector:
     # -- state and cache
 
     def _current_state(self) -> State | None:
-        """What was learnt; None where that is nothing."""
+        """What was learnt; None where nothing was."""
         self._notice_changes()
         return self._state
 
@@ -191,7 +191,7 @@ class Detector:
             self._cache = {(name, alone): value for (name, alone), value in self._cache.items() if alone}
 
     def _fitted_state(self, kind: type[S]) -> S:
-        """What was learnt. InputError where that is nothing."""
+        """What was learnt. InputError where nothing was, or where it is not a `kind`."""
         state = self._current_state()
         if state is None:
             raise _NotThere(self._unfitted())
@@ -201,7 +201,7 @@ class Detector:
         return state
 
     def _unfitted(self) -> str:
-        """The refusal where nothing was learnt."""
+        """The message of the refusal where nothing was learnt."""
         names = " or ".join(self.fit_depends_on)
         forgotten = f" (another {names} forgets the fit)" if names else ""
         call = f"fit({self.takes}, y)" if self.needs_labels else f"fit({self.takes})"
@@ -209,9 +209,9 @@ class Detector:
         return f"{type(self).__name__}: not fitted{forgotten}; call {call} with training {what} first"
 
     def _cached(self, name: str, make: Callable[[], T], *, from_parameters: bool = False) -> T:
-        """What `make` computes, once until a parameter or what was learnt changes.
+        """What `make` returns; it is called once, and again after a parameter or what was learnt has changed.
 
-        `from_parameters`: it follows from parameters alone, so that learning does not drop it."""
+        `from_parameters`: the value follows from parameters alone, so that learning does not drop it."""
         self._notice_changes()
         if self._cache is None:
             self._cache = {}
@@ -227,8 +227,8 @@ class Detector:
         return None if state is None else state.features
 
     def _checked(self, array: Any) -> np.ndarray:
-        """What is to be fitted or scored as an array (N, D) of the width that is known; the message is
-        scikit-learn's."""
+        """`array`, to be fitted or scored, as an array (N, D). InputError, in scikit-learn's words, where the
+        width is known and is another."""
         found, want = as_array(array, self.takes, 2), self._width()
         if want is not None and found.shape[1] != want:
             raise InputError(
@@ -246,8 +246,8 @@ class Detector:
 
     @property
     def wants_held_out(self) -> bool:
-        """Whether fit calibrates: then it wants ID images that nothing else, the network least of all, was
-        fitted on."""
+        """Whether `fit` calibrates (a temperature, quantiles, typical outputs). It then wants ID images that
+        nothing else was fitted on, least of all the network."""
         return False
 
     @property
@@ -331,7 +331,7 @@ class Detector:
         raise NotImplementedError
 
     def learnt(self) -> dict[str, float]:
-        """The single numbers that fit has found, for reports."""
+        """The single numbers that `fit` has found, by name, for reports."""
         return {}
 
     def shortfall(self) -> str:

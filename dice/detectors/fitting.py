@@ -91,10 +91,11 @@ def fit(
     labels: (count,), the training images' classes, or None. count: how many images there are, unreadable ones
     too. name: what they are called.
     others: the images, FITTED or ALL, that a detector which calibrates nothing is fitted on.
-    measure: makes what times a `with` block; all is inside one but for the wait for the next chunk.
+    measure: makes a context manager that times its `with` block; all work is done inside such a block, but
+    not the wait for the next chunk.
 
     A detector that refuses is named in `Fits.failed` and the others go on; with `strict` the refusal is
-    raised. InputError where not an image comes.
+    raised. InputError where no image could be used.
     """
     fitter = _Fitter(detectors, labels, count, name, others, strict)
     fitter.refuse_without_labels()
@@ -174,7 +175,7 @@ class _Fitter:
         return self.fits
 
     def images_of(self, key: str, detector: Detector) -> Fit:
-        """What a detector has learnt from, after it has learnt the mean too where it ranks by that."""
+        """What a detector has learnt from. A detector that ranks learns the mean feature here."""
         split = self.splits[key]
         if not self.seen[split]:
             raise InputError(f"{self.name}: no image is of {split!r}, which this method learns from")
@@ -196,7 +197,7 @@ class _Fitter:
 
 
 def fit_on_statistics(detector: Detector, found: Statistics, logits: Logits, name: str) -> Fit:
-    """Adds what `found`, called `name`, has seen: all images of its set, for none of them was held out.
+    """Fits `detector` on what `found`, called `name`, has seen: all images of its set, none held out.
 
     The scores are to 1e-12 those of a fit on the same images (of Residual, whose coordinates are float32, to
     their rounding). InputError where what `detector` learns is not in it.
@@ -221,7 +222,7 @@ def _learns_statistics(method: str) -> bool:
 
 
 def _finished(detector: Detector, h: Array, z: Float32, fit: Fit) -> Fit:
-    """`fit` with what was found. Scores one image, which inverts and decomposes now, or refuses."""
+    """`fit` with what was found. Scores one image, so that matrices are inverted now, or refused now."""
     detector.score_with_logits(h, z)
     return replace(fit, learnt=detector.learnt(), short_of=detector.shortfall())
 

@@ -37,7 +37,7 @@ class HeadScore(Detector):
         return int(self._layer()[0].shape[1])
 
     def _fitted_state(self, kind: type[S]) -> S:
-        """What was learnt. InputError where that is nothing, or from features of another width than W has
+        """What was learnt. InputError where nothing was, or where its features have another width than W has
         now."""
         state = super()._fitted_state(kind)
         if state.features != self._width():
@@ -194,8 +194,8 @@ class NCI(_CentredScore):
 
 
 class Patterns:
-    """SHE's mean feature of each class: of its images classified correctly or, until there is one, of all its
-    images.
+    """SHE's mean feature of each class, over its images classified correctly or, until there is one, over all
+    its images.
 
     Attributes: `means` of C classes; `correct` bool (C,), whether a class has an image classified correctly.
     """
@@ -228,8 +228,8 @@ class Patterns:
         self.means.merge(theirs)
 
     def _now_correct(self, classes: NDArray[np.bool_]) -> None:
-        """Images classified correctly have come for `classes` bool (C,): forgets the mean of those that had
-        none."""
+        """Notes that `classes`, bool (C,), have images classified correctly now. Forgets the mean of each of
+        them that had none before."""
         begun = classes & ~self.correct
         self.means.count[begun] = 0
         self.means.mean[begun] = 0

@@ -1,5 +1,5 @@
-"""The last layer with what may be added to it: an activation rule before it, a mask of its weights, a score
-of its logits. `dice.detectors.DICE` is a case of it."""
+"""The last layer with what may be added to it: an activation rule before it, DICE's mask of its weights, a
+score of its logits. `dice.detectors.DICE` is a case of it."""
 
 import warnings
 from typing import TYPE_CHECKING, Any
@@ -147,7 +147,7 @@ class LastLayer(Detector):
 
     @property
     def wants_held_out(self) -> bool:
-        """Whether there are values at quantiles to fit: they calibrate."""
+        """Whether there are values at quantiles to fit, which is to calibrate."""
         return bool(self._quantiles())
 
     def partial_fit(self, h: Any, y: Any = None) -> "Self":
@@ -206,7 +206,7 @@ class LastLayer(Detector):
         return tuple(state.histogram.quantile(q) for q in quantiles)
 
     def _moments(self) -> Moments | None:
-        """Of the training features; None where there are none yet."""
+        """The moments of the training features; None where there are none yet."""
         state = self._current_state()
         return state.moments if isinstance(state, FeatureStatistics) and state.moments.count else None
 
@@ -288,7 +288,7 @@ class LastLayer(Detector):
         return self._score_of(z, h), z
 
     def _score_of(self, z: NDArray[np.float32], h: np.ndarray) -> NDArray[np.float64]:
-        """The scores of this layer's logits `z`; of `h` again where the device gives them no other way."""
+        """The scores of this layer's logits `z`; computed from `h` where the device cannot reduce logits."""
         layer = self._cached("prepared", self._prepare)[0]
         if isinstance(self.score, LogitScore):
             return self.score.score_samples(z)
@@ -312,8 +312,8 @@ class LastLayer(Detector):
         return scored(forward, self._checked(h), np.float32)
 
     def _prepare(self) -> tuple[_core.Linear, Activation | None, tuple[float, ...], float]:
-        """The masked layer, what is to be applied before it with its cuts, and at what the layer clips while
-        it reads."""
+        """The masked layer, the rule to apply before it, the cuts of that rule, and the value at which the
+        layer itself clips features."""
         weight, bias = self._layer()
         keep = None if self.p is None else self.keep_.view(np.uint8)
         layer = _core.Linear(weight, bias, keep, self._device())

@@ -16,8 +16,8 @@ __all__ = ["GEN", "MSP", "Energy", "Entropy", "LogitScore", "MaxLogit", "TempSca
 
 
 class LogitScore(Detector):
-    """Base class of the scores of logits. A subclass writes `_score_block`, and `partial_fit` where it
-    learns."""
+    """Base class of the scores of logits. A subclass writes `_score_block` and, where it learns,
+    `partial_fit`."""
 
     takes = "z"
     needs_fit = False
@@ -120,8 +120,9 @@ class TempScale(LogitScore):
     T minimises the mean negative log-likelihood. In 1 / T that is convex: Newton's method finds the minimum
     that OpenOOD and pytorch-ood approach by a fixed number of steps of LBFGS from 1.5.
 
-    `fit` keeps the logits, for Newton's method reads them many times: all of them up to `KEPT` numbers (64 MB
-    as float32), of more, also over several `partial_fit`, an evenly spread sample. Classes are 0 to C - 1.
+    `fit` keeps the logits, since Newton's method reads them many times: all of them up to `KEPT` numbers (64
+    MB as float32), of more an evenly spread sample, also over several calls of `partial_fit`. Classes are 0
+    to C - 1.
 
     Attributes: `temperature_`.
     """
@@ -132,7 +133,7 @@ class TempScale(LogitScore):
     saved_classes = (Thinned,)
     KEPT = 1 << 24
     STEPS = 50
-    WRONG = 10  # images classified wrong that it takes to tell how sure the network may be
+    WRONG = 10  # with fewer images classified wrong, T says little
 
     def partial_fit(self, z: Any, y: Any = None) -> "TempScale":
         """Adds logits `z` (N, C) with labels `y` (N,) of held-out ID images."""

@@ -1,7 +1,6 @@
 """The table of methods. The command line, the documentation, the tests and the benchmark offer what is in it.
 
-To add a score: its rule in csrc/ood, its class in dice/detectors, one row below, its formula in
-tests/score_formulas.py.
+CONTRIBUTING.md says how to add a score; its row stands below.
 """
 
 import inspect
@@ -31,11 +30,10 @@ class TableRow:
 
     name: str
     detector: type[Detector]
-    paper: str  #: arXiv number or venue; "" where nobody claims it
+    paper: str  #: arXiv number or venue; "" where there is no paper
     parameters: Mapping[str, Any] = field(default_factory=dict)  #: beyond the class's own defaults
-    by_dataset: Mapping[str, Mapping[str, Any]] = field(
-        default_factory=dict
-    )  #: further ones for an ID data set of that name
+    #: further parameters by the name of an ID data set
+    by_dataset: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def published(self, dataset: str | None = None) -> dict[str, Any]:
         """The parameters for the ID data set `dataset`, or for those without their own."""
@@ -53,7 +51,7 @@ class TableRow:
 
     @property
     def needs_head(self) -> bool:
-        """Whether it cannot be made without the last layer, W and b; Residual can, with another origin."""
+        """Whether it cannot be made without the last layer, W and b. Residual can: its origin is then 0."""
         weight = self.known_parameters.get("W")
         return weight is not None and weight.default is inspect.Parameter.empty
 

@@ -1,4 +1,4 @@
-"""What of a feature lies outside the span of the training features: Residual and ViM."""
+"""The part of a feature outside the principal subspace of the training features: Residual and ViM."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -31,8 +31,8 @@ def _subspace_size(dim: int | None, features: int) -> int:
 
 
 def _rest(moments: ClassMoments, origin: NDArray[np.float64], dim: int | None, device: str) -> _core.Linear:
-    """A matrix product that maps h (D) to its coordinates outside the subspace: h - origin along the
-    eigenvectors, past the `dim` largest, of the training features' second moment about `origin` (D)."""
+    """The matrix product that maps h (D) to its coordinates outside the subspace: those of h - origin along
+    the eigenvectors of the training features' second moment about `origin` (D), all but the `dim` leading."""
     scatter, mean = moments.scatter()
     away = mean - origin
     # the sum of (h - u)(h - u)', without a difference of large numbers

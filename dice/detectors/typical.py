@@ -157,11 +157,11 @@ class OpenMax(LogitScore):
 
 
 def weibull_tail(distances: NDArray[np.floating[Any]], translation: float) -> tuple[float, float, float]:
-    """Origin, scale and shape of the most likely Weibull distribution of `distances` (n,), ascending, less
-    the origin: the least of them less `translation`. Shape 0 where the distances do not differ.
+    """Origin, scale and shape of the Weibull distribution that is most likely for x = distances - origin.
 
-    With x = distance - origin and y = log x the shape k solves sum(e^(k y) y) / sum(e^(k y)) - 1 / k = mean
-    y, whose left side rises with k: Newton's method, kept between bounds.
+    `distances` (n,) ascend; origin = distances[0] - translation. Shape 0 where the distances do not differ.
+    With y = log x the shape k solves sum(e^(k y) y) / sum(e^(k y)) - 1 / k = mean y. The left side rises with
+    k, so Newton's method, kept between bounds, finds it.
     """
     origin = distances[0] - translation
     y = np.log(distances - origin) - np.log(distances[-1] - origin)  # at most 0

@@ -17,8 +17,8 @@ __all__ = ["WeiPer"]
 
 
 class _Training(NamedTuple):
-    """What images are compared with: range (low, high) and mean histogram (bins,) of the training features,
-    and those of their disturbed logits."""
+    """What images are compared with: the range (low, high) and the mean histogram (bins,) of the training
+    features, and the same of their disturbed logits."""
 
     span: tuple[float, float]
     span_copies: tuple[float, float]

@@ -61,7 +61,7 @@ class Clock:
 
 @dataclass(frozen=True)
 class FeaturePass:
-    """The way of image sets to features: from the store under `base_dir`, else through the backbone.
+    """Gives the features of image sets: from the store under `base_dir`, else by the backbone.
 
     name: what the user calls the network; it names the store's folder. fresh: do not use stored features.
     """

@@ -1,4 +1,5 @@
-"""A detector before a network: fitted on training images, calibrated on held-out ones, asked of new ones."""
+"""Gates: a network and a detector of its features, which is fitted on training images, calibrated on held-out
+ones, and then says of new images whether they are in-distribution."""
 
 from collections.abc import Iterator
 from pathlib import Path

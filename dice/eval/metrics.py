@@ -48,7 +48,7 @@ METRICS = ("fpr95", "auroc", "auin", "auout", "dterr")
 def evaluate(scores_id: Any, scores_ood: Any, convention: str = "paper") -> dict[str, float]:
     """All metrics of two sets of scores (N,), as fractions: fpr95, auroc, auin, auout, dterr.
 
-    O(N log N). Infinities are scores like others. InputError for NaN, an empty set or an unknown convention.
+    O(N). Infinities are scores like others. InputError for NaN, an empty set or an unknown convention.
 
     >>> found = evaluate([4, 3, 2, 1], [0, 0.5, 2.5])
     >>> {name: round(value, 3) for name, value in found.items()}

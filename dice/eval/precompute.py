@@ -1,5 +1,5 @@
-"""The pass of `dice precompute`: statistics of the training features, streamed, resumed where it was
-killed."""
+"""The pass of `dice precompute` over the training images: computes statistics of their features, in constant
+memory, and goes on where it was stopped."""
 
 import time
 from pathlib import Path
@@ -160,14 +160,13 @@ def _resume(state: Path, empty: Statistics) -> Statistics:
 
 
 def mask_drift(found: Statistics, W: Any, b: Any, p: float, *, draws: int = 10) -> tuple[float, float]:
-    """How much of the mask at `p` the whole training set would turn over: percent of all weights, and the
-    spread over draws.
+    """By how much DICE's mask at `p`, from a sample, differs from the mask of the whole training set.
 
-    The whole set's mean differs from the sample's by about N(0, var/n (1 - n/N)) a feature (the finite
-    population
-    correction: a sample of everything is exact); masks of means drawn from it are compared with the sample's
-    own. The variance is that within labels, as the sample is stratified, where at least two images a label
-    make it known.
+    In percent of all weights: mean and standard deviation over `draws`. The mean feature of all N images
+    differs from that of the n sampled ones by about N(0, var / n (1 - n / N)) in each feature; 1 - n / N is
+    the finite population correction. Each draw takes a mean from that distribution, and its mask is compared
+    with the mask of the sample's own mean. The variance is that within labels, since the sample is
+    stratified, where there are at least two images a label; else that of all.
     """
     n, whole = found.count, found.about["images_in_set"]
     squares, free = found.moments.variance() * n, n - 1

@@ -22,7 +22,7 @@ __all__ = ["Choice", "Grid", "Point", "Sweep", "choose", "measure", "sweep"]
 
 
 class Grid:
-    """The scores of `DICE` at all `ps` x `clips` for one last layer, to the bit.
+    """Computes the scores at all `ps` x `clips` for one last layer, with the same bits as `DICE`.
 
     W (C, D), b (C,), mean (D,), score, contribution: as for `DICE`. A clip of None is no clip.
     """

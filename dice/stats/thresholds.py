@@ -38,9 +38,9 @@ def conformal_threshold(scores: Any, tpr: float) -> float:
 
 
 def realised_tpr(n: int, tpr: float) -> Any:
-    """How the TPR that `conformal_threshold` of n scores really gives is distributed over the draws of these
-    scores: Beta(n + 1 - k, k), as a frozen `scipy.stats.beta` (exact for continuous scores, a lower bound
-    with ties).
+    """The distribution, over the draws of n held-out scores, of the TPR that their `conformal_threshold`
+    really gives: Beta(n + 1 - k, k), as a frozen `scipy.stats.beta` (exact for continuous scores, a lower
+    bound with ties).
 
     `.mean()` is at least `tpr`. `.ppf(0.05)` is the TPR that 95 % of all calibrations exceed; it tells
     whether n scores are enough.

@@ -33,7 +33,7 @@ __all__ = ["FORMAT", "OWN", "Statistics", "check_name", "load_mean", "merge", "s
 
 FORMAT = 2
 MEAN_ONLY = 1  # the format before, whose mean is the same; its other sums are not read
-NAMED = 20  # shards, where more of them are missing
+NAMED = 20  # missing shards that a refusal names, at most
 
 _SOURCE = (
     "format",
@@ -58,12 +58,12 @@ OWN = (
 
 
 class Statistics:
-    """What is known of the training features; see the module's text for what each part is for.
+    """What is known of the training features; the module's docstring says what each part is for.
 
     about: plain values: format, dice, build, checkpoint (SHA-256), arch, precision, device, isa, transform,
-    set,
-        identity, images_in_set, sample (None or {images, seed}), shard (None or [i, n]), size (images of this
-        part), full, done, left_out (reasons).
+        set, identity, images_in_set, sample (None or {images, seed}), shard (None or [i, n]), size (images of
+        this part), full (whether there are class means and scatter), done (images passed,
+        unreadable ones too), left_out (reasons).
     moments: of all features.
     classes: by label, of one class where labels are not known; None where only the mean was asked for.
     right: of the images classified right, by label; None where labels are not known.
@@ -198,7 +198,7 @@ class Statistics:
 
 
 def _check_about(about: dict[str, Any]) -> None:
-    """KeyError, TypeError or ValueError where a later step would stumble."""
+    """KeyError, TypeError or ValueError for a value without which a later step would fail."""
     for key in OWN:
         about[key]
     sizes = [about["done"], about["size"], about["images_in_set"]]
@@ -247,7 +247,7 @@ def load_mean(path: Path, net: Backbone) -> np.ndarray:
 
 
 def merge(paths: Sequence[Path]) -> Statistics:
-    """The whole from the files of all shards, equal to a single pass to 1e-12.
+    """The statistics of the whole set from the files of all shards, equal to those of a single pass to 1e-12.
 
     InputError, naming the file, for another network or set, an unfinished, repeated or missing shard.
     """

@@ -1,4 +1,4 @@
-/* The tile unit: eight tiles of 16 rows x 64 bytes, and C += A B of bfloat16 pairs with float32 sums.
+/* The tile unit (AMX): eight tiles of 16 rows x 64 bytes, and C += A B of bfloat16 pairs with float32 sums.
  *
  * With DICE_AMX_EMULATED the same operations are done in plain C, so that the kernels
  * can be tested on a machine without the unit. */
@@ -66,11 +66,11 @@ static inline void amx_multiply(int c, int a, int b)
 
 #include <immintrin.h>
 
-/* gcc's _tile_loadconfig tells the compiler that it reads 8 bytes, and its _tile_loadd that it reads none:
- * stores to the rest were dropped or moved past the load. So loads are written here, and say what they read;
- * the configuration is a constant, which nobody has to store. */
+/* gcc's _tile_loadconfig tells the compiler that it reads 8 bytes, and its _tile_loadd that it reads none, so
+ * the compiler dropped stores to the other bytes or moved them past the load. The loads here are assembler
+ * that says what it reads, and the configuration is a constant, which no store has to reach. */
 
-/* All tiles 16 rows of 64 bytes. */
+/* Each tile has 16 rows of 64 bytes. */
 static const struct {
     uint8_t palette, start_row, reserved[14];
     uint16_t bytes[16];
@@ -82,7 +82,7 @@ static const struct {
 };
 _Static_assert(sizeof amx_config == 64, "ldtilecfg reads 64 bytes");
 
-/* At every entry: other code of the thread may have set tiles of its own. */
+/* Called at every entry, since other code of the thread may have configured the tiles otherwise. */
 static inline void amx_begin(void)
 {
     __asm__ volatile("ldtilecfg %0" : : "m"(amx_config));

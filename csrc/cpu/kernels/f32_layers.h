@@ -1,4 +1,4 @@
-/* What surrounds the tile multiply, for one instruction set: packing and storing of
+/* Every kernel of a network but the tile multiply, for one instruction set: packing and storing for
  * convolutions, pooling, means, group normalisation. Included by f32_layers_<isa>.c. */
 #include <math.h>
 
@@ -23,7 +23,7 @@ INLINE vec16 load_channels(const dice_view *x, int32_t channel, ptrdiff_t at)
     return vec16_load(both);
 }
 
-/* The reverse; lanes past the slice are left alone. */
+/* Stores `value` at the channels that load_channels reads; channels past the slice stay as they are. */
 INLINE void store_channels(const dice_view *y, int32_t channel, ptrdiff_t at, vec16 value)
 {
     const int32_t first = y->offset + channel;
@@ -214,8 +214,9 @@ INLINE void row_sums(const dice_view *x, int32_t channel, int32_t iy, vec16 cent
     vec16_store(square, second);
 }
 
-/* The means (16) of 16 channels and their sums (16) of (x - mean)^2, from sums around the first row's mean:
- * close enough to the channel's for no digits to be lost. Rows are added in double. */
+/* mean (16) = the means of 16 channels, square (16) = their sums of (x - mean)^2. Both come from differences
+ * from the mean of the first row, which is so close to the mean of the channel that no digits are lost. The
+ * sums of rows are added in double. */
 INLINE void block_moments(const dice_view *x, int32_t channel, double *mean, double *square)
 {
     const double n = (double)x->height * x->width;
@@ -239,8 +240,8 @@ INLINE void block_moments(const dice_view *x, int32_t channel, double *mean, dou
     }
 }
 
-/* to (16) = of[group] for the group of each channel from `channel` on, `start` being the first group's first.
- */
+/* The vector of of[group], where `group` is that of each of 16 channels from `channel` on. Group 0 begins at
+ * channel `start`; each group has `size` channels. */
 INLINE vec16 by_group(const double *of, int32_t start, int32_t channel, int32_t size)
 {
     float lanes[16];

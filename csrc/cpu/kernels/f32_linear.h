@@ -61,7 +61,7 @@ static void linear_pack(float *to, size_t lanes, const float *h, size_t n, size_
     }
 }
 
-/* logits (n, .. stride) = z (classes, lanes)' for `classes` columns. */
+/* logits (n, classes), rows `stride` floats apart, = z (classes, lanes)'. */
 static void linear_unpack(float *logits, size_t stride, const float *z, size_t lanes, size_t n,
                           size_t classes)
 {
@@ -121,7 +121,7 @@ INLINE void sparse_block(const float *ht, const dice_linear_group *groups, size_
     }
 }
 
-/* The same for one image, in scalars. */
+/* The same for one image, with scalar instructions. */
 static void linear_sparse_one(const float *h, const dice_linear_group *groups, size_t n_groups,
                               const float *weight, const uint8_t *index, float *z)
 {
@@ -155,7 +155,8 @@ static void linear_sparse2(const float *ht, const dice_linear_group *groups, siz
 }
 #endif
 
-/* One block of `count` features: z (images, 64) += h w for V vectors of classes, which lie in the lanes. */
+/* z (images, 64) += h w, for one block of `count` features and V vectors of classes. Classes lie in the
+ * lanes. */
 INLINE void dense_tile(const float *ht, size_t lanes, const float *w, size_t w_stride, size_t count, float *z,
                        const int images, const int vectors)
 {
@@ -225,8 +226,8 @@ INLINE void add_exp8(dice_double8 *total, const float8 *z, float max)
     *total += x;
 }
 
-/* *max = the largest of z (m), *sum = sum of exp(z - max). Apart from linalg's rows, which are double:
- * reading float32 logits without a copy as doubles is what makes the scores of 1000 classes cheap. */
+/* *max = the largest of z (m), *sum = sum of exp(z - max). linalg/rows.h does the same for doubles; here the
+ * float32 logits are read without a copy, which makes the scores of 1000 classes cheap. */
 static void linear_reduce(const float *z, size_t m, float *max, double *sum)
 {
     vec16 largest = vec16_set1(z[0]);

@@ -44,7 +44,7 @@ INLINE void finish(vec16 value, const dice_conv_out *out, int row, int column)
                 out->relu ? vec16_max(value, vec16_set1(0.0f)) : value);
 }
 
-/* A^T = [1 1 1 0; 0 1 -1 -1] */
+/* A^T m A, with A^T = [1 1 1 0; 0 1 -1 -1]. */
 static void winograd_output(const float *m, size_t step, const dice_conv_out *out)
 {
     vec16 top[4], bottom[4];

@@ -1,8 +1,8 @@
 /* The means of classes and the scatter within them, in one pass over the images, mergeable.
  *
  * The k-th image x of a class adds y y' to the scatter, with y = sqrt((k - 1) / k) (x - the class's mean
- * before x) (Welford 1962). Nothing is ever subtracted, so any split, order and merging gives the same to
- * 1e-12 relative. */
+ * before x) (Welford 1962). Nothing is ever subtracted from a sum, so any split, order and merging gives the
+ * same to 1e-12 relative. */
 #ifndef DICE_OOD_FIT_CLASSES_H
 #define DICE_OOD_FIT_CLASSES_H
 
@@ -15,8 +15,9 @@ typedef struct dice_classes {
     size_t classes, features; /* K, D */
     double *count;            /* (K) images seen */
     double *mean;             /* (K, D) */
-    double *
-        scatter; /* (D, D), upper triangle: sum of (x - mean)(x - mean)' over all images; NULL = not wanted */
+    /* (D, D), the upper triangle: the sum over all images of (x - m)(x - m)', m the mean of x's class; NULL:
+     * not wanted. */
+    double *scatter;
 } dice_classes;
 
 /* Adds the images x (n, D) of classes label (n); images with a label below 0 are left out. */

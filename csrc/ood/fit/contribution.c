@@ -1,4 +1,4 @@
-/* The percentile, by selection, and the mask. See contribution.h.
+/* The percentile, found by selection, and the mask. See contribution.h.
  *
  * A sample of V tells between which two values the wanted rank nearly always lies (Floyd & Rivest 1975). One
  * pass over V collects the values between them and counts those below; the wanted one is then selected among

@@ -51,7 +51,7 @@ dice_status dice_metric_measure(const double *id, size_t n_id, const double *ood
 /* out (replicates) = the metrics of bootstrap samples, each of n_id ID and n_ood OOD scores drawn with
  * replacement. Draw j (ID first, then OOD) of replicate r takes the score of index floor(u n), where u in [0,
  * 1) is the top 53 bits of output j of SplitMix64 (Steele, Lea & Flood, 2014) from the state mix(mix(seed) +
- * r). So the samples are the same for every number of threads. At most 2^32 - 1 scores a set. */
+ * r). So the samples are the same for every number of threads. A set may have at most 2^31 - 1 scores. */
 dice_status dice_metric_bootstrap(const double *id, size_t n_id, const double *ood, size_t n_ood,
                                   const dice_metric_rule *rule, size_t replicates, uint64_t seed,
                                   dice_metric *out);

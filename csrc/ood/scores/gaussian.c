@@ -15,11 +15,11 @@ enum { IMAGES = 64 }; /* images in a task, at most: they share one pass over the
 struct dice_gaussian {
     const dice_row_kernels *kernels;
     size_t features, classes, rank;
-    dice_product whiten, means; /* D to rank, rank to K */
+    dice_product whiten, means; /* from (D) to (rank), and on to (K) */
     double *centre;             /* (D) */
     double *norms;              /* (K) squares of the whitened means' norms */
     const dice_backend *backend;
-    dice_distance *elsewhere; /* the same on the back end; NULL: the products above are used */
+    dice_distance *elsewhere; /* the distances by the back end; NULL: the products above are used */
 };
 
 void dice_gaussian_free(dice_gaussian *gaussian)
@@ -46,7 +46,7 @@ size_t dice_gaussian_features(const dice_gaussian *gaussian)
     return gaussian->features;
 }
 
-/* The first *rank rows of a (n, n), symmetric, become a root R of its pseudo-inverse: R' R = pinv(a). */
+/* a (n, n) is symmetric. Its first *rank rows become a root R of its pseudo-inverse: R' R = pinv(a). */
 static dice_status root_of_singular(double *a, size_t n, size_t *rank)
 {
     void *memory;

@@ -22,8 +22,8 @@ void dice_gaussian_free(dice_gaussian *gaussian); /* NULL is allowed */
 size_t dice_gaussian_rank(const dice_gaussian *gaussian);
 size_t dice_gaussian_features(const dice_gaussian *gaussian);
 
-/* out (N) = the least squared distance of each row of h (N, D). On the CPU the same bits for every N and
- * number of threads; see distance_forward in backend.h for others. */
+/* out (N) = the least squared distance of each row of h (N, D). On the CPU the bits are the same for
+ * every N and number of threads; for other devices see distance_forward in backend.h. */
 dice_status dice_gaussian_distance(const dice_gaussian *gaussian, const dice_rows *h, double *out);
 
 #endif

@@ -1,4 +1,4 @@
-/* KL matching: the divergence of an image's softmax output from the nearest of several typical ones. */
+/* KL matching: the divergence between an image's softmax output and the nearest of several typical ones. */
 #ifndef DICE_OOD_SCORES_KLM_H
 #define DICE_OOD_SCORES_KLM_H
 

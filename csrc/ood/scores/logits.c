@@ -1,5 +1,5 @@
 /* Rules that read the logits alone: MSP, MaxLogit, energy, entropy, the likelihood for fitting a temperature,
- * and KL matching with the predicted class; and Residual, which reads coordinates in their place. */
+ * and KL matching with the predicted class. And Residual, for which z are not logits but coordinates. */
 #include <math.h>
 
 #include "ood/scores/score.h"
@@ -49,7 +49,7 @@ static void entropy(const dice_score_image *image, double *out)
 const dice_score_rule dice_score_entropy = {
     .name = "entropy", .reads = "z", .arrays = "", .numbers = 0, .outputs = 1, .score = entropy};
 
-/* For the fit of a temperature 1 / s (Guo et al. 2017), three outputs: LSE(s z), and its first two
+/* Three outputs, from which a temperature 1 / s is fitted (Guo et al. 2017): LSE(s z) and its first two
  * derivatives with respect to s, which are the mean and the variance of z under softmax(s z). numbers: s */
 static void likelihood(const dice_score_image *image, double *out)
 {
@@ -80,7 +80,7 @@ static void klm_label(const dice_score_image *image, double *out)
 const dice_score_rule dice_score_klm_label = {
     .name = "klm-label", .reads = "z", .arrays = "CC", .numbers = 0, .outputs = 1, .score = klm_label};
 
-/* Residual: -norm(z), where z are the coordinates of the features in the complement of a subspace. */
+/* Residual: -norm(z), where z are the coordinates of the features outside the principal subspace. */
 static void residual(const dice_score_image *image, double *out)
 {
     *out = -sqrt(image->kernels->dot(image->z, image->z, image->classes));

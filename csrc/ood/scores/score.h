@@ -26,7 +26,7 @@ typedef struct dice_score_image {
     const dice_row_kernels *kernels;
     const double *z, *h; /* (C), (D); NULL where the rule does not read them */
     size_t classes, features;
-    const double *const *arrays; /* what was fitted, of the shapes in `arrays` of the rule */
+    const double *const *arrays; /* the fitted arrays, in the shapes that the rule's `arrays` names */
     const double *numbers;       /* the parameters */
     double *scratch;             /* (2 C + D) working memory */
 } dice_score_image;
@@ -49,8 +49,8 @@ const dice_score_rule *dice_score_find(const char *name);
 dice_status dice_score_run(const dice_score_rule *rule, const dice_rows *z, const dice_rows *h,
                            const double *const *arrays, const double *numbers, double *out);
 
-/* For rules: the index of the largest logit, the first where several are equal; and dice_rows_exp of the
- * logits. */
+/* For the rules: the index of the largest logit, the first where several are equal; and dice_rows_exp of an
+ * image's logits. */
 size_t dice_score_label(const dice_score_image *image);
 double dice_score_exp(const dice_score_image *image, double scale, double *e, double *max);
 
