@@ -115,8 +115,8 @@ def load_backbone(
     """Reads a checkpoint and makes its network ready to run.
 
     Args:
-        arch: "densenet", "wideresnet", "resnet18" ... "resnet152", "resnet20" ... "resnet110" (CIFAR),
-            "BiT-S-R101x1" and its sisters; None recognises the network by the names and shapes in the file.
+        arch: "densenet", "resnet50", "BiT-S-R101x1", ...: the refusal of an unknown name lists them all. None
+            recognises the network by the names and shapes in the file.
         file: torch checkpoint (zip or legacy format) or .npz; no code in it is run. Or the weights,
             name -> array.
         device: "cpu", "cuda" ("cuda:1"), or "auto" for a GPU where one can be used.

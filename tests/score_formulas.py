@@ -9,6 +9,8 @@ from scipy.optimize import brentq
 from scipy.special import logsumexp, softmax
 from scipy.stats import weibull_min
 
+from dice import _core
+
 
 def msp(z, T=1.0):
     return softmax(z / T, axis=1).max(1)
@@ -237,3 +239,70 @@ def weiper(h, H, copies, b, bins, lambda_1, lambda_2, smooth, smooth_copies, eps
         + lambda_1 * divergences(disturbed(h), disturbed(H), smooth_copies, eps_copies)
         - lambda_2 * confidence
     )
+
+
+# The table of methods with the parameters of their rows.
+
+
+def _last_layer(activate):
+    return lambda k, det: energy(activate(k, det).astype(np.float32).astype(np.float64) @ k.W.T + k.b)
+
+
+def float32_layer(b):
+    """The layer as it is computed (tested elsewhere): numbers at the edge of a bin fall to the same side."""
+    return lambda x, W: (
+        _core.Linear(W, b.astype(np.float32)).forward(x.astype(np.float32), np.inf, "logits")[0].astype(float)
+    )
+
+
+def drawn(n, fraction=0.01, seed=0):
+    """NNGuide's sample."""
+    picked = np.random.default_rng(seed).random(n) < fraction
+    picked[0] = True
+    return picked
+
+
+# method -> its scores of k.h or k.z, for a case k of score_cases.py and the detector that was fitted to it
+FORMULAS = {
+    "msp": lambda k, det: msp(k.z),
+    "maxlogit": lambda k, det: maxlogit(k.z),
+    "energy": lambda k, det: energy(k.z),
+    "entropy": lambda k, det: entropy(k.z),
+    "tempscale": lambda k, det: msp(k.z, det.temperature_),
+    "gen": lambda k, det: gen(k.z),
+    "klm": lambda k, det: klm(k.z, k.Z),
+    "openmax": lambda k, det: openmax(k.z, k.Z, k.y, 20, 3, 10000.0),
+    "mds": lambda k, det: mahalanobis(k.h, k.H, k.y),
+    "rmds": lambda k, det: rmds(k.h, k.H, k.y),
+    "react": lambda k, det: react(k.h, k.W, k.b, det.cuts_[0]),
+    "dice": lambda k, det: dice(k.h, k.W, k.b, k.H, 90),
+    "dice+react": lambda k, det: dice(k.h, k.W, k.b, k.H, 10, 1.0),
+    "ash-p": _last_layer(lambda k, det: shaped(k.h, "p", 90)),
+    "ash-b": _last_layer(lambda k, det: shaped(k.h, "b", 90)),
+    "ash-s": _last_layer(lambda k, det: shaped(k.h, "s", 95)),
+    "scale": _last_layer(lambda k, det: shaped(k.h, "scale", 85)),
+    "vra": _last_layer(lambda k, det: vra(k.h, *det.cuts_)),
+    "knn": lambda k, det: knn(k.h, k.H, 50),
+    "vim": lambda k, det: vim(k.h, k.W, k.b, k.H, k.h.shape[1] // 2),
+    "residual": lambda k, det: -residual_norm(k.h, k.H, -np.linalg.pinv(k.W) @ k.b, k.h.shape[1] // 2),
+    "she": lambda k, det: she(k.h, k.W, k.b, k.H, k.y),
+    "gradnorm": lambda k, det: gradnorm(k.h, k.W, k.b),
+    "fdbd": lambda k, det: fdbd(k.h, k.W, k.b, k.H),
+    "nnguide": lambda k, det: nnguide(k.h, k.W, k.b, k.H[drawn(len(k.H))], 100),
+    "nci": lambda k, det: nci(k.h, k.W, k.b, k.H),
+    "relation": lambda k, det: relation(k.h, k.W, k.b, k.H),
+    "weiper": lambda k, det: weiper(
+        k.h,
+        k.H,
+        [det.disturbed(i) for i in range(100)],
+        k.b,
+        100,
+        2.5,
+        0.1,
+        4,
+        15,
+        0.01,
+        0.025,
+        layer=float32_layer(k.b),
+    ),
+}

@@ -146,6 +146,7 @@ CALLS: dict[str, tuple[Callable, Callable[[], Any]]] = {
         lambda: [doubles(3), floats(2, 3), 90.0, False],
     ),
     "contribution_keep": (_core.contribution_keep, lambda: [doubles(3), floats(2, 3), 0.1, True]),
+    "device_offers": (_core.device_offers, lambda: ["cpu", "rank"]),
     "device_moments": (_core.device_moments, lambda: [floats(4, 3), "cuda"]),
     "device_rank": (_core.device_rank, lambda: [doubles(3), floats(2, 3), 90.0, False, "cuda"]),
     "eigen": (_core.eigen, lambda: [np.eye(3)]),

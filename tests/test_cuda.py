@@ -157,7 +157,15 @@ def test_a_plugin_without_code_for_the_device(emulated, monkeypatch):
 
 
 def run(case, problem, images, precision="float32"):
-    return run_ops(problem.tensors, problem.ops, images, problem.output, precision=precision, device="cuda")
+    """Skips an op that the GPU refuses by name. The tests of networks need all the ops that they have."""
+    try:
+        return run_ops(
+            problem.tensors, problem.ops, images, problem.output, precision=precision, device="cuda"
+        )
+    except DeviceError as error:
+        if f"cuda has no {case.kind};" in str(error):
+            pytest.skip(str(error))
+        raise
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.id)

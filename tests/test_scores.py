@@ -29,75 +29,8 @@ from dice.detectors.typical import weibull_tail
 from dice.stats.quantiles import ValueHistogram
 
 
-def _last_layer(activate):
-    return lambda k, det: formulas.energy(
-        activate(k, det).astype(np.float32).astype(np.float64) @ k.W.T + k.b
-    )
-
-
-FORMULAS = {
-    "msp": lambda k, det: formulas.msp(k.z),
-    "maxlogit": lambda k, det: formulas.maxlogit(k.z),
-    "energy": lambda k, det: formulas.energy(k.z),
-    "entropy": lambda k, det: formulas.entropy(k.z),
-    "tempscale": lambda k, det: formulas.msp(k.z, det.temperature_),
-    "gen": lambda k, det: formulas.gen(k.z),
-    "klm": lambda k, det: formulas.klm(k.z, k.Z),
-    "openmax": lambda k, det: formulas.openmax(k.z, k.Z, k.y, 20, 3, 10000.0),
-    "mds": lambda k, det: formulas.mahalanobis(k.h, k.H, k.y),
-    "rmds": lambda k, det: formulas.rmds(k.h, k.H, k.y),
-    "react": lambda k, det: formulas.react(k.h, k.W, k.b, det.cuts_[0]),
-    "dice": lambda k, det: formulas.dice(k.h, k.W, k.b, k.H, 90),
-    "dice+react": lambda k, det: formulas.dice(k.h, k.W, k.b, k.H, 10, 1.0),
-    "ash-p": _last_layer(lambda k, det: formulas.shaped(k.h, "p", 90)),
-    "ash-b": _last_layer(lambda k, det: formulas.shaped(k.h, "b", 90)),
-    "ash-s": _last_layer(lambda k, det: formulas.shaped(k.h, "s", 95)),
-    "scale": _last_layer(lambda k, det: formulas.shaped(k.h, "scale", 85)),
-    "vra": _last_layer(lambda k, det: formulas.vra(k.h, *det.cuts_)),
-    "knn": lambda k, det: formulas.knn(k.h, k.H, 50),
-    "vim": lambda k, det: formulas.vim(k.h, k.W, k.b, k.H, k.h.shape[1] // 2),
-    "residual": lambda k, det: (
-        -formulas.residual_norm(k.h, k.H, -np.linalg.pinv(k.W) @ k.b, k.h.shape[1] // 2)
-    ),
-    "she": lambda k, det: formulas.she(k.h, k.W, k.b, k.H, k.y),
-    "gradnorm": lambda k, det: formulas.gradnorm(k.h, k.W, k.b),
-    "fdbd": lambda k, det: formulas.fdbd(k.h, k.W, k.b, k.H),
-    "nnguide": lambda k, det: formulas.nnguide(k.h, k.W, k.b, k.H[drawn(len(k.H))], 100),
-    "nci": lambda k, det: formulas.nci(k.h, k.W, k.b, k.H),
-    "relation": lambda k, det: formulas.relation(k.h, k.W, k.b, k.H),
-    "weiper": lambda k, det: formulas.weiper(
-        k.h,
-        k.H,
-        [det.disturbed(i) for i in range(100)],
-        k.b,
-        100,
-        2.5,
-        0.1,
-        4,
-        15,
-        0.01,
-        0.025,
-        layer=float32_layer(k.b),
-    ),
-}
-
-
-def float32_layer(b):
-    """The layer as it is computed (tested elsewhere): numbers at the edge of a bin fall to the same side."""
-    return lambda x, W: (
-        _core.Linear(W, b.astype(np.float32)).forward(x.astype(np.float32), np.inf, "logits")[0].astype(float)
-    )
-
-
-def drawn(n, fraction=0.01, seed=0):
-    """NNGuide's sample."""
-    picked = np.random.default_rng(seed).random(n) < fraction
-    picked[0] = True
-    return picked
-
-
 def test_every_method_has_a_formula():
-    assert set(FORMULAS) == set(METHODS)
+    assert set(formulas.FORMULAS) == set(METHODS)
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -107,7 +40,7 @@ def test_equals_the_formula(name, shape):
     if METHODS[name].takes == "z":  # the logits are what is given
         case.Z, case.z = (z.astype(np.float64) for z in case.logits32())
     det = fitted(name, case)
-    got, want = scored_by(name, det, case), FORMULAS[name](case, det)
+    got, want = scored_by(name, det, case), formulas.FORMULAS[name](case, det)
     assert got.dtype == np.float64 and got.shape == want.shape
     np.testing.assert_allclose(got, want, rtol=1e-6, atol=1e-6 * np.abs(want).max())
 
@@ -118,7 +51,7 @@ def test_equals_the_formula_on_real_features(name, shared):
     if METHODS[name].takes == "z":
         case.Z, case.z = (z.astype(np.float64) for z in case.logits32())
     det = fitted(name, case)
-    got, want = scored_by(name, det, case), FORMULAS[name](case, det)
+    got, want = scored_by(name, det, case), formulas.FORMULAS[name](case, det)
     np.testing.assert_allclose(got, want, rtol=1e-6, atol=1e-6 * np.abs(want).max())
 
 

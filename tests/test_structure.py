@@ -14,14 +14,19 @@ ROOT = Path(__file__).resolve().parents[1]
 CSRC = ROOT / "csrc"
 SOURCES = (".c", ".cu")  # files that can call functions; headers only declare them
 
+# Folders of csrc that are not named in C_LAYERS are back ends, as cpu and cuda are.
+BACK_ENDS = sorted(
+    {path.name for path in CSRC.iterdir() if path.is_dir()}
+    - {"base", "linalg", "nn", "backend", "ood", "python", "tests"}
+)
+
 # A folder may use itself and what is listed, nothing else; each line lists folders of earlier lines only.
 C_LAYERS = {
     "base": set(),
     "linalg": {"base"},
     "nn": {"base"},
     "backend": {"base", "nn"},
-    "cpu": {"base", "nn", "backend"},
-    "cuda": {"base", "nn", "backend"},
+    **dict.fromkeys(BACK_ENDS, {"base", "nn", "backend"}),
     "ood": {"base", "linalg", "backend"},
     "python": {"base", "linalg", "nn", "backend", "cpu", "ood"},
     "tests": {"base", "linalg", "nn", "backend", "cpu"},

@@ -2,7 +2,8 @@
  *
  * An implementation exports one dice_backend, a table of functions called slots. A slot returns a dice_status
  * and leaves its outputs untouched on failure. All arrays are C-contiguous host memory unless a slot says
- * otherwise. A slot that is NULL is not offered; the core then uses its portable version.
+ * otherwise. A slot that is NULL is not offered: the core's portable version then does that work on the host.
+ * The slots net_* come together, and so do linear_* and distance_*.
  *
  * Letters: N images, C channels, H x W pixels, D features, M classes. */
 #ifndef DICE_BACKEND_BACKEND_H
@@ -14,7 +15,7 @@
 #include "base/cpu.h"
 #include "nn/graph.h"
 
-enum { DICE_BACKEND_ABI = 4 };
+enum { DICE_BACKEND_ABI = 5 };
 
 /* How a convolution forms its products: each factor is a sum of 3 (FLOAT32), 2 (BF16X3) or 1 (BF16) bfloat16
  * parts (base/bf16.h). */
@@ -65,6 +66,9 @@ typedef struct dice_backend {
 
     /* Why the back end cannot run on this machine ("no driver", ...), or NULL if it can. */
     const char *(*unavailable)(void);
+
+    /* Whether net_create takes ops of this kind; NULL = of every kind. */
+    int (*net_takes)(dice_op_kind kind);
 
     /* *net = the graph without its head, with packed copies of its weights; the graph may be freed
      * afterwards. */
@@ -124,7 +128,8 @@ typedef struct dice_backend {
 
     /* Waits for the work under way in the caller's `stream` (0: no wait) on the device that holds x; then
      * *finite = whether the first `count` floats of x are neither NaN nor infinity. Offered by back ends
-     * whose images, features, weights and outputs may lie in memory of a device. */
+     * whose images, features, weights and outputs may lie in memory of a device; they offer all slots that
+     * are given such arrays, since the host cannot read them. */
     dice_status (*arrived)(const dice_options *options, uintptr_t stream, const float *x, size_t count,
                            int *finite);
 } dice_backend;
@@ -135,5 +140,13 @@ extern const dice_backend dice_backend_cpu;
 /* *out = the back end that serves `device` ("cpu", "cuda", "cuda:1") at options->isa; for the scalar set that
  * is the reference. Sets options->device. DICE_E_DEVICE, with the reason, where there is none. */
 dice_status dice_backend_find(const char *device, dice_options *options, const dice_backend **out);
+
+/* *backend stays where it runs every op of the graph; else it becomes the back end of the host that does.
+ * DICE_E_DEVICE, with the layer, where arrays in memory of a device forbid that. */
+dice_status dice_backend_for_graph(const dice_graph *graph, const dice_options *options,
+                                   const dice_backend **backend);
+
+/* `backend`, or that of the host where `backend` offers no linear. */
+const dice_backend *dice_backend_for_linear(const dice_backend *backend, const dice_options *options);
 
 #endif

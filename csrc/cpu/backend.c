@@ -87,6 +87,7 @@ const dice_backend dice_backend_cpu = {
     .abi = DICE_BACKEND_ABI,
     .name = "cpu",
     .unavailable = unavailable,
+    .net_takes = dice_run_takes,
     .net_create = net_create,
     .net_forward = net_forward,
     .net_info = net_info,

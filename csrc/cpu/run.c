@@ -138,37 +138,79 @@ static area run_conv(const dice_layout *layout, const dice_step *step, const flo
     return (area){piece.y0, piece.y1, piece.p0 * width, end < conv->out ? end : conv->out};
 }
 
-/* The same for every other op, and for one image. */
-static area run_layer(const dice_cpu_kernels *kernels, const dice_step *step, const dice_view *x,
-                      const dice_view *y, share mine)
+/* The same of another op, for one image: x and y are its tensors. */
+typedef area (*layer)(const dice_cpu_kernels *kernels, const dice_step *step, const dice_view *x,
+                      const dice_view *y, share mine);
+
+/* A share of the rows of y. */
+static area rows_of(const dice_view *y, share mine)
 {
-    const dice_op *op = step->op;
-    const dice_affine pre = {step->scale, step->shift};
     area made = {0, y->height, 0, y->channels};
-    switch (op->kind) {
-    case DICE_OP_CONV: /* run_conv */
-        break;
-    case DICE_OP_MAXPOOL:
-        cut(y->height, 1, mine, &made.y0, &made.y1);
-        kernels->maxpool(x, y, op->kernel, op->stride, op->pad, op->zero_padded, made.y0, made.y1);
-        break;
-    case DICE_OP_AVGPOOL:
-        cut(y->height, 1, mine, &made.y0, &made.y1);
-        kernels->avgpool(x, y, op->kernel, op->stride, pre, made.y0, made.y1);
-        break;
-    case DICE_OP_GLOBAL_MEAN:
-        cut(y->channels, DICE_BLOCK, mine, &made.c0, &made.c1);
-        kernels->global_mean(x, y, pre, made.c0, made.c1);
-        break;
-    case DICE_OP_GROUPNORM:
-        cut(y->channels, dice_groupnorm_span(y->channels / op->groups), mine, &made.c0, &made.c1);
-        kernels->groupnorm(x, y, op->groups, op->eps, step->scale, step->shift, op->relu, made.c0, made.c1);
-        break;
-    }
+    cut(y->height, 1, mine, &made.y0, &made.y1);
     return made;
 }
 
-/* Computes a share of a step for `images` images, whose arenas follow each other from `arena` on. */
+/* A share of the channels of y, cut at multiples of `unit`. */
+static area channels_of(const dice_view *y, int32_t unit, share mine)
+{
+    area made = {0, y->height, 0, y->channels};
+    cut(y->channels, unit, mine, &made.c0, &made.c1);
+    return made;
+}
+
+static dice_affine pre_of(const dice_step *step)
+{
+    return (dice_affine){step->scale, step->shift};
+}
+
+static area run_maxpool(const dice_cpu_kernels *kernels, const dice_step *step, const dice_view *x,
+                        const dice_view *y, share mine)
+{
+    const dice_op *op = step->op;
+    const area made = rows_of(y, mine);
+    kernels->maxpool(x, y, op->kernel, op->stride, op->pad, op->zero_padded, made.y0, made.y1);
+    return made;
+}
+
+static area run_avgpool(const dice_cpu_kernels *kernels, const dice_step *step, const dice_view *x,
+                        const dice_view *y, share mine)
+{
+    const area made = rows_of(y, mine);
+    kernels->avgpool(x, y, step->op->kernel, step->op->stride, pre_of(step), made.y0, made.y1);
+    return made;
+}
+
+static area run_global_mean(const dice_cpu_kernels *kernels, const dice_step *step, const dice_view *x,
+                            const dice_view *y, share mine)
+{
+    const area made = channels_of(y, DICE_BLOCK, mine);
+    kernels->global_mean(x, y, pre_of(step), made.c0, made.c1);
+    return made;
+}
+
+static area run_groupnorm(const dice_cpu_kernels *kernels, const dice_step *step, const dice_view *x,
+                          const dice_view *y, share mine)
+{
+    const dice_op *op = step->op;
+    const area made = channels_of(y, dice_groupnorm_span(y->channels / op->groups), mine);
+    kernels->groupnorm(x, y, op->groups, op->eps, step->scale, step->shift, op->relu, made.c0, made.c1);
+    return made;
+}
+
+/* By kind; convolutions have run_conv, and kinds that are missing are not run here. */
+static const layer layers[DICE_OP_KINDS] = {
+    [DICE_OP_MAXPOOL] = run_maxpool,
+    [DICE_OP_AVGPOOL] = run_avgpool,
+    [DICE_OP_GLOBAL_MEAN] = run_global_mean,
+    [DICE_OP_GROUPNORM] = run_groupnorm,
+};
+
+int dice_run_takes(dice_op_kind kind)
+{
+    return kind == DICE_OP_CONV || layers[kind] != NULL;
+}
+
+/* A share of a step for `images` images, in arenas one after the other from `arena` on. */
 static void run_step(const job *work, const dice_step *step, const float *arena, size_t images, share mine,
                      void *scratch)
 {
@@ -182,7 +224,7 @@ static void run_step(const job *work, const dice_step *step, const float *arena,
         const dice_view x = dice_layout_view(work->layout, op->x, arena);
         const dice_view y = dice_layout_view(work->layout, op->y, arena);
         if (op->kind != DICE_OP_CONV) {
-            made = run_layer(work->steps->kernels, step, &x, &y, mine);
+            made = layers[op->kind](work->steps->kernels, step, &x, &y, mine);
         }
         zero_border(&y, made);
     }

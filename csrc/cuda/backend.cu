@@ -71,6 +71,7 @@ dice_plugin(const dice_plugin_core *core)
     backend.abi = DICE_BACKEND_ABI;
     backend.name = "cuda";
     backend.unavailable = unavailable;
+    backend.net_takes = net_takes;
     backend.net_create = net_create;
     backend.net_forward = net_forward;
     backend.net_info = net_info;

@@ -271,6 +271,21 @@ static conv_args conv_of(map x, map y, int n)
     return p;
 }
 
+int net_takes(dice_op_kind kind)
+{
+    switch (kind) {
+    case DICE_OP_CONV:
+    case DICE_OP_MAXPOOL:
+    case DICE_OP_AVGPOOL:
+    case DICE_OP_GLOBAL_MEAN:
+    case DICE_OP_GROUPNORM:
+        return 1;
+    default:
+        return 0;
+    }
+}
+
+/* Each kind that net_takes names has a case here. */
 static dice_status start_op(const dice_net *net, const lane *l, const shape *s, int32_t index)
 {
     const cudaStream_t stream = net->recorder;
@@ -307,6 +322,8 @@ static dice_status start_op(const dice_net *net, const lane *l, const shape *s, 
     case DICE_OP_GROUPNORM:
         norm_start({x, y, floats_at(net, w->weight), bias, op->groups, op->relu, op->eps}, s->n, stream);
         break;
+    default:
+        return dice_core->fail(DICE_E_INTERNAL, "layer %s: no kernel for this op", op->name);
     }
     CUDA_TRY(cudaGetLastError(), op->name);
     return DICE_OK;

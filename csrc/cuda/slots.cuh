@@ -9,6 +9,7 @@
 dice_status backend_check_device(int index);
 
 /* net.cu */
+int net_takes(dice_op_kind kind);
 dice_status net_create(const dice_graph *graph, const dice_options *options, dice_net **net);
 dice_status net_forward(dice_net *net, const dice_images *images, float *features);
 void net_info(const dice_net *net, dice_net_info *info);

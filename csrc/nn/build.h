@@ -6,10 +6,9 @@
 #include "nn/weights.h"
 
 /* *out = the network `arch` with these weights, checked. Where `arch` is NULL the names and shapes of the
- * weights tell which network it is. Names: densenet, wideresnet, resnet18, 34, 50, 101, 152, CIFAR's
- * resnet20, 32, 44, 56, 110, and BiT-R50x1, R50x3, R101x1, R101x3, R152x2, R152x4 (also as BiT-S- and
- * BiT-M-). DICE_E_INPUT names the layer that is missing, has another shape or is not part of the network, or
- * the weights that fit no network. */
+ * weights tell which network it is. The names are those of the table `families` in build.c; BiT's also as
+ * BiT-S- and BiT-M-. DICE_E_INPUT names the layer that is missing, has another shape or is not part of the
+ * network, or the weights that fit no network. */
 dice_status dice_build(const char *arch, dice_weights *weights, dice_graph **out);
 
 #endif

@@ -37,16 +37,45 @@ static PyObject *cuda_status(PyObject *Py_UNUSED(self), PyObject *Py_UNUSED(igno
     return Py_BuildValue("(zs)", reason, file);
 }
 
-/* *place = the back end of `device`, which must compute moments and rank contributions. */
-static int find_statistics(const char *device, dice_py_place *place)
+typedef enum statistic { MOMENTS, RANK } statistic;
+
+/* *place = the back end of `device`, *offered = whether it computes the statistic. */
+static int find_statistic(const char *device, statistic what, dice_py_place *place, int *offered)
 {
     if (dice_py_find_place(device, NULL, "float32", place) < 0) {
         return -1;
     }
-    if (place->backend->moments == NULL || place->backend->rank == NULL) {
-        return dice_py_check(dice_fail(DICE_E_INPUT, "device %s: has no statistics of its own", device));
-    }
+    *offered = what == MOMENTS ? place->backend->moments != NULL : place->backend->rank != NULL;
     return 0;
+}
+
+/* The same where it must. */
+static int need_statistic(const char *device, statistic what, dice_py_place *place)
+{
+    int offered;
+    if (find_statistic(device, what, place, &offered) < 0) {
+        return -1;
+    }
+    return offered
+             ? 0
+             : dice_py_check(dice_fail(DICE_E_INPUT, "device %s: has no statistics of its own", device));
+}
+
+static PyObject *device_offers(PyObject *Py_UNUSED(self), PyObject *args)
+{
+    const char *device, *name;
+    dice_py_place place;
+    int offered;
+    if (!PyArg_ParseTuple(args, "ss", &device, &name)) {
+        return NULL;
+    }
+    const int is_rank = strcmp(name, "rank") == 0;
+    if (!is_rank && strcmp(name, "moments") != 0) {
+        dice_py_check(dice_fail(DICE_E_INPUT, "statistic %s: not one of moments, rank", name));
+        return NULL;
+    }
+    return find_statistic(device, is_rank ? RANK : MOMENTS, &place, &offered) < 0 ? NULL
+                                                                                  : PyBool_FromLong(offered);
 }
 
 static PyObject *device_moments(PyObject *Py_UNUSED(self), PyObject *args)
@@ -55,7 +84,7 @@ static PyObject *device_moments(PyObject *Py_UNUSED(self), PyObject *args)
     const char *device;
     dice_py_place place;
     dice_py_view h = {0};
-    if (!PyArg_ParseTuple(args, "Os", &object, &device) || find_statistics(device, &place) < 0
+    if (!PyArg_ParseTuple(args, "Os", &object, &device) || need_statistic(device, MOMENTS, &place) < 0
         || dice_py_floats(object, 2, "h", &place, &h) < 0) {
         return NULL;
     }
@@ -95,7 +124,7 @@ static PyObject *device_rank(PyObject *Py_UNUSED(self), PyObject *args)
     dice_py_place place;
     dice_py_view weight = {0};
     if (!PyArg_ParseTuple(args, "OOdps", &mean_object, &weight_object, &p, &absolute, &device)
-        || find_statistics(device, &place) < 0
+        || need_statistic(device, RANK, &place) < 0
         || (mean = dice_py_array(mean_object, NPY_FLOAT64, 1, "mean")) == NULL
         || dice_py_floats(weight_object, 2, "W", &place, &weight) < 0) {
         goto done;
@@ -136,6 +165,10 @@ static PyMethodDef methods[] = {
      "Whether a GPU can be used: (reason, file).\n\n"
      "reason: None where one can, else \"no plug-in\", \"no driver\", \"no device\" or the like;\n"
      "file: where the plug-in lies, or should."},
+    {"device_offers", device_offers, METH_VARARGS,
+     "device_offers($module, device, statistic, /)\n--\n\n"
+     "Whether the device computes the statistic itself: \"moments\" (device_moments) or \"rank\"\n"
+     "(device_rank). DeviceError where it cannot be used."},
     {"device_moments", device_moments, METH_VARARGS,
      "device_moments($module, h, device, /)\n--\n\n"
      "Mean and spread of each feature, computed on a device: (N, mean, squares, negative).\n\n"

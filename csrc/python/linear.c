@@ -64,12 +64,13 @@ static PyObject *make_linear(PyTypeObject *type, const float *weight, const floa
         return NULL;
     }
     made->place = *place;
+    made->place.backend = dice_backend_for_linear(place->backend, &place->options);
     made->classes = classes;
     made->features = features;
     dice_status status;
     Py_BEGIN_ALLOW_THREADS
-    status = place->backend->linear_create(weight, bias, keep, (size_t)classes, (size_t)features,
-                                           &place->options, &made->linear);
+    status = made->place.backend->linear_create(weight, bias, keep, (size_t)classes, (size_t)features,
+                                                &place->options, &made->linear);
     Py_END_ALLOW_THREADS
     return dice_py_result(status, (PyObject *)made);
 }

@@ -98,9 +98,12 @@ static int is_pooled(const dice_graph *graph)
 /* Makes what runs: the network on its back end, and the Linear of its head. */
 static int make_ready(network *self, const dice_py_module *state, const dice_graph *graph)
 {
-    dice_status status;
+    const dice_py_place asked = self->place;
+    dice_status status = dice_backend_for_graph(graph, &self->place.options, &self->place.backend);
     Py_BEGIN_ALLOW_THREADS
-    status = self->place.backend->net_create(graph, &self->place.options, &self->net);
+    if (status == DICE_OK) {
+        status = self->place.backend->net_create(graph, &self->place.options, &self->net);
+    }
     if (status == DICE_OK) {
         status = dice_graph_outline(graph, &self->outline);
     }
@@ -111,7 +114,7 @@ static int make_ready(network *self, const dice_py_module *state, const dice_gra
     self->is_pooled = is_pooled(graph);
     self->linear = graph->classes == 0 ? Py_NewRef(Py_None)
                                        : dice_py_linear_new(state, graph->head_weight, graph->head_bias,
-                                                            self->classes, self->features, &self->place);
+                                                            self->classes, self->features, &asked);
     return self->linear == NULL ? -1 : 0;
 }
 

@@ -158,10 +158,10 @@ class LastLayer(Detector):
         found = self._statistics_to_extend()
         if self._quantiles():
             found.count_values(array)
-        if self.mean is None and device == "cpu":
-            found.moments.add(array)
-        elif self.mean is None:
+        if self.mean is None and _core.device_offers(device, "moments"):
             found.moments.add_on(device, array)
+        elif self.mean is None:
+            found.moments.add(array)
         self._state = found
         return self
 
@@ -256,7 +256,7 @@ class LastLayer(Detector):
                 stacklevel=9,  # who calls score_samples
             )
         weight, p = self._layer()[0], real(self.p, "p")
-        if self._device() != "cpu":
+        if _core.device_offers(self._device(), "rank"):
             return _core.device_rank(mean, weight, p, absolute, self._device())
         return _core.contribution_percentile(mean, weight, p, absolute), None
 

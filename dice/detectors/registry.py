@@ -1,6 +1,5 @@
-"""The table of methods. The command line, the documentation, the tests and the benchmark offer what is in it.
-
-CONTRIBUTING.md says how to add a score; its row stands below.
+"""The table of methods, and the names of their classes, which `dice.detectors` exports. The command line, the
+documentation, the tests and the benchmark offer what is in the table. How to add a score: CONTRIBUTING.md.
 """
 
 import inspect
@@ -21,7 +20,33 @@ from dice.detectors.typical import KLM, OpenMax
 from dice.detectors.weiper import WeiPer
 from dice.errors import InputError
 
-__all__ = ["METHODS", "TableRow", "make"]
+__all__ = [
+    "DICE",
+    "FDBD",
+    "GEN",
+    "KLM",
+    "KNN",
+    "MSP",
+    "NCI",
+    "RMDS",
+    "SHE",
+    "Energy",
+    "Entropy",
+    "GradNorm",
+    "LastLayer",
+    "Mahalanobis",
+    "MaxLogit",
+    "NNGuide",
+    "OpenMax",
+    "Relation",
+    "Residual",
+    "TempScale",
+    "ViM",
+    "WeiPer",
+    "METHODS",
+    "TableRow",
+    "make",
+]
 
 
 @dataclass(frozen=True)

@@ -339,6 +339,7 @@ static dice_status run(pass *job, dice_task take, dice_task finish)
     for (size_t i = 0; i < n; i++) {
         job->bound[i] = -INFINITY;
     }
+    backend = dice_backend_for_linear(backend, &options);
     status = dice_parallel_for(tasks, unit_task, job);
     for (job->first = 0; job->first < job->bank->n && status == DICE_OK; job->first += ROWS) {
         job->rows = smaller(ROWS, job->bank->n - job->first);
