@@ -491,8 +491,8 @@ class Detector:
 
     @classmethod
     def load(cls, path: PathLike) -> "Self":
-        """The detector of a file that `save` wrote, as it was, with `about_`. Its arrays stay in the file
-        until they are used, and a change of them is not written back. InputError where the file holds another
+        """The detector of a file that `save` wrote, as it was, with `about_`. The whole file is read into
+        memory, so that no later change of it reaches the detector. InputError where the file holds another
         kind than this class, is no such file, of another version, truncated, or damaged."""
         detector, about = files.load(path, Detector, _saved_classes())
         detector.about_ = about
