@@ -175,7 +175,7 @@ class NpySet(ImageSet):
     def read(self, i: int) -> UInt8:
         image = np.empty((1, *self.stored.shape[1:]), np.uint8)
         self.stored.read_rows(i, image)
-        return image[0]
+        return image.reshape(image.shape[1:])
 
     def _decode(self, transform: Transform, first: int, out: UInt8) -> dict[int, str]:
         if transform.keeps(self.stored.shape[2], self.stored.shape[1]):
@@ -250,7 +250,7 @@ class Part(ImageSet):
     def _decode(self, transform: Transform, first: int, out: UInt8) -> dict[int, str]:
         here = self.indices[first : first + len(out)]
         step = len(here) if here[-1] - here[0] < len(here) else 1  # without gaps, all in one go
-        bad = {}
+        bad: dict[int, str] = {}
         for k in range(0, len(here), step):
             found = self.whole._decode(transform, int(here[k]), out[k : k + step])
             bad |= {i - int(here[k]) + first + k: reason for i, reason in found.items()}
