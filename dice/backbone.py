@@ -29,10 +29,17 @@ class Backbone:
         mean, std: normalisation of uint8 images, in units of 0..1.
         precision, device, isa: what the network runs with.
         fingerprint: SHA-256 of the checkpoint file, or of the weights that were given, hex.
+
+    A pickle of it names its file, which is read again when the pickle is loaded. It never changes, so that a
+    copy is the object itself.
     """
 
-    def __init__(self, network: _core.Network, *, device: str, fingerprint: str):
+    def __init__(
+        self, network: _core.Network, *, device: str, fingerprint: str, source: tuple[Any, ...] | None = None
+    ):
+        """source: arch, file and normalize as `load_backbone` takes them; None where it was given arrays."""
         self._network = network
+        self._source = source
         self.device = device
         self.fingerprint = fingerprint
         self.arch: str = network.arch
@@ -97,6 +104,20 @@ class Backbone:
             "fingerprint": self.fingerprint,
         }
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        if self._source is None:
+            raise TypeError(
+                "Backbone: cannot be pickled, since it was made of arrays; save them by numpy.savez and load "
+                "that file"
+            )
+        return _load_again, (self.fingerprint, self.device, self.precision, *self._source)
+
+    def __copy__(self) -> Backbone:
+        return self
+
+    def __deepcopy__(self, memo: object) -> Backbone:
+        return self
+
     def __repr__(self) -> str:
         classes, features = self.weight.shape
         return (
@@ -155,7 +176,18 @@ def load_backbone(
     counts = Counter(algorithm for _, algorithm in network.algorithms)
     chosen = ", ".join(f"{count} {algorithm}" for algorithm, count in counts.items())
     debug(f"{network.arch}: {chosen or network.kernels}")
-    return Backbone(network, device=name, fingerprint=digest)
+    source = None if isinstance(file, Mapping) else (arch, os.path.abspath(file), (network.mean, network.std))
+    return Backbone(network, device=name, fingerprint=digest, source=source)
+
+
+def _load_again(
+    fingerprint: str, device: str, precision: str, arch: str | None, file: str, normalize: tuple[Any, Any]
+) -> Backbone:
+    """The Backbone of a pickle. InputError where the file is another one now."""
+    net = load_backbone(arch, file, device=device, precision=precision, normalize=normalize)
+    if net.fingerprint != fingerprint:
+        raise InputError(f"{file}: is another network than the one that was pickled")
+    return net
 
 
 def _digest(weights: Mapping[str, Array]) -> str:

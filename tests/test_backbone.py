@@ -1,5 +1,6 @@
 """Whole networks: golden values, float64 formulas, the bits of batches, refusals, failed allocations."""
 
+import copy
 import json
 import pickle
 
@@ -421,3 +422,31 @@ def test_every_allocation_may_fail(isa, small):
         assert got == want
         break
     assert n > 50
+
+
+# -- pickles and copies
+
+
+def test_a_backbone_pickles_by_its_file_and_copies_as_itself(small, tmp_path, monkeypatch):
+    np.savez(tmp_path / "net.npz", **small)
+    monkeypatch.chdir(tmp_path)
+    net = load_backbone(None, "net.npz", precision="bf16x3", normalize=((0.1, 0.2, 0.3), (0.4, 0.5, 0.6)))
+    content, images = pickle.dumps(net), noise(3, 16)
+    assert len(content) < 2000
+    monkeypatch.chdir("/")  # a relative path still means the same file
+    back = pickle.loads(content)
+    for got, want in zip(back.forward(images), net.forward(images), strict=True):
+        assert got.tobytes() == want.tobytes()
+    assert {**back.info(), "arena_bytes": 0} == {**net.info(), "arena_bytes": 0}
+    assert pickle.dumps(back) == content
+    assert copy.copy(net) is net and copy.deepcopy([net])[0] is net
+
+
+def test_a_pickle_of_another_file_is_refused(small, tmp_path):
+    np.savez(tmp_path / "net.npz", **small)
+    content = pickle.dumps(load_backbone(None, tmp_path / "net.npz"))
+    np.savez(tmp_path / "net.npz", **{name: 2 * value for name, value in small.items()})
+    with pytest.raises(InputError, match="net.npz: is another network than the one that was pickled"):
+        pickle.loads(content)
+    with pytest.raises(TypeError, match="made of arrays"):
+        pickle.dumps(load_backbone(None, small))

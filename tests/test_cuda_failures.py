@@ -1,6 +1,7 @@
 """Full memory, failing calls, several devices and threads, on the emulated GPU, which fails on demand."""
 
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -306,3 +307,46 @@ def test_the_command_line_refuses_in_one_line(device, name, tmp_path):
     assert done.stderr.splitlines() == [
         f'dice: error: device {name}: no plug-in ({tmp_path}/none.so); use device="cpu"'
     ]
+
+
+def test_the_child_of_a_fork_refuses_what_was_made_before(small):
+    """What the parent made, and what is asked for anew: no call of CUDA works in a child."""
+    weight, bias, h = detector_problem()
+    net, detector = small[0], dice.DICE(weight, bias, mean=h.mean(axis=0), device="cuda")
+    distance = Mahalanobis(device="cuda").fit(h, np.arange(50) % 4)
+    images = noise(2, 8)
+    for score in (detector.score_samples, distance.score_samples):
+        score(h)
+    stop = threading.Event()
+
+    def busy():
+        while not stop.is_set():
+            net.forward(images)
+
+    thread = threading.Thread(target=busy)
+    thread.start()
+    uses = [
+        lambda: net.forward(images),
+        lambda: detector.score_samples(h),
+        lambda: distance.score_samples(h),
+        lambda: build(small[1]),
+    ]
+    try:
+        child = os.fork()
+        if child == 0:
+            signal.alarm(60)  # a deadlock ends here
+            refused = 0
+            for use in uses:
+                try:
+                    use()
+                except DeviceError as error:
+                    refused += "before this process was forked" in str(error)
+            detector = distance = None  # frees what is theirs
+            os._exit(refused)
+        _, status = os.waitpid(child, 0)
+    finally:
+        stop.set()
+        thread.join()
+    assert os.waitstatus_to_exitcode(status) == len(uses)
+    for use in uses:
+        use()  # the parent goes on

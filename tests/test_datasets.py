@@ -13,6 +13,7 @@ from PIL import Image
 from dice.errors import InputError
 from dice.images import datasets
 from dice.images.datasets import MissingSet, default_ood, open_set, select_svhn
+from dice.images.imagesets import Part
 from dice.images.preprocess import transform_for
 
 CIFAR = transform_for("cifar")
@@ -213,6 +214,40 @@ def test_npy_set(tmp_path):
     np.testing.assert_array_equal(out, pixels)
     assert indices.tolist() == list(range(5)) and indices.dtype == np.int64
     np.testing.assert_array_equal(images.read(3), pixels[3])
+    np.save(tmp_path / "columns.npy", np.asfortranarray(pixels))
+    other = open_set(f"own={tmp_path / 'columns.npy'}", tmp_path)
+    np.testing.assert_array_equal(collect(other, CIFAR, 2)[1], pixels)
+
+
+def test_npy_set_of_another_size_is_transformed(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (5, 40, 50, 3), np.uint8)
+    np.save(tmp_path / "x.npy", pixels)
+    images = open_set(f"own={tmp_path / 'x.npy'}", tmp_path)
+    np.testing.assert_array_equal(collect(images, CIFAR, 2)[1], [CIFAR(each) for each in pixels])
+
+
+@pytest.mark.parametrize("side", [32, 40])
+@pytest.mark.parametrize("skip_bad", [False, True])
+@pytest.mark.parametrize("part", [False, True])
+def test_npy_set_that_is_cut_during_the_run_is_one_refusal(tmp_path, side, skip_bad, part):
+    np.save(tmp_path / "x.npy", np.zeros((300, side, side, 3), np.uint8))
+    images = open_set(f"own={tmp_path / 'x.npy'}", tmp_path)
+    if part:
+        images = Part(images, np.arange(0, 300, 3), sample=None, shard=None)
+    batches = images.batches(CIFAR, 10, threads=1, skip_bad=skip_bad)
+    next(batches)
+    os.truncate(tmp_path / "x.npy", 4096)
+    with pytest.raises(InputError, match="x.npy: has changed while it was in use"):
+        list(batches)
+    assert images.bad == []
+
+
+@pytest.mark.parametrize("indices", [[1, 2, 3, 4], [0, 2, 3, 8], [7], [4, 9]])
+def test_part_of_a_npy_set(tmp_path, indices):
+    pixels = np.random.default_rng(0).integers(0, 256, (10, 32, 32, 3), np.uint8)
+    np.save(tmp_path / "x.npy", pixels)
+    part = Part(open_set(f"own={tmp_path / 'x.npy'}", tmp_path), np.array(indices), sample=None, shard=None)
+    np.testing.assert_array_equal(collect(part, CIFAR, 3)[1], pixels[indices])
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 import dice
-from dice.detectors import Detector
+from dice.detectors import KNN, Detector, files
 from dice.detectors.registry import METHODS, make
+from dice.io.files import fill
 
 RNG = np.random.default_rng(0)
 D, C = 12, 5
@@ -73,15 +74,61 @@ def test_parameters_thresholds_by_class_and_infinity(tmp_path):
         dice.detectors.MSP.load(tmp_path / "d.dice")
 
 
-def test_arrays_stay_in_the_file(tmp_path):
+def test_the_file_is_hardly_larger_than_its_arrays(tmp_path):
     big = dice.DICE(np.zeros((1000, 2048), np.float32), np.zeros(1000, np.float32), mean=np.ones(2048))
     big.save(tmp_path / "d.dice")
     back = dice.DICE.load(tmp_path / "d.dice")
-    base = back.W
-    while isinstance(base, np.ndarray) and not isinstance(base, np.memmap):
-        base = base.base
-    assert isinstance(base, np.memmap) and back.W.ctypes.data % 64 == 0
+    assert back.W.ctypes.data % 64 == 0
     assert os.path.getsize(tmp_path / "d.dice") < back.W.nbytes + back.b.nbytes + back.mean.nbytes + 4096
+
+
+@pytest.mark.parametrize("change", ["cut", "written over", "gone"])
+def test_no_change_of_the_file_reaches_a_loaded_detector(tmp_path, change):
+    path = tmp_path / "d.dice"
+    bank = np.abs(RNG.standard_normal((4000, 64))).astype(np.float32)  # many pages: none is there by chance
+    det = KNN(k=5).fit(bank)
+    det.save(path)
+    back, content = Detector.load(path), path.read_bytes()
+    if change == "cut":
+        os.truncate(path, 4096)
+    elif change == "written over":
+        with open(path, "r+b") as file:  # in place, as `cp` does
+            file.write(bytes(len(content)))
+    else:
+        path.unlink()
+    assert np.array_equal(back.score_samples(bank[:3]), det.score_samples(bank[:3]))
+    back.save(tmp_path / "again.dice")
+    assert (tmp_path / "again.dice").read_bytes() == content
+
+
+def test_a_file_that_is_written_to_while_it_is_read_is_refused(tmp_path, monkeypatch):
+    """The checksum is of the bytes that are used, not of those that were there a moment before."""
+    path = tmp_path / "d.dice"
+    KNN(k=5).fit(np.ones((4000, 64), np.float32)).save(path)  # more than a file object buffers
+    good = path.read_bytes()
+
+    def meanwhile(content):
+        def read(stream, array, where):
+            path.write_bytes(content)
+            return fill(stream, array, where)
+
+        return read
+
+    for content, word in (
+        (good[:-1] + bytes([good[-1] ^ 1]), "checksum"),
+        (good[:-9], "is truncated, 9 bytes"),
+    ):
+        path.write_bytes(good)
+        monkeypatch.setattr(files, "fill", meanwhile(content))
+        with pytest.raises(dice.InputError, match=word):
+            Detector.load(path)
+
+
+def test_a_mapped_array_of_the_user_stays_a_view(tmp_path):
+    np.save(tmp_path / "h.npy", H)
+    mapped = np.load(tmp_path / "h.npy", mmap_mode="r")
+    det = KNN(k=5).fit(mapped)
+    assert np.shares_memory(det.__getstate__()["_state"].columns()[0], mapped)
 
 
 @pytest.fixture

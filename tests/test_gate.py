@@ -186,6 +186,37 @@ def test_thresholds_by_class_from_the_command_line(data, tmp_path):
         assert row["verdict"] == ("ID" if row["score"] >= limit else "OOD")
 
 
+def test_a_class_that_was_never_calibrated_stops_no_other_image(data, tmp_path):
+    net = dice.load_backbone("densenet", data / "net.npz")
+    held = {
+        path: int(net.forward(np.asarray(Image.open(path))[None])[1].argmax())
+        for path in sorted((data / "held").rglob("*.png"))
+    }
+    missing = held[min(held)]
+    assert set(held.values()) - {missing}
+    for path, predicted in held.items():
+        if predicted != missing:
+            (tmp_path / "some" / "class0").mkdir(parents=True, exist_ok=True)
+            shutil.copy(path, tmp_path / "some" / "class0" / f"{path.parent.name}{path.name}")
+    fit = ("fit", "--method", "energy", "--checkpoint", data / "net.npz", "--out", "e.dice", "--tpr", 0.1)
+    done = dice_run(*fit, "--calibration", f"some={tmp_path / 'some'}", "--by-class", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    unknown = sorted(set(range(4)) - set(held.values()) | {missing})
+    (line,) = (line for line in done.stderr.splitlines() if "--by-class" in line)
+    assert f"{len(unknown)} of 4 classes ({', '.join(map(str, unknown))})" in line
+    score = ("score", "--detector", "e.dice", data / "held", "--format")
+    found = rows(dice_run(*score, "jsonl", cwd=tmp_path))
+    assert len(found) == len(held)
+    for row in found:
+        if row["class"] == missing:
+            assert row["verdict"] == "OOD" and row["p_value"] is None
+        else:
+            assert row["p_value"] > 0
+    assert {row["verdict"] for row in found} == {"ID", "OOD"}
+    table = list(csv.DictReader(io.StringIO(dice_run(*score, "csv", cwd=tmp_path).stdout)))
+    assert [row["p_value"] == "" for row in table] == [row["class"] == missing for row in found]
+
+
 def test_refusals(data, tmp_path):
     net = ("--checkpoint", data / "net.npz")
     score = ("score", "--detector", data / "dice.dice")
@@ -258,7 +289,10 @@ def test_every_method_learns_in_one_pass(name):
 
         def forward(self, images):
             h = np.abs(images.reshape(len(images), -1)[:, :12] / 64).astype(np.float32)
-            return h, h @ self.weight.T + self.bias
+            return h, self.logits(h)
+
+        def logits(self, h):
+            return h @ self.weight.T + self.bias
 
     net, images = Net(), array_set("toy", 80, 1, labels=True)
     det = make(name, net.weight, net.bias)

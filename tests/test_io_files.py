@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from dice import InputError
-from dice.io import fingerprint, read_cifar, read_npy, read_state_dict, read_svhn, write_atomic
+from dice.io import NpyFile, fingerprint, read_cifar, read_npy, read_state_dict, read_svhn, write_atomic
 
 
 @pytest.mark.parametrize("read", [read_state_dict, read_cifar, read_svhn, read_npy, fingerprint])
@@ -114,16 +114,32 @@ def test_npy_forms(tmp_path, dtype, shape, fortran):
     rng = np.random.default_rng(0)
     array = rng.integers(0, 100, shape).astype(dtype)
     np.save(tmp_path / "a.npy", np.asfortranarray(array) if fortran and shape else array)
-    for mmap in (False, True):
-        read = read_npy(tmp_path / "a.npy", ndim=len(shape), mmap=mmap)
-        assert read.shape == shape and read.dtype == array.dtype.newbyteorder("=") or mmap
-        assert np.array_equal(read, array)
+    read = read_npy(tmp_path / "a.npy", ndim=len(shape))
+    assert read.shape == shape and read.dtype == array.dtype.newbyteorder("=")
+    assert np.array_equal(read, array)
+    stored = NpyFile(tmp_path / "a.npy")
+    assert stored.shape == shape and stored.dtype == array.dtype
+    if stored.by_rows and shape:
+        rows = np.empty((max(0, shape[0] - 1), *shape[1:]), dtype)
+        stored.read_rows(1, rows)
+        assert np.array_equal(rows, array[1:])
 
 
-def test_npy_mmap_stays_in_the_file(tmp_path):
-    np.save(tmp_path / "a.npy", np.arange(10))
-    array = read_npy(tmp_path / "a.npy", mmap=True)
-    assert isinstance(array, np.memmap) and not array.flags.writeable
+@pytest.mark.parametrize("change", ["cut", "written over"])
+def test_npy_rows_of_a_changed_file_are_refused(tmp_path, change):
+    path = tmp_path / "a.npy"
+    np.save(path, np.arange(10_000).reshape(-1, 2))
+    stored, rows = NpyFile(path), np.empty((10, 2), np.int64)
+    stored.read_rows(5, rows)
+    assert rows.tolist() == [[2 * i, 2 * i + 1] for i in range(5, 15)]
+    if change == "cut":
+        os.truncate(path, 4096)
+    else:
+        path.write_bytes(bytes(path.stat().st_size))
+        os.utime(path, ns=(0, 0))
+    for first in (0, 4990):  # what is still there, too: half a set is no set
+        with pytest.raises(InputError, match="a.npy: has changed while it was in use"):
+            stored.read_rows(first, rows)
 
 
 def test_npy_real_means(shared):
@@ -176,9 +192,9 @@ HEADER = "{{'descr': {}, 'fortran_order': False, 'shape': {}, }}\n"
         ],
     ],
 )
-@pytest.mark.parametrize("mmap", [False, True])
-def test_npy_lies(tmp_path, content, mmap):
+@pytest.mark.parametrize("read", [read_npy, NpyFile])
+def test_npy_lies(tmp_path, content, read):
     path = tmp_path / "a.npy"
     path.write_bytes(content)
     with pytest.raises(InputError, match=str(path)):
-        read_npy(path, mmap=mmap)
+        read(path)

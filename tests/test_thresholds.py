@@ -118,14 +118,11 @@ def test_each_class_has_its_own_threshold():
     assert known.thresholds(3, [2, 0, 2]).tolist() == known.threshold[[2, 0, 2]].tolist()
     p = known.p_values([0.0, 0.0], [0, 2])
     assert p[0] == conformal_p_values(scores[:100], [0.0])[0] and p[1] == 1 / 101
-    for classes, word in (
-        ([1, 0], "class 1 had no"),
-        ([3, 0], "class 3 had no"),
-        (None, "not given"),
-        ([0], "want the"),
-    ):
+    for classes, word in ((None, "not given"), ([0], "want the"), ([-1, 0], "want the")):
         with pytest.raises(InputError, match=word):
             known.thresholds(2, classes)
+    with pytest.raises(InputError, match="0 of any class"):
+        Calibration([], 0.9, np.empty(0, np.int64))
     with pytest.raises(InputError, match="5 of class 1 cannot guarantee tpr=0.9; give at least 9"):
         Calibration(np.arange(25.0), 0.9, np.repeat([0, 1], [20, 5]))
 
@@ -158,6 +155,24 @@ def test_detector_by_class():
     for use in ("predict", "p_values"):
         with pytest.raises(InputError, match="set_threshold"):
             getattr(det, use)(z)
+
+
+def test_a_class_without_held_out_scores_is_ood_and_the_others_go_on():
+    rng = np.random.default_rng(3)
+    held, held_classes = rng.random(100), np.repeat([0, 2], 50)
+    classes, scores = np.array([0, 1, 2, 3, 0, 999]), np.array([1.0, 1.0, 1.0, np.inf, 0.0, 1.0])
+    known = Calibration(held, 0.9, held_classes)
+    np.testing.assert_array_equal(np.isnan(known.thresholds(6, classes)), [0, 1, 0, 1, 0, 1])
+    assert known.unknown(5).tolist() == [1, 3, 4] and Calibration(held, 0.9).unknown(5).tolist() == []
+    p = known.p_values(scores, classes)
+    np.testing.assert_array_equal(np.isnan(p), [0, 1, 0, 1, 0, 1])
+    np.testing.assert_array_equal(p[[0, 2, 4]], [1, 1, 1 / 51])
+    det = MSP().set_threshold(tpr=0.9, scores=held, classes=held_classes)
+    np.testing.assert_array_equal(det.decide(scores, classes) >= 0, [1, 0, 1, 0, 0, 0])
+    assert (det.decide(scores, classes)[[1, 3, 5]] == -np.inf).all()
+    z = 9.0 * np.eye(4)
+    assert det.predict(z, z.argmax(axis=1)).tolist() == [1, -1, 1, -1]
+    np.testing.assert_array_equal(np.isnan(det.p_values(z, z.argmax(axis=1))), [0, 1, 0, 1])
 
 
 def test_infinite_scores_are_decided():

@@ -3,15 +3,15 @@
 #include "backend/plugin.h"
 
 #include <dlfcn.h>
-#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
+#include "base/lock.h"
 #include "base/memory.h"
 
-static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+static dice_lock lock = DICE_LOCK_INIT;
 static const dice_backend *opened;
 static char path[4096], problem[512]; /* file and failure of the plug-in that was tried last */
 
@@ -59,13 +59,13 @@ const dice_backend *dice_plugin_cuda(const char **reason, const char **file)
 {
     char wanted[sizeof path] = "";
     find_path(wanted, sizeof wanted);
-    pthread_mutex_lock(&lock);
-    if (strcmp(wanted, path) != 0) { /* the first call, or DICE_CUDA_PLUGIN has changed */
+    const int lost = dice_lock_take(&lock);
+    if (lost || strcmp(wanted, path) != 0) { /* the first call, or DICE_CUDA_PLUGIN has changed */
         memcpy(path, wanted, sizeof path);
         open_plugin();
     }
     const dice_backend *backend = opened;
-    pthread_mutex_unlock(&lock);
+    dice_lock_release(&lock);
     *file = path;
     *reason = backend == NULL ? problem : backend->unavailable();
     return *reason == NULL ? backend : NULL;

@@ -1,8 +1,7 @@
 /* The CPU back end: fast kernels of ours, chosen by instruction set. */
 #include "backend/backend.h"
 
-#include <pthread.h>
-
+#include "base/lock.h"
 #include "base/memory.h"
 #include "base/threads.h"
 #include "cpu/layout.h"
@@ -12,7 +11,7 @@
 
 struct dice_net {
     dice_steps steps;
-    pthread_mutex_t lock; /* of the layout and its memory */
+    dice_lock lock; /* of the layout and its memory */
     dice_layout layout;
 };
 
@@ -21,7 +20,7 @@ static void net_free(dice_net *net)
     if (net != NULL) {
         dice_layout_free(&net->layout);
         dice_steps_free(&net->steps);
-        pthread_mutex_destroy(&net->lock);
+        dice_lock_destroy(&net->lock);
         dice_free(net);
     }
 }
@@ -40,7 +39,7 @@ static dice_status net_create(const dice_graph *graph, const dice_options *optio
         return status;
     }
     dice_net *net = memory;
-    pthread_mutex_init(&net->lock, NULL);
+    dice_lock_init(&net->lock);
     status = dice_steps_init(&net->steps, graph, kernels, dice_precision_parts(options->precision));
     if (status != DICE_OK) {
         net_free(net);
@@ -52,13 +51,15 @@ static dice_status net_create(const dice_graph *graph, const dice_options *optio
 
 static dice_status net_forward(dice_net *net, const dice_images *images, float *features)
 {
-    pthread_mutex_lock(&net->lock);
+    if (dice_lock_take(&net->lock)) {
+        net->layout = (dice_layout){0}; /* that of the parent may be half made: its memory is given up */
+    }
     dice_status status = dice_layout_make(&net->layout, &net->steps, images->height, images->width,
                                           dice_threads_count());
     if (status == DICE_OK) {
         status = dice_run(&net->steps, &net->layout, images, features);
     }
-    pthread_mutex_unlock(&net->lock);
+    dice_lock_release(&net->lock);
     return status;
 }
 

@@ -1,7 +1,28 @@
 /* The CUDA back end: the slots that the plug-in exports, and whether it can run on this machine. */
 #include "slots.cuh"
 
+#include <unistd.h>
+
+#include <atomic>
+
 const dice_plugin_core *dice_core;
+
+static std::atomic<pid_t> started_in(0); /* the process in which the driver was first used; 0: not yet */
+
+bool backend_is_forked()
+{
+    const pid_t process = started_in;
+    return process != 0 && process != getpid();
+}
+
+static const char forked[] =
+    "CUDA was started before this process was forked; start processes by spawn, or CUDA after the fork";
+
+dice_status backend_check_process(int index)
+{
+    return backend_is_forked() ? dice_core->fail(DICE_E_DEVICE, "device cuda:%d: %s", index, forked)
+                               : DICE_OK;
+}
 
 /* *count = the number of devices. Returns null, or the reason why there are none. The CUDA runtime is linked
  * in, but the driver belongs to the machine. */
@@ -13,6 +34,10 @@ static const char *count_devices(int *count)
         cudaGetLastError();
         return "no driver";
     }
+    if (backend_is_forked()) {
+        return forked;
+    }
+    started_in = getpid();
     const cudaError_t error = cudaGetDeviceCount(count);
     cudaGetLastError();
     if (error == cudaErrorInsufficientDriver) {

@@ -121,7 +121,7 @@ dice_status distance_create(const double *centre, const double *root, const doub
 
 void distance_free(dice_distance *d)
 {
-    if (d != nullptr) {
+    if (d != nullptr && !backend_is_forked()) {
         const on_device here(d->device);
         gemm_close(&d->gemm);
         if (d->stream != nullptr) {
@@ -187,6 +187,7 @@ static dice_status run_rows(dice_distance *d, const void *h, int is_double, size
 
 dice_status distance_forward(dice_distance *d, const void *h, int is_double, size_t n, double *out)
 {
+    TRY(backend_check_process(d->device));
     const std::lock_guard<std::mutex> hold(d->lock);
     const on_device here(d->device);
     CUDA_TRY(here.error, "device");

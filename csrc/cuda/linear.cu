@@ -239,7 +239,7 @@ dice_status linear_create(const float *weight, const float *bias, const uint8_t 
 
 void linear_free(dice_linear *linear)
 {
-    if (linear != nullptr) {
+    if (linear != nullptr && !backend_is_forked()) {
         const on_device here(linear->device);
         gemm_close(&linear->gemm);
         if (linear->stream != nullptr) {
@@ -361,6 +361,7 @@ static dice_status run_rows(dice_linear *linear, const float *h, size_t n, float
 dice_status linear_forward(dice_linear *linear, const float *h, size_t n, float clip,
                            const dice_linear_outputs *outputs)
 {
+    TRY(backend_check_process(linear->device));
     const std::lock_guard<std::mutex> hold(linear->lock);
     const on_device here(linear->device);
     CUDA_TRY(here.error, "device");

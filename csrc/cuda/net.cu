@@ -214,7 +214,7 @@ static void release_lane(lane *l)
 
 void net_free(dice_net *net)
 {
-    if (net == nullptr) {
+    if (net == nullptr || backend_is_forked()) {
         return;
     }
     const on_device here(net->device);
@@ -547,6 +547,7 @@ static dice_status run_chunks(dice_net *net, const dice_images *images, float *f
 
 dice_status net_forward(dice_net *net, const dice_images *images, float *features)
 {
+    TRY(backend_check_process(net->device));
     const std::lock_guard<std::mutex> hold(net->lock);
     const on_device here(net->device);
     CUDA_TRY(here.error, "device");

@@ -31,12 +31,42 @@ extern void BLAS(dgelsd_)(const int *m, const int *n, const int *nrhs, double *a
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static int users;         /* calls of ours that are under way */
 static int saved_threads; /* the library's number of threads before the first of them */
+static int left_alone;    /* whether their threads are gone, so that nobody has set that number again */
+
+/* The library's number of threads does not change while the process is forked: in a child whose parent was
+ * changing it, the library's own lock would be held for ever. */
+static void before_fork(void)
+{
+    pthread_mutex_lock(&lock);
+}
+
+static void after_fork_in_parent(void)
+{
+    pthread_mutex_unlock(&lock);
+}
+
+static void after_fork_in_child(void)
+{
+    left_alone = left_alone || users > 0;
+    users = 0;
+    pthread_mutex_unlock(&lock);
+}
+
+static void handle_forks(void)
+{
+    pthread_atfork(before_fork, after_fork_in_parent, after_fork_in_child);
+}
 
 static void enter(void)
 {
+    static pthread_once_t once = PTHREAD_ONCE_INIT;
+    pthread_once(&once, handle_forks);
     pthread_mutex_lock(&lock);
     if (users++ == 0) {
-        saved_threads = BLAS(openblas_get_num_threads)();
+        if (!left_alone) {
+            saved_threads = BLAS(openblas_get_num_threads)();
+        }
+        left_alone = 0;
         BLAS(openblas_set_num_threads)(1);
     }
     pthread_mutex_unlock(&lock);

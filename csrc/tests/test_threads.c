@@ -8,6 +8,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "base/lock.h"
 #include "base/memory.h"
 #include "base/threads.h"
 #include "tests/check.h"
@@ -249,6 +250,56 @@ void test_threads(void)
     test_several_callers();
 }
 
+static dice_lock held = DICE_LOCK_INIT, idle = DICE_LOCK_INIT;
+
+static void *hold_until_stop(void *argument)
+{
+    CHECK(dice_lock_take(&held) == 0);
+    atomic_store((atomic_int *)argument, 1);
+    while (!atomic_load(&stop)) {
+        usleep(100);
+    }
+    dice_lock_release(&held);
+    return NULL;
+}
+
+static void check_take(dice_lock *lock, int lost)
+{
+    CHECK(dice_lock_take(lock) == lost);
+    dice_lock_release(lock);
+}
+
+static void test_locks(void)
+{
+    dice_lock before;
+    dice_lock_init(&before); /* a neighbour in the list that goes */
+    check_take(&before, 0);
+    check_take(&idle, 0);
+    atomic_int holds = 0;
+    atomic_store(&stop, 0);
+    pthread_t holder;
+    CHECK(pthread_create(&holder, NULL, hold_until_stop, &holds) == 0);
+    while (!atomic_load(&holds)) {
+        usleep(100);
+    }
+    dice_lock_destroy(&before);
+    const pid_t child = fork();
+    CHECK(child >= 0);
+    if (child == 0) {
+        alarm(20);
+        check_take(&idle, 0);
+        check_take(&held, 1); /* what it guards is to be made anew, once */
+        check_take(&held, 0);
+        _exit(0);
+    }
+    int status;
+    CHECK(waitpid(child, &status, 0) == child);
+    CHECK(WIFEXITED(status) && WEXITSTATUS(status) == 0);
+    atomic_store(&stop, 1);
+    CHECK(pthread_join(holder, NULL) == 0);
+    check_take(&held, 0); /* nothing has changed in the parent */
+}
+
 /* Apart from the above: a sanitizer's own locks may be held in the child of a fork with threads. */
 void test_fork(void)
 {
@@ -256,4 +307,5 @@ void test_fork(void)
     check_all_run_once(97);
     test_fork_under_way();
     test_no_memory_for_workers();
+    test_locks();
 }

@@ -74,6 +74,8 @@ def run(args: Namespace) -> int:
         warn(f"{args.method}: {fitted.short_of}")
     if held_out is not None:
         n = gate.calibrate(detector, net, held_out, transform, decoding, tpr=args.tpr, by_class=args.by_class)
+        if detector.calibration_ is not None:
+            _name_unknown_classes(detector.calibration_.unknown(len(net.bias)).tolist(), len(net.bias))
         about["calibrated_on"] = {
             "set": held_out.name,
             "identity": held_out.identity,
@@ -98,3 +100,12 @@ def run(args: Namespace) -> int:
             said.append(f"{verb} on {row['n']} images of {row['set']}")
     print(f"{out}: {', '.join(said)}")
     return 0
+
+
+def _name_unknown_classes(classes: list[int], count: int) -> None:
+    if classes:
+        some = ", ".join(map(str, classes[:20])) + (", ..." if len(classes) > 20 else "")
+        warn(
+            f"--by-class: no calibration image is predicted as {len(classes)} of {count} classes ({some}): a "
+            "new image predicted so is OOD and has no p-value"
+        )

@@ -1,5 +1,6 @@
 """`dice score`: one line an image, by methods of the flags or by a detector file of `dice fit`."""
 
+import math
 from argparse import Namespace
 from collections.abc import Sequence
 from dataclasses import replace
@@ -73,7 +74,9 @@ def score_by_detector(args: Namespace) -> int:
         if part.inside is not None:
             words = ["ID" if inside else "OOD" for inside in part.inside]
             outside += words.count("OOD")
-        p_values = [None] * len(words) if part.p_values is None else part.p_values.tolist()
+        p_values: Sequence[float | None] = [None] * len(words)
+        if part.p_values is not None:
+            p_values = [None if math.isnan(p) else p for p in part.p_values.tolist()]
         for i, *row in zip(
             part.indices, part.scores.tolist(), p_values, words, part.classes.tolist(), strict=True
         ):

@@ -363,8 +363,9 @@ class Detector:
         with probability at least `tpr`; see `dice.stats.thresholds.conformal_threshold`.
 
         With their predicted `classes` (n,) the rate holds within each predicted class, `threshold_` is
-        float64 (C,), and `predict` wants the classes too. `scores` may be a
-        `dice.stats.quantiles.QuantileSketch`: then there are no p-values. A changed parameter, or more that
+        float64 (C,), and `predict` wants the classes too. An image of a class without held-out scores is OOD,
+        and has no p-value (NaN). `scores` may be a `dice.stats.quantiles.QuantileSketch`: then there are no
+        p-values. A changed parameter, or more that
         is learnt, drops the threshold, for the scores are others then.
         """
         self._notice_changes()
@@ -399,10 +400,12 @@ class Detector:
         threshold, known = self.threshold_, self._calibration
         limits = threshold if known is None else known.thresholds(len(scores), classes)
         with np.errstate(invalid="ignore"):  # infinity less infinity
-            return np.where(scores == limits, 0.0, scores - limits)
+            above = np.where(scores == limits, 0.0, scores - limits)
+        return np.where(np.isnan(limits), -np.inf, above)
 
     def p_values(self, h: Any, classes: Any = None) -> NDArray[np.float64]:
         """float64 (N,): conformal p-values, small where OOD; see `dice.stats.thresholds.conformal_p_values`.
+        NaN for a class without held-out scores.
 
         InputError where no held-out scores are known."""
         calibration = self.calibration_
@@ -420,8 +423,8 @@ class Detector:
         """decision_function(h, classes=None) -> float64 (N,): score - threshold_, at least 0 where
         in-distribution.
 
-        `classes` (N,): the predicted classes, where the thresholds are by class. There only after
-        `set_threshold`."""
+        `classes` (N,): the predicted classes, where the thresholds are by class; -infinity for a class
+        without held-out scores. There only after `set_threshold`."""
         _ = self.threshold_
         return self._decision_function
 
@@ -491,8 +494,8 @@ class Detector:
 
     @classmethod
     def load(cls, path: PathLike) -> "Self":
-        """The detector of a file that `save` wrote, as it was, with `about_`. Its arrays stay in the file
-        until they are used, and a change of them is not written back. InputError where the file holds another
+        """The detector of a file that `save` wrote, as it was, with `about_`. The whole file is read into
+        memory, so that no later change of it reaches the detector. InputError where the file holds another
         kind than this class, is no such file, of another version, truncated, or damaged."""
         detector, about = files.load(path, Detector, _saved_classes())
         detector.about_ = about

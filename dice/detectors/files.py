@@ -6,7 +6,7 @@ can run.
     length   uint32     of the header
     sha256   32 bytes   of all bytes before and after it
     header   JSON       {"about": ..., "detector": tree, "arrays": [{"dtype", "shape", "offset"}, ...]}
-    arrays              C order, each from a multiple of 64 bytes on, memory-mapped by `load`
+    arrays              C order, each from a multiple of 64 bytes on
 
 A tree is a plain value, or an object with one key that says what it is: "array" (its number), "list",
 "tuple", "dict", or the name of a class with the attributes of an instance. Only classes that the caller names
@@ -17,6 +17,7 @@ module knows no detector, and a new one needs nothing here.
 import hashlib
 import json
 import math
+import os
 import re
 from collections.abc import Mapping
 from typing import Any, BinaryIO, TypeVar
@@ -26,7 +27,7 @@ import numpy as np
 from dice import __version__
 from dice.arrays import as_array
 from dice.errors import InputError
-from dice.io.files import CHUNK, PathLike, opened, write_atomic
+from dice.io.files import CHUNK, PathLike, fill, opened, write_atomic
 
 __all__ = ["VERSION", "load", "save"]
 
@@ -80,10 +81,11 @@ def save(path: PathLike, detector: object, about: Mapping[str, Any], classes: Ma
 
 
 def load(path: PathLike, kind: type[T], classes: Mapping[str, type]) -> tuple[T, dict[str, Any]]:
-    """The detector of a file that `save` wrote, and `about`. Its arrays stay in the file until they are used,
-    and a change of them is not written back.
+    """The detector of a file that `save` wrote, and `about`. Both come from one private copy of the file in
+    memory, whose checksum is checked, so that no later change of the file reaches them.
 
-    InputError where the file is no such file, of another version, truncated, or damaged, or holds no `kind`.
+    InputError where the file is no such file, of another version, truncated, or damaged, does not fit into
+    memory, or holds no `kind`.
     """
     with opened(path) as (file, size):
         start = file.read(_START)
@@ -98,18 +100,16 @@ def load(path: PathLike, kind: type[T], classes: Mapping[str, type]) -> tuple[T,
             raise InputError(
                 f"{path}: has format version {version}, this dice reads version {VERSION}; fit anew"
             )
-        digest = hashlib.sha256(start[:16])
-        while block := file.read(CHUNK):
-            digest.update(block)
-        if len(start) < _START or digest.digest() != start[16:] or not 0 < length <= min(size, _MOST_HEADER):
+        content = None
+        if 0 < length <= min(size - _START, _MOST_HEADER):
+            content = _read(file, size, path)
+        if content is None or content[:_START].tobytes() != start or _checksum(content) != start[16:]:
             raise InputError(
                 f"{path}: is truncated or damaged (its checksum differs); copy it again or fit anew"
             )
         try:
-            file.seek(_START)
-            header = json.loads(file.read(length))
-            mapped = np.memmap(file, np.uint8, "c")
-            arrays = [_array(mapped, **row) for row in header["arrays"]]
+            header = json.loads(content[_START : _START + length].tobytes())
+            arrays = [_array(content, **row) for row in header["arrays"]]
             detector = _unpack(header["detector"], arrays, classes)
             if not isinstance(detector, kind):
                 raise ValueError("not a detector")
@@ -132,14 +132,31 @@ def _encoded(header: Mapping[str, Any], path: PathLike) -> bytes:
         raise InputError(f"{path}: about: holds what JSON cannot ({reason}); give plain values") from None
 
 
-def _array(mapped: np.ndarray, dtype: str, shape: list[int], offset: int) -> np.ndarray:
+def _read(file: BinaryIO, size: int, path: PathLike) -> np.ndarray:
+    """All `size` bytes of the file, uint8, aligned as the arrays in it. InputError where it has been cut."""
+    try:
+        room = np.empty(size + _ALIGN, np.uint8)
+    except MemoryError:
+        raise InputError(f"{path}: has {size} bytes, which do not fit into memory") from None
+    first = -room.ctypes.data % _ALIGN
+    file.seek(0)
+    return fill(file, room[first : first + size], os.fspath(path))
+
+
+def _checksum(content: np.ndarray) -> bytes:
+    digest = hashlib.sha256(content[: _START - 32].data)
+    digest.update(content[_START:].data)
+    return digest.digest()
+
+
+def _array(content: np.ndarray, dtype: str, shape: list[int], offset: int) -> np.ndarray:
     if not _DTYPE.fullmatch(dtype) or min(shape, default=0) < 0:
         raise ValueError(f"array of {dtype} {shape}")
     kind = np.dtype(dtype)
     size = math.prod(shape) * kind.itemsize
-    if not 0 <= offset <= offset + size <= len(mapped):
+    if not 0 <= offset <= offset + size <= len(content):
         raise ValueError("array beyond the end")
-    return mapped[offset : offset + size].view(np.ndarray).view(kind).reshape(shape)
+    return content[offset : offset + size].view(kind).reshape(shape)
 
 
 def _pack(value: Any, name: str, arrays: list[np.ndarray], classes: Mapping[str, type]) -> Any:

@@ -40,7 +40,7 @@ class Verdicts(NamedTuple):
 
     indices: Int64  #: (n,), of the images within their set
     scores: Float64  #: (n,)
-    p_values: Float64 | None  #: (n,); None without held-out scores
+    p_values: Float64 | None  #: (n,), NaN for a class without held-out scores; None without any
     inside: Bool | None  #: (n,), whether in-distribution; None without a threshold
     classes: Int64  #: (n,), predicted
 

@@ -22,10 +22,10 @@ import numpy as np
 
 from dice.arrays import Int64, UInt8
 from dice.errors import InputError
-from dice.images.imagesets import ArraySet, FileSet, ImageSet
+from dice.images.imagesets import ArraySet, FileSet, ImageSet, NpySet
 from dice.images.preprocess import check_size
 from dice.images.sources import ITEMS
-from dice.io import fingerprint, read_cifar, read_npy, read_svhn, write_atomic
+from dice.io import NpyFile, fingerprint, read_cifar, read_npy, read_svhn, write_atomic
 
 __all__ = [
     "ImageSet",
@@ -157,11 +157,15 @@ def _open_source(name: str, source: str, root: Path) -> ImageSet:
             raise InputError(f"{name}: no images ({', '.join(_SUFFIXES)}) in {path}")
         return images
     if path.suffix == ".npy" and path.is_file():
-        pixels = read_npy(path, ndim=4, mmap=True)
-        if pixels.dtype != np.uint8 or pixels.shape[3] != 3 or 0 in pixels.shape:
-            raise InputError(f"{path}: holds {pixels.dtype} {pixels.shape}; images are uint8 (N, H, W, 3)")
-        check_size(pixels.shape[2], pixels.shape[1], path)
-        return ArraySet(name, pixels, None, _digest([fingerprint(path)]))
+        stored = NpyFile(path)
+        shape = stored.shape
+        if stored.dtype != np.uint8 or len(shape) != 4 or shape[3] != 3 or 0 in shape:
+            raise InputError(f"{path}: holds {stored.dtype} {shape}; images are uint8 (N, H, W, 3)")
+        check_size(shape[2], shape[1], path)
+        identity = _digest([fingerprint(path)])
+        if not stored.by_rows:
+            return ArraySet(name, read_npy(path, ndim=4), None, identity)
+        return NpySet(name, stored, identity)
     if path.is_file():
         return _open_list(name, path, _list_folders(name, path, root))
     if "@" in source:

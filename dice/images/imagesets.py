@@ -16,8 +16,9 @@ from dice import _core
 from dice.arrays import Int64, UInt8
 from dice.errors import InputError
 from dice.images.preprocess import Transform, decode
+from dice.io.npy import NpyFile
 
-__all__ = ["ArraySet", "Decoding", "FileSet", "ImageSet", "Part"]
+__all__ = ["ArraySet", "Decoding", "FileSet", "ImageSet", "NpySet", "Part"]
 
 _CHUNK = 8  # images a thread decodes at a time: long enough to pay for the hand-over
 _Batch = tuple[int, UInt8, list[Future[dict[int, str]]]]  # first index, images, jobs that fill them
@@ -158,6 +159,33 @@ class ArraySet(ImageSet):
         return super()._decode(transform, first, out)
 
 
+class NpySet(ImageSet):
+    """Images in a .npy file, uint8 (N, H, W, 3), which are read when they are due.
+
+    A file that has changed since it was opened is refused as a whole: that is no image to leave out.
+    """
+
+    def __init__(self, name: str, stored: NpyFile, identity: str) -> None:
+        super().__init__(name, None, identity)
+        self.stored = stored
+
+    def __len__(self) -> int:
+        return self.stored.shape[0]
+
+    def read(self, i: int) -> UInt8:
+        image = np.empty((1, *self.stored.shape[1:]), np.uint8)
+        self.stored.read_rows(i, image)
+        return image.reshape(image.shape[1:])
+
+    def _decode(self, transform: Transform, first: int, out: UInt8) -> dict[int, str]:
+        if transform.keeps(self.stored.shape[2], self.stored.shape[1]):
+            self.stored.read_rows(first, out)
+        else:
+            for i, pixels in enumerate(out, first):
+                pixels[...] = transform(self.read(i))
+        return {}
+
+
 class FileSet(ImageSet):
     """Image files: `files` are paths relative to `folder`."""
 
@@ -221,10 +249,12 @@ class Part(ImageSet):
 
     def _decode(self, transform: Transform, first: int, out: UInt8) -> dict[int, str]:
         here = self.indices[first : first + len(out)]
-        if here[-1] - here[0] >= len(here):
-            return super()._decode(transform, first, out)
-        there = int(here[0])
-        return {i - there + first: bad for i, bad in self.whole._decode(transform, there, out).items()}
+        step = len(here) if here[-1] - here[0] < len(here) else 1  # without gaps, all in one go
+        bad: dict[int, str] = {}
+        for k in range(0, len(here), step):
+            found = self.whole._decode(transform, int(here[k]), out[k : k + step])
+            bad |= {i - int(here[k]) + first + k: reason for i, reason in found.items()}
+        return bad
 
 
 def _file_size(path: Path) -> int | None:

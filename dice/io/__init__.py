@@ -4,10 +4,11 @@ from dice.io.checkpoint import read_state_dict
 from dice.io.cifar import read_cifar
 from dice.io.files import fingerprint, write_atomic
 from dice.io.mat import read_svhn
-from dice.io.npy import read_npy
+from dice.io.npy import NpyFile, read_npy
 from dice.io.npz import read_npz
 
 __all__ = [
+    "NpyFile",
     "fingerprint",
     "read_cifar",
     "read_npy",

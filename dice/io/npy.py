@@ -6,6 +6,8 @@ Format: https://numpy.org/doc/stable/reference/generated/numpy.lib.format.html
 import math
 import os
 import re
+import weakref
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,7 +15,7 @@ import numpy as np
 from dice.errors import InputError
 from dice.io.files import PathLike, check_finite, fill, opened
 
-__all__ = ["read_npy"]
+__all__ = ["NpyFile", "read_npy"]
 
 _MAGIC = b"\x93NUMPY"
 _MAX_HEADER = 4096
@@ -25,25 +27,66 @@ _HEADER = re.compile(
 )
 
 
-def read_npy(path: PathLike, *, ndim: int | None = None, mmap: bool = False) -> np.ndarray:
+def read_npy(path: PathLike, *, ndim: int | None = None) -> np.ndarray:
     """Reads an array of bool, integers or floats with at most 8 dimensions, in the dtype that the file has.
 
-    ``ndim`` is the number of dimensions wanted, None for any. With ``mmap`` the array is memory-mapped,
-    read-only. Raises InputError if the file is not such an array, is truncated, or holds NaN or infinity.
+    ``ndim`` is the number of dimensions wanted, None for any. Raises InputError if the file is not such an
+    array, is truncated, or holds NaN or infinity.
     """
     name = os.fspath(path)
     with opened(path) as (file, size):
         dtype, shape, fortran = read_header(file, name)
-        start = file.tell()
-        check_size(dtype, shape, size - start, name)
+        check_size(dtype, shape, size - file.tell(), name)
         if ndim is not None and len(shape) != ndim:
             raise InputError(f"{name}: has {len(shape)} dimensions, shape {shape}; {ndim} wanted")
-        if mmap and 0 not in shape:
-            array: np.ndarray = np.memmap(file, dtype, "r", start, shape, "F" if fortran else "C")
-        else:
-            array = read_values(file, dtype, shape, fortran, name)
+        array = read_values(file, dtype, shape, fortran, name)
     check_finite(array, name)
     return array
+
+
+class NpyFile:
+    """An array in a .npy file that stays open; its rows are read when they are asked for, from any thread.
+
+    Attributes:
+        path; dtype and shape, as the file has them.
+        by_rows: whether the file holds one row after the other (C order); only then can they be read.
+
+    InputError if the file is not such an array, or is truncated.
+    """
+
+    def __init__(self, path: PathLike) -> None:
+        self.path = Path(path)
+        with opened(path) as (file, size):
+            self.dtype, self.shape, fortran = read_header(file, str(path))
+            self._start = file.tell()
+            check_size(self.dtype, self.shape, size - self._start, str(path))
+            self._descriptor = os.dup(file.fileno())
+        weakref.finalize(self, os.close, self._descriptor)
+        self.by_rows = not fortran
+        self._as_opened = self._stamp()
+
+    def _stamp(self) -> tuple[int, int]:
+        status = os.fstat(self._descriptor)
+        return status.st_size, status.st_mtime_ns
+
+    def read_rows(self, first: int, out: np.ndarray) -> None:
+        """Fills C-contiguous `out` (n, ...), of the file's dtype, with the rows from `first` on.
+
+        InputError where the file has been cut or written to since it was opened.
+        """
+        view = out.reshape(-1).view(np.uint8).data
+        offset = self._start + first * math.prod(self.shape[1:]) * self.dtype.itemsize
+        done, n = 0, 1
+        try:
+            while done < len(view) and n > 0:
+                n = os.preadv(self._descriptor, [view[done:]], offset + done)
+                done += n
+        except OSError as error:
+            raise InputError(f"{self.path}: cannot be read: {error.strerror or error}") from error
+        if done < len(view) or self._stamp() != self._as_opened:
+            raise InputError(
+                f"{self.path}: has changed while it was in use; run again on the file as it is now"
+            )
 
 
 def read_header(stream: Any, where: str) -> tuple[np.dtype, tuple[int, ...], bool]:

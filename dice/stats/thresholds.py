@@ -85,15 +85,18 @@ class Calibration:
     """Thresholds and p-values from held-out ID scores (n,), for all images together or by predicted class.
 
     With `classes` (n,), from 0, each predicted class has a threshold of its own, and the rate holds within
-    each. InputError where a class has too few scores for the rate.
+    each. A class without scores has none: its threshold and p-values are NaN. InputError where a class has
+    too few scores for the rate.
 
-    Attributes: `tpr`; `threshold` float, or float64 (C,) by class, NaN for a class without scores.
+    Attributes: `tpr`; `threshold` float, or float64 (C,) by class up to the last one with scores.
     """
 
     def __init__(self, scores: Any, tpr: float, classes: Any = None) -> None:
         self.tpr = _rate(tpr, "tpr")
         self.by_class = classes is not None
         values = _scores(scores, "scores")
+        if self.by_class and len(values) == 0:
+            raise InputError(f"scores: 0 of any class cannot guarantee tpr={tpr}; give held-out ID scores")
         groups = _classes(classes, len(values)) if self.by_class else np.zeros(len(values), np.int64)
         order = np.lexsort((values, groups))
         self._scores = values[order]
@@ -109,18 +112,27 @@ class Calibration:
 
     def thresholds(self, n: int, classes: Any = None) -> np.ndarray:
         """float64 (n,): the threshold of each of n images, by their predicted `classes` (n,) where that is
-        asked for."""
-        thresholds: np.ndarray = np.atleast_1d(self.threshold)[self._groups(n, classes)]
+        asked for; NaN for a class without held-out scores."""
+        known = np.append(self.threshold, np.nan)  # the last one for all classes after those with scores
+        thresholds: np.ndarray = known[np.minimum(self._groups(n, classes), len(known) - 1)]
         return thresholds
+
+    def unknown(self, count: int) -> np.ndarray:
+        """Which of the classes 0 to `count` - 1 have no held-out scores; none where all share a threshold."""
+        if not self.by_class:
+            return np.empty(0, np.int64)
+        return np.flatnonzero(np.isnan(self.thresholds(count, np.arange(count))))
 
     def p_values(self, scores: Any, classes: Any = None) -> np.ndarray:
         """float64 (N,): conformal p-values of `scores` (N,), within their class where thresholds are by
-        class."""
+        class; NaN for a class without held-out scores."""
         values = _scores(scores, "scores")
         groups = self._groups(len(values), classes)
-        p = np.empty(len(values))
-        for group in np.unique(groups):
-            p[groups == group] = _p_values(self._of(group), values[groups == group])
+        p = np.full(len(values), np.nan)
+        for group in np.unique(groups[groups < len(self._starts) - 1]):
+            mine = self._of(group)
+            if len(mine):
+                p[groups == group] = _p_values(mine, values[groups == group])
         return p
 
     def _of(self, group: int) -> np.ndarray:
@@ -131,12 +143,7 @@ class Calibration:
             return np.zeros(n, np.int64)
         if classes is None:
             raise InputError("classes: not given; the thresholds are by predicted class")
-        groups = _classes(classes, n)
-        sizes = np.diff(self._starts)
-        for group in np.unique(groups):
-            if group >= len(sizes) or sizes[group] == 0:
-                raise InputError(f"classes: class {group} had no held-out score to set its threshold from")
-        return groups
+        return _classes(classes, n)
 
 
 def _rank(n: int, tpr: float, of: str = "") -> int:
