@@ -1,15 +1,66 @@
-"""Prints one-line messages, warnings and progress on stderr. Only results go to stdout."""
+"""Prints results on stdout; messages of one line, warnings and progress on stderr."""
 
+import contextlib
 import os
 import sys
 import warnings
-from typing import Any
+from typing import Any, TextIO
 
-__all__ = ["debug", "error", "note", "progress", "red", "route_warnings", "warn"]
+__all__ = [
+    "OutputError",
+    "debug",
+    "error",
+    "fits",
+    "note",
+    "progress",
+    "red",
+    "route_warnings",
+    "say",
+    "shown",
+    "silence",
+    "warn",
+    "write",
+]
+
+
+class OutputError(Exception):
+    """stdout or stderr, the `stream`, cannot be written. The message says which and why; the OSError is its
+    cause."""
+
+    def __init__(self, stream: TextIO, name: str, reason: OSError) -> None:
+        super().__init__(f"{name}: {reason.strerror or reason}")
+        self.stream = stream
+
+
+def shown(text: object) -> str:
+    """`text` for a reader: control characters, newlines, terminal escape sequences and bytes that are no
+    text are escaped as in Python. Characters that the encoding of the stream lacks are left to the stream."""
+    return "".join(
+        char if char.isprintable() else char.encode("unicode_escape").decode() for char in str(text)
+    )
+
+
+def fits(text: str) -> bool:
+    """Whether stdout takes every character of `text`; what it does not take is printed escaped."""
+    try:
+        text.encode(sys.stdout.encoding or "utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def write(text: str) -> None:
+    """Puts `text` on stdout as it is, at once."""
+    _put(sys.stdout, "standard output", text)
+
+
+def say(line: str) -> None:
+    """Prints one line of a result on stdout; names in it are `shown`."""
+    write(shown(line) + "\n")
 
 
 def note(text: str) -> None:
-    print(f"dice: {text}", file=sys.stderr, flush=True)
+    _put(sys.stderr, "standard error", f"dice: {shown(text)}\n")
 
 
 def warn(text: str) -> None:
@@ -17,7 +68,7 @@ def warn(text: str) -> None:
 
 
 def error(text: str) -> None:
-    note("error: " + " ".join(text.split()))
+    note(f"error: {text}")
 
 
 def debug(text: str) -> None:
@@ -33,11 +84,29 @@ def red(text: str) -> str:
 
 def route_warnings() -> None:
     """Prints Python's warnings as `warn` does, without file names and source lines."""
-    warnings.showwarning = lambda message, *_, **__: warn(str(message))
+    warnings.showwarning = lambda message, *_, **__: warn(" ".join(str(message).split()))
 
 
 def progress(total: int, label: str, done: int = 0) -> Any:
     """A tqdm bar where stderr is a terminal; it prints nothing elsewhere."""
     from tqdm import tqdm
 
-    return tqdm(total=total, initial=done, desc=label, unit="img", disable=None, leave=False, file=sys.stderr)
+    return tqdm(
+        total=total, initial=done, desc=shown(label), unit="img", disable=None, leave=False, file=sys.stderr
+    )
+
+
+def silence(stream: TextIO) -> None:
+    """Drops what `stream` still holds and is given from now on: it would fail again when Python ends."""
+    with open(os.devnull, "wb") as null, contextlib.suppress(OSError):  # not every stream has a descriptor
+        os.dup2(null.fileno(), stream.fileno())
+
+
+def _put(stream: TextIO | None, name: str, text: str) -> None:
+    if stream is None:  # closed before Python began
+        return
+    try:
+        stream.write(text)
+        stream.flush()
+    except OSError as reason:
+        raise OutputError(stream, name, reason) from reason

@@ -325,6 +325,21 @@ def test_without_training_images_the_others_run(args, data, tmp_path):
     )
 
 
+def test_training_images_of_ones_own_give_the_mean_without_another_learner(args, data, tmp_path):
+    flags = (*args, "--method", "energy", "dice", "--p", 50, "--train-data", data / "train")
+    done = dice_run(*flags, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    alone = {e["method"]: e for e in json.loads((tmp_path / "r.json").read_text())}
+    assert dice_run(*flags, "--run", "knn", cwd=tmp_path).returncode == 0
+    together = {e["method"]: e for e in json.loads((tmp_path / "r.json").read_text())}
+    assert alone["dice"]["fit"]["n"] == 60 and "left_out" not in alone["energy"]
+    assert alone["dice"]["sets"] == together["dice"]["sets"]
+    done = dice_run(*flags[:-1], "nowhere", cwd=tmp_path)
+    refused(done, "--method dice-p50", "nowhere")
+    done = dice_run(*flags, "--mean", data / "mean.npy", cwd=tmp_path)
+    assert done.returncode == 0 and "fit" not in json.loads((tmp_path / "r.json").read_text())[1]
+
+
 def test_what_is_refused(args, data, tmp_path):
     refused(dice_run(*args, "--method", "knn", cwd=tmp_path), "knn", "--train-data")
     refused(dice_run(*args, "--method", "knn", "--p", 50, cwd=tmp_path), "knn", "--p")

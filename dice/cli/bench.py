@@ -6,6 +6,7 @@ from argparse import Namespace
 import numpy as np
 
 from dice.cli import inputs
+from dice.console import say
 
 
 def run(args: Namespace) -> int:
@@ -20,7 +21,7 @@ def run(args: Namespace) -> int:
         start = time.perf_counter()
         net.forward(images)
         best, rounds = min(best, time.perf_counter() - start), rounds + 1
-    print(
+    say(
         f"{net.arch} {net.precision} on {net.device} ({net.isa}): {len(images) / best:.1f} images/s, "
         f"batch {len(images)}, best of {rounds}; {net.info()['arena_bytes'] / 1e6:.1f} MB for activations"
     )

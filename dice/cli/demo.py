@@ -7,6 +7,7 @@ from pathlib import Path
 from dice.arrays import Int64, UInt8
 from dice.cli import inputs
 from dice.cli.eval import evaluate_each, print_results
+from dice.console import say
 from dice.data import load
 from dice.eval import evaluate
 from dice.eval.features import Clock
@@ -45,10 +46,8 @@ def run(args: Namespace) -> int:
         print_results(found, [id_set, *ood], [images.name for images in ood], whole=not clock.stored)
         return found
 
-    print(
-        "Embedded benchmark: digits 0 to 7 against other small images. It checks that everything works here;"
-    )
-    print("the evidence for DICE is the CIFAR table (demo-cifar.sh).")
+    say("Embedded benchmark: digits 0 to 7 against other small images. It checks that everything works here;")
+    say("the evidence for DICE is the CIFAR table (demo-cifar.sh).")
     return evaluate_each(args, [id_set.name], one)
 
 

@@ -4,7 +4,7 @@ from argparse import Namespace
 
 from dice.cli import demo, inputs
 from dice.cli.eval import evaluate_each, evaluate_one
-from dice.console import debug, note
+from dice.console import debug, note, say
 from dice.errors import InputError
 from dice.eval.methods import Method
 from dice.eval.results import Result
@@ -39,7 +39,7 @@ def run(args: Namespace) -> int:
 
 
 def four_tables(args: Namespace, in_dataset: str) -> list[Result]:
-    print(f"ID: {in_dataset}")
+    say(f"ID: {in_dataset}")
     if args.method:
         return evaluate_one(args, in_dataset, inputs.chosen_methods(args, in_dataset, []))
     sparse = [Method("energy", 90)]

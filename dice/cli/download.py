@@ -2,6 +2,7 @@
 
 from argparse import Namespace
 
+from dice.console import say
 from dice.errors import InputError
 from dice.images import download, sources
 
@@ -9,11 +10,11 @@ from dice.images import download, sources
 def run(args: Namespace) -> int:
     if not args.names:
         for name, members in sources.GROUPS.items():
-            print(f"{name:22s} {' '.join(members)}")
+            say(f"{name:22s} {' '.join(members)}")
         for name, item in sources.ITEMS.items():
-            print(f"{name:22s} {item.url} -> {item.path}")
+            say(f"{name:22s} {item.url} -> {item.path}")
         return 0
-    outcomes = download.download(args.names, args.root)
+    outcomes = download.download(args.names, args.root, say=say)
     failed = [outcome.name for outcome in outcomes if outcome.status == "failed"]
     if failed:
         raise InputError(

@@ -7,7 +7,7 @@ from pathlib import Path
 from dice.arrays import Float64
 from dice.backbone import Backbone
 from dice.cli import inputs
-from dice.console import error, note, warn
+from dice.console import error, note, say, warn, write
 from dice.errors import InputError
 from dice.eval import evaluate, tables
 from dice.eval.features import Clock
@@ -25,7 +25,7 @@ def run(args: Namespace) -> int:
 
     def one(in_dataset: str) -> list[Result]:
         if len(names) > 1:
-            print(f"ID: {in_dataset}")
+            say(f"ID: {in_dataset}")
         methods = inputs.chosen_methods(args, in_dataset, ["energy"])
         return evaluate_one(args, in_dataset, methods, strict=args.strict)
 
@@ -58,6 +58,9 @@ def evaluate_each(args: Namespace, in_datasets: Sequence[str], one: Callable[[st
             reason.startswith(evaluate.BROKEN)
             for reason in (*outcome[0].skipped.values(), *outcome[0].left_out.values())
         )
+        if not outcome[0].sets and outcome[0].skipped and getattr(args, "only", None) != "in":
+            error(f"{in_dataset}: none of the OOD sets could be used, so nothing was compared")
+            broken = True
         if args.json:
             save_results(Path(args.json), found)
     return 2 if broken else 0
@@ -85,10 +88,15 @@ def evaluate_one(
             if name not in order:
                 raise InputError(f"--near {name}: not among the OOD sets, {', '.join(order)}")
         transform = preprocess.transform_for(net.arch)
-        train, left_out = training_images(args, in_dataset, id_set, methods, strict)
-    masked = [method.label for method in methods if method.p is not None]
-    if mean is None and masked:
-        mean = inputs.known_mean(args, in_dataset, net)
+        masked = [method.label for method in methods if method.p is not None]
+        if mean is None and masked:
+            mean = inputs.known_mean(args, in_dataset, net)
+        learners = [method.label for method in methods if method.learns]
+        if mean is None and args.train_data:
+            learners += masked
+        train, left_out = training_images(
+            args, in_dataset, id_set, learners, strict or len(learners) == len(methods)
+        )
     if mean is None and masked and train is None:  # else the pass over `train` gives it
         try:
             mean = inputs.mean_feature(args, in_dataset, net, transform, base)
@@ -128,11 +136,12 @@ def evaluate_one(
 
 
 def training_images(
-    args: Namespace, in_dataset: str, id_set: ImageSet, methods: list[Method], strict: bool
+    args: Namespace, in_dataset: str, id_set: ImageSet, learners: list[str], strict: bool
 ) -> tuple[ImageSet | None, dict[str, str]]:
-    """The training images, None where no method learns or they are not there; and the methods that this
-    leaves out, with the reason for each."""
-    learners = [method.label for method in methods if method.learns]
+    """The training images that the methods `learners`, labels, learn from, None where they are not there or
+    there is no such method; and the methods that this leaves out, with the reason for each.
+
+    InputError, with `strict` or --train-data, where they cannot be had."""
     if not learners:
         return None, {}
     try:
@@ -149,7 +158,7 @@ def training_images(
                 f"--train-data: these are the {len(id_set)} ID images that are tested on; give others"
             )
     except InputError as reason:
-        if strict or args.train_data or len(learners) == len(methods):
+        if strict or args.train_data:
             instead = "; --clip_threshold C does without" if "react" in learners else ""
             raise InputError(
                 f"--method {' '.join(learners)}: learnt from training images. {reason}{instead}"
@@ -173,12 +182,12 @@ def print_results(
     for result in found:
         if titles:
             p = result.method.p
-            print("No Sparsity" if p is None else f"With Sparsity p={p}")
-        print(tables.format_table(result, order), flush=True)
+            say("No Sparsity" if p is None else f"With Sparsity p={p}")
+        write(tables.format_table(result, order) + "\n")
     if len(found) > 2:
-        print(tables.format_summary(found), flush=True)
+        write(tables.format_summary(found) + "\n")
     for line in tables.remarks(found):
-        print(line, flush=True)
+        say(line)
     for result in found:
         if result.fit and result.fit.short_of:
             warn(f"{result.method.title}: {result.fit.short_of}")

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from dice.cli import inputs
-from dice.console import note, warn
+from dice.console import note, say, warn
 from dice.detectors import fitting, registry
 from dice.errors import InputError
 from dice.eval import gate
@@ -98,7 +98,7 @@ def run(args: Namespace) -> int:
     for verb in ("fitted", "calibrated"):
         if row := about[f"{verb}_on"]:
             said.append(f"{verb} on {row['n']} images of {row['set']}")
-    print(f"{out}: {', '.join(said)}")
+    say(f"{out}: {', '.join(said)}")
     return 0
 
 

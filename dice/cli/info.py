@@ -11,6 +11,7 @@ import dice
 from dice import _core
 from dice.backbone import Backbone, load_backbone
 from dice.cli import inputs
+from dice.console import say
 from dice.errors import InputError
 from dice.images import datasets
 from dice.madeup import weight_shapes
@@ -42,19 +43,19 @@ def run(args: Namespace) -> int:
         zeros = {name: np.zeros(shape, np.float32) for name, shape in weight_shapes(arch).items()}
         rows[f"{arch}, batch {batch}"] = network_memory(load_backbone(arch, zeros))
     for key, value in rows.items():
-        print(f"{key:18s} {value}")
+        say(f"{key:18s} {value}")
     for name in datasets.known_sets():
         try:
-            print(f"  {name:14s} {len(datasets.open_set(name, args.root))} images")
+            say(f"  {name:14s} {len(datasets.open_set(name, args.root))} images")
         except InputError as reason:
-            print(f"  {name:14s} {'missing' if isinstance(reason, datasets.MissingSet) else reason}")
+            say(f"  {name:14s} {'missing' if isinstance(reason, datasets.MissingSet) else reason}")
     for in_dataset in inputs.CIFAR:
         path = inputs.default_checkpoint(args.root, in_dataset)
         try:
             state = load_backbone(None, path).arch if path.is_file() else "missing"
         except InputError as reason:
             state = str(reason)
-        print(f"  {in_dataset} densenet checkpoint {state}")
+        say(f"  {in_dataset} densenet checkpoint {state}")
     return 0
 
 

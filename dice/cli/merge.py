@@ -4,7 +4,7 @@ from argparse import Namespace
 from pathlib import Path
 
 from dice.cli.precompute import print_statistics
-from dice.console import note
+from dice.console import note, say
 from dice.detectors import merging
 from dice.io.output import check_target
 from dice.stats import training as statistics
@@ -17,7 +17,7 @@ def run(args: Namespace) -> int:
         detector = merging.merge(files)
         detector.save(out)
         fitted = detector.about_["fitted_on"]
-        print(f"{out}: {detector.about_['method']}, fitted on {fitted['n']} images of {fitted['set']}")
+        say(f"{out}: {detector.about_['method']}, fitted on {fitted['n']} images of {fitted['set']}")
         note("a threshold of its parts does not hold for it: it scores images, without verdict and p-value")
         return 0
     statistics.check_name(out)

@@ -10,6 +10,7 @@ from typing import Any, NoReturn, TypeAlias
 
 from dice import __version__
 from dice.cli import flags
+from dice.console import write
 from dice.errors import InputError
 
 __all__ = ["make_parser"]
@@ -18,6 +19,9 @@ __all__ = ["make_parser"]
 class _Parser(ArgumentParser):
     def error(self, message: str) -> NoReturn:
         raise InputError(f"{message} (see `{self.prog} --help`)")
+
+    def _print_message(self, message: str, file: Any = None) -> None:  # of --help and --version
+        write(message)
 
 
 _Commands: TypeAlias = "_SubParsersAction[_Parser]"  # what add_subparsers returns; it has no public name

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from dice.backbone import Backbone
 from dice.cli import inputs
-from dice.console import note
+from dice.console import note, say
 from dice.eval import precompute
 from dice.images import preprocess
 from dice.io.output import check_target
@@ -36,7 +36,7 @@ def run(args: Namespace) -> int:
 def print_statistics(out: Path, found: statistics.Statistics, net: Backbone | None = None) -> None:
     """What `out` holds; with the network also how well a sample stands for all images."""
     about = found.about
-    print(
+    say(
         f"{out}: {found.moments.features} features over {found.count} of {about['images_in_set']} images of "
         f"{about['set']}"
     )
@@ -47,7 +47,7 @@ def print_statistics(out: Path, found: statistics.Statistics, net: Backbone | No
     if net is not None and about["sample"] and not about["shard"]:
         for p in (10, 70, 90):
             drift, spread = precompute.mask_drift(found, net.weight, net.bias, p)
-            print(
+            say(
                 f"mask at p={p}: differs from that of all images in about {drift:.2f} % of the weights "
                 f"(+- {spread:.2f})"
             )

@@ -3,6 +3,7 @@
 from argparse import Namespace
 from pathlib import Path
 
+from dice.console import say
 from dice.eval import report, results
 from dice.io.output import write_lines
 
@@ -19,4 +20,4 @@ def write_report(runs: list[results.Run], out: Path) -> None:
         (out.with_suffix(".html"), report.page(runs)),
     ):
         write_lines(path, text.splitlines())
-        print(f"wrote {path}")
+        say(f"wrote {path}")

@@ -1,6 +1,7 @@
 """`dice score`: one line an image, by methods of the flags or by a detector file of `dice fit`."""
 
 import math
+import os
 from argparse import Namespace
 from collections.abc import Sequence
 from dataclasses import replace
@@ -9,7 +10,7 @@ from pathlib import Path
 from dice.backbone import Backbone
 from dice.cli import inputs
 from dice.cli.flags import NO_CLIP
-from dice.console import error, note
+from dice.console import error, fits, note
 from dice.detectors import Detector
 from dice.errors import InputError
 from dice.eval import gate, tables
@@ -60,8 +61,9 @@ def score_by_detector(args: Namespace) -> int:
         )
     path = Path(args.detector)
     detector = Detector.load(path)
-    net = open_network_of(detector, path, args)
-    transform = preprocess.transform_for(detector.about_["preprocessing"])
+    origin = gate.origin(detector, path)
+    net = open_network_of(origin, path, args)
+    transform = preprocess.transform_for(origin.preprocessing)
     if args.fail_on_ood and not hasattr(detector, "threshold_"):
         raise InputError(f"{path}: has no threshold for --fail-on-ood; fit it with --calibration")
     files = datasets.image_files(args.files)
@@ -82,17 +84,21 @@ def score_by_detector(args: Namespace) -> int:
         ):
             write([images.files[i], *row])
         scored += len(words)
-    return _status(args, images, scored, len(files)) or int(args.fail_on_ood and outside > 0)
+    status = _status(args, images, scored, len(files))
+    if status or not args.fail_on_ood:
+        return status
+    if outside:
+        return 1
+    return 0 if scored == len(files) else 2  # an image that was left out is not known to be ID
 
 
-def open_network_of(detector: Detector, path: Path, args: Namespace) -> Backbone:
-    """The network that the detector of the file `path` was fitted on, at the precision of that time.
+def open_network_of(origin: gate.Origin, path: Path, args: Namespace) -> Backbone:
+    """The network of `origin`, that of the detector in the file `path`, at the precision of that time.
 
     --checkpoint says where the network is now, if it has moved.
     """
-    origin = gate.origin(detector, path)
     source = Path(args.checkpoint or origin.checkpoint)
-    if not source.is_file():
+    if not os.path.isfile(source):  # which takes any name
         raise InputError(f"{source}: the network of {path} is not there; name it by --checkpoint FILE")
     net = inputs.load_network(args, origin.arch, source, origin.precision)
     if net.fingerprint != origin.fingerprint:
@@ -107,6 +113,9 @@ def _status(args: Namespace, images: FileSet, scored: int, named: int) -> int:
     --skip-bad 2 only where no file was scored."""
     for words in (*images.notes, *images.bad):
         error(words)
+    escaped = sum(not fits(file) for file in images.files)
+    if escaped and args.format != "jsonl":
+        note(f"{escaped} file names cannot be printed as they are; --format jsonl has them exactly")
     if scored == named:
         return 0
     note(f"{named - scored} of {named} files could not be scored")

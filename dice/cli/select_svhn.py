@@ -2,9 +2,10 @@
 
 from argparse import Namespace
 
+from dice.console import say
 from dice.images import datasets
 
 
 def run(args: Namespace) -> int:
-    print(f"wrote {datasets.select_svhn(args.root)}")
+    say(f"wrote {datasets.select_svhn(args.root)}")
     return 0

@@ -10,7 +10,7 @@ import numpy as np
 from dice.arrays import Float64
 from dice.cli import inputs
 from dice.cli.flags import range_of
-from dice.console import note
+from dice.console import note, say
 from dice.errors import InputError
 from dice.eval import evaluate, metrics, precompute, tables
 from dice.eval.features import FeaturePass
@@ -75,7 +75,7 @@ def run(args: Namespace) -> int:
 def print_sweep(found: Sweep, form: str) -> None:
     """The points in the form `table`, `csv` or `json`; which was chosen, and how, is a note."""
     if form == "json":
-        print(json.dumps(found.to_json()))
+        say(json.dumps(found.to_json()))
         return
     if form == "csv":
         print_csv(found.points)
@@ -106,9 +106,9 @@ def print_table(found: Sweep) -> None:
     areas = [point.average.auroc for point in found.points]
     low, high = min(areas), max(areas)
     span = high - low or 1
-    print(f" DICE sweep ({found.convention} convention), average over {', '.join(found.points[0].sets)}")
-    print(f"{'p':>7s} {'clip':>8s} {'FPR':>6s} {'AUROC':>6s}  AUROC from {100 * low:.2f} to {100 * high:.2f}")
+    say(f" DICE sweep ({found.convention} convention), average over {', '.join(found.points[0].sets)}")
+    say(f"{'p':>7s} {'clip':>8s} {'FPR':>6s} {'AUROC':>6s}  AUROC from {100 * low:.2f} to {100 * high:.2f}")
     for point, area in zip(found.points, areas, strict=True):
         clip = "-" if point.clip is None else f"{point.clip:g}"
         bar = "#" * round(BAR * (area - low) / span)
-        print(f"{point.p:7g} {clip:>8s} {100 * point.average.fpr95:6.2f} {100 * area:6.2f}  {bar}".rstrip())
+        say(f"{point.p:7g} {clip:>8s} {100 * point.average.fpr95:6.2f} {100 * area:6.2f}  {bar}".rstrip())

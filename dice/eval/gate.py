@@ -3,7 +3,7 @@ ones, and then says of new images whether they are in-distribution."""
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -25,14 +25,29 @@ class Origin(NamedTuple):
     fingerprint: str
     arch: str
     precision: str
+    preprocessing: str  #: the name of its transform
 
 
 def origin(detector: Detector, path: Path) -> Origin:
     """The origin of the detector in the file `path`. InputError where the file was not made by `dice fit`."""
-    network = getattr(detector, "about_", {}).get("network")
+    about = getattr(detector, "about_", {})
+    network = about.get("network")
     if not isinstance(network, dict):
         raise InputError(f"{path}: does not say which network it belongs to; make it by `dice fit`")
-    return Origin(network["checkpoint"], network["sha256"], network["arch"], network["precision"])
+
+    def word(values: dict[str, Any], key: str) -> str:
+        value = values.get(key)
+        if not isinstance(value, str):
+            raise InputError(f"{path}: does not say the {key} of its network; make it by `dice fit`")
+        return value
+
+    return Origin(
+        word(network, "checkpoint"),
+        word(network, "sha256"),
+        word(network, "arch"),
+        word(network, "precision"),
+        word(about, "preprocessing"),
+    )
 
 
 class Verdicts(NamedTuple):

@@ -1,15 +1,16 @@
 """What is printed: tables of results, in percent, and rows of values as text, CSV or JSON lines.
 
-A table has the original's form, with AUOUT and DTERR after the original's three columns.
+A table has the original's form, with AUOUT and DTERR after the original's three columns. Names in it are
+`shown` to a reader; CSV and JSON lines quote them by rules of their own.
 """
 
 import csv
+import io
 import json
-import sys
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from dice.console import red
+from dice.console import red, say, shown, write
 from dice.eval.results import Metrics, Result
 
 __all__ = ["RANDOM", "format_summary", "format_table", "remarks", "row_writer"]
@@ -30,9 +31,9 @@ def format_table(result: Result, order: Iterable[str]) -> str:
         row = result.sets.get(name)
         if row is None or row.measured is None:
             state = result.skipped.get(name, "scored, no ID scores to compare with").partition(":")[0]
-            lines.append(f"{name:12s} {state}")
+            lines.append(f"{shown(name):12s} {state}")
             continue
-        lines.append(f"{name:12s}{_cells(row.measured)}")
+        lines.append(f"{shown(name):12s}{_cells(row.measured)}")
         if row.interval95:
             for end, words in zip(row.interval95, ("  2.5 %", " 97.5 %"), strict=True):
                 lines.append(f"{words:12s}{_cells(end)}")
@@ -51,7 +52,7 @@ def format_summary(results: Sequence[Result]) -> str:
     width = max(len(result.method.title) for result in results)
     lines = [
         f" all methods, FPR / AUROC ({results[0].convention} convention)",
-        " ".join(["method".ljust(width), *(f"{name[:15]:>15s}" for name in (*names, "AVG"))]),
+        " ".join(["method".ljust(width), *(f"{shown(name)[:15]:>15s}" for name in (*names, "AVG"))]),
     ]
     for result in results:
         rows = [*(result.sets[name].measured for name in names), result.average]
@@ -91,23 +92,19 @@ def _cells(row: Metrics) -> str:
 def row_writer(form: str, columns: Sequence[str]) -> Callable[[Sequence[Any]], None]:
     """A function that prints one row under `columns`, flushed at once. form: table, csv or jsonl."""
     if form == "jsonl":
-        return lambda row: print(json.dumps(dict(zip(columns, row, strict=True))), flush=True)
+        return lambda row: say(json.dumps(dict(zip(columns, row, strict=True))))
     if form == "csv":
-        writer = csv.writer(sys.stdout, lineterminator="\n")
-        writer.writerow(columns)
 
-        def write(row: Sequence[Any]) -> None:
-            writer.writerow(row)
-            sys.stdout.flush()
+        def write_csv(row: Sequence[Any]) -> None:
+            line = io.StringIO()
+            csv.writer(line, lineterminator="\n").writerow(row)
+            write(line.getvalue())
 
-        return write
-    print(*(f"{name:>12s}" for name in columns[1:]), columns[0], sep="  ")
-    return lambda row: print(
-        *(
-            f"{cell:12.6f}" if isinstance(cell, float) else f"{'-' if cell is None else cell:>12}"
-            for cell in row[1:]
-        ),
-        row[0],
-        sep="  ",
-        flush=True,
-    )
+        write_csv(columns)
+        return write_csv
+    say("  ".join([*(f"{name:>12s}" for name in columns[1:]), columns[0]]))
+    return lambda row: say("  ".join([*map(_cell, row[1:]), str(row[0])]))
+
+
+def _cell(value: Any) -> str:
+    return f"{value:12.6f}" if isinstance(value, float) else f"{'-' if value is None else value:>12}"

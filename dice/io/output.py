@@ -48,7 +48,8 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def write_lines(path: Path, lines: Sequence[str]) -> None:
-    text = "".join(line + "\n" for line in lines).encode()
+    # a file name may hold bytes that are no text
+    text = "".join(line + "\n" for line in lines).encode(errors="backslashreplace")
     _write(path, lambda file: file.write(text))
 
 
