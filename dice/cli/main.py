@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from dice.cli.parser import make_parser
 from dice.errors import DeviceError, InputError
@@ -23,6 +24,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         from dice import console
 
         console.route_warnings()
+        if hasattr(args, "base_dir"):
+            from dice.images import contents
+
+            contents.keep_index(Path(args.base_dir))
         status: int = args.run(args)
         sys.stdout.flush()
         return status
