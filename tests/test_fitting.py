@@ -177,7 +177,7 @@ def test_a_method_that_cannot_be_fitted_is_named_and_the_others_go_on(tmp_path, 
             yield next(super().batches(*args, **options))
             raise InputError("bad.png: cannot be decoded")
 
-    broken = Broken("id", train.pixels, None, "other")
+    broken = Broken("id", 255 - train.pixels)  # of those of `train` there are features
     entries = run(tmp_path, train=broken, id_set=id_set, far=far)
     left_out = entries[0]["left_out"]
     assert (
