@@ -118,7 +118,7 @@ def test_folder_without_images_is_refused(tmp_path):
         open_set(f"own={tmp_path}", tmp_path)
 
 
-def test_identity_follows_names_and_sizes(tmp_path):
+def test_identity_follows_content_and_order(tmp_path):
     for name in ("one", "two"):
         draw(tmp_path / name / "a/0.png", 1)
         draw(tmp_path / name / "a/1.png", 2)
@@ -128,10 +128,12 @@ def test_identity_follows_names_and_sizes(tmp_path):
 
     assert identity("one") == identity("two")
     before = identity("one")
-    draw(tmp_path / "one/a/1.png", 3, (33, 40))
-    resized = identity("one")
     (tmp_path / "one/a/1.png").rename(tmp_path / "one/a/9.png")
-    assert len({before, resized, identity("one")}) == 3
+    assert identity("one") == before
+    (tmp_path / "one/a/0.png").rename(tmp_path / "one/a/99.png")
+    reordered = identity("one")
+    draw(tmp_path / "one/a/9.png", 3)
+    assert len({before, reordered, identity("one")}) == 3
 
 
 # -- lists

@@ -184,7 +184,7 @@ def test_a_broken_set_is_named_and_the_others_are_finished(tmp_path, capsys):
             yield next(super().batches(*args, **options))
             raise InputError("bad.png: cannot be decoded")
 
-    broken = Broken("broken", array_set("far", 30, 2).pixels, None, "0" * 64)
+    broken = Broken("broken", array_set("far", 30, 2).pixels)
     evaluation = run(tmp_path, ood=[broken, array_set("near", 21, 3)])
     assert list(evaluation[0]["skipped"]) == ["broken"]
     assert "bad.png" in capsys.readouterr().err

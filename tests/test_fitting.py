@@ -177,7 +177,7 @@ def test_a_method_that_cannot_be_fitted_is_named_and_the_others_go_on(tmp_path, 
             yield next(super().batches(*args, **options))
             raise InputError("bad.png: cannot be decoded")
 
-    broken = Broken("id", train.pixels, None, "other")
+    broken = Broken("id", 255 - train.pixels)  # of those of `train` there are features
     entries = run(tmp_path, train=broken, id_set=id_set, far=far)
     left_out = entries[0]["left_out"]
     assert (
@@ -210,7 +210,7 @@ def test_what_a_fit_is_short_of_is_said(tmp_path):
     assert "tail=20" in fits["openmax"] and "classes" in fits["klm"] and "of 4" in fits["she"]
     assert "of 2 images are classified wrong" in fits["tempscale"]
     train, *_ = sets()
-    many = ArraySet("id", *(np.concatenate([a] * 70) for a in (train.pixels, train.labels)), "many")
+    many = ArraySet("id", *(np.concatenate([a] * 70) for a in (train.pixels, train.labels)))
     methods = [Method(name) for name in ("knn", "nnguide", "mds", "rmds", "vim", "residual", "tempscale")]
     entries = run(tmp_path / "many", methods=methods, train=many, id_set=id_set, far=far)
     assert [e["fit"]["short_of"] for e in entries] == [""] * len(methods)

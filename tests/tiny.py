@@ -42,7 +42,7 @@ def array_set(name: str, n: int, seed: int, labels: bool = False) -> ArraySet:
     rng = np.random.default_rng(seed)
     shade = rng.integers(0, 200, (n, 1, 1, 3))
     pixels = (shade + rng.integers(0, 56, (n, 32, 32, 3))).astype(np.uint8)
-    return ArraySet(name, pixels, rng.integers(0, 4, n) if labels else None, f"{name}-{n}-{seed}")
+    return ArraySet(name, pixels, rng.integers(0, 4, n) if labels else None)
 
 
 def save_images(folder: Path, n: int, seed: int, classes: int = 1) -> Path:

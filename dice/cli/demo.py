@@ -1,10 +1,8 @@
 """`dice demo`: the embedded benchmark, what ships in dice/data."""
 
-import hashlib
 from argparse import Namespace
 from pathlib import Path
 
-from dice.arrays import Int64, UInt8
 from dice.cli import inputs
 from dice.cli.eval import evaluate_each, print_results
 from dice.console import say
@@ -20,15 +18,15 @@ def run(args: Namespace) -> int:
     benchmark = load()
     transform = preprocess.transform_for("cifar")
     base = Path(args.base_dir)
-    id_set = embedded("digits-0-7", *benchmark.test)
-    ood = [embedded(name, images) for name, images in benchmark.ood.items()]
+    id_set = ArraySet("digits-0-7", *benchmark.test)
+    ood = [ArraySet(name, images) for name, images in benchmark.ood.items()]
 
     def one(in_dataset: str) -> list[Result]:
         clock = Clock()
         with clock.measure("load"):
             net = inputs.load_network(args, "densenet", benchmark.checkpoint, args.precision)
         methods = inputs.chosen_methods(args, in_dataset, ["energy", "msp", "dice"])
-        train = embedded(in_dataset, *benchmark.train)
+        train = ArraySet(in_dataset, *benchmark.train)
         learns = any(method.learns for method in methods)
         mean = None if learns else inputs.stored_mean(args, "demo", net, train, transform, base)
         settings = evaluate.Settings(
@@ -49,7 +47,3 @@ def run(args: Namespace) -> int:
     say("Embedded benchmark: digits 0 to 7 against other small images. It checks that everything works here;")
     say("the evidence for DICE is the CIFAR table (demo-cifar.sh).")
     return evaluate_each(args, [id_set.name], one)
-
-
-def embedded(name: str, images: UInt8, labels: Int64 | None = None) -> ArraySet:
-    return ArraySet(name, images, labels, hashlib.sha256(images.tobytes()).hexdigest())

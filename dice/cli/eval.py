@@ -153,10 +153,8 @@ def training_images(
             )
         else:
             train = datasets.open_set(in_dataset, args.root, split="train")
-        if train.identity == id_set.identity:
-            raise InputError(
-                f"--train-data: these are the {len(id_set)} ID images that are tested on; give others"
-            )
+        refusal = f"--train-data: these are the {len(id_set)} ID images that are tested on; give others"
+        inputs.tell_apart(train, "the training set", id_set, refusal)
     except InputError as reason:
         if strict or args.train_data:
             instead = "; --clip_threshold C does without" if "react" in learners else ""

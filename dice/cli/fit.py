@@ -30,15 +30,15 @@ def run(args: Namespace) -> int:
         raise InputError(f"--statistics: {args.method} learns nothing from images; leave it out")
     if registry.METHODS[args.method].needs_fit and not (args.mean or args.statistics):
         train = inputs.own_or_known(args.in_data, args.in_dataset, args.root, "train")
-    known = train.identity if train is not None else found.about["identity"] if found is not None else None
     if args.calibration:
         held_out = datasets.open_set(args.calibration, args.root)
         if not args.by_class:
             thresholds.realised_tpr(len(held_out), args.tpr)  # refuses now, not after a pass over all images
-        if held_out.identity == known:
-            raise InputError(
-                f"--calibration {args.calibration}: these are the training images; give held-out ones"
-            )
+        refusal = f"--calibration {args.calibration}: these are the training images; give held-out ones"
+        if train is not None:
+            inputs.tell_apart(train, "the training set", held_out, refusal)
+        elif found is not None and held_out.identity == found.about["identity"]:
+            raise InputError(refusal)
     net = inputs.open_network(args, args.in_dataset)
     transform = preprocess.transform_for(net.arch)
     if args.mean:

@@ -8,13 +8,14 @@ from dice import _core
 from dice.arrays import Array, Float64
 from dice.backbone import Backbone, load_backbone
 from dice.cli.flags import NO_CLIP
-from dice.console import debug, error, note
+from dice.console import debug, error, note, warn
 from dice.detectors.registry import METHODS
 from dice.errors import InputError
 from dice.eval import evaluate, precompute
 from dice.eval.folders import statistics_stem
 from dice.eval.methods import Method, choose_methods, parse_run
 from dice.images import datasets
+from dice.images.contents import shared
 from dice.images.imagesets import Decoding, ImageSet, Part
 from dice.images.preprocess import Transform
 from dice.io import read_state_dict
@@ -136,6 +137,16 @@ def open_sets(specs: list[str], root: str, strict: bool) -> tuple[list[str], lis
             left_out[name] = why(reason)
             error(str(reason))
     return order, sets, left_out
+
+
+def tell_apart(seen: ImageSet, called: str, held_out: ImageSet, refusal: str) -> None:
+    """Warns where some images of `held_out` are also in `seen`, which is `called` so; InputError with the
+    words `refusal` where all are. The content of the images decides."""
+    n = shared(seen.contents, held_out.contents)
+    if n and n == len(held_out):
+        raise InputError(refusal)
+    if n:
+        warn(f"{n} of {len(held_out)} images of {held_out.name} are also in {called}")
 
 
 def why(reason: InputError, what: str = "") -> str:

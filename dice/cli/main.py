@@ -13,6 +13,7 @@ import sys
 import traceback
 from argparse import Namespace
 from collections.abc import Sequence
+from pathlib import Path
 
 from dice import console
 from dice.cli.parser import make_parser
@@ -38,6 +39,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         except SystemExit:  # after --help and --version
             return 0
         console.route_warnings()
+        if hasattr(args, "base_dir"):
+            from dice.images import contents
+
+            contents.keep_index(Path(args.base_dir))
         status: int = args.run(args)
         return status
     except KeyboardInterrupt:

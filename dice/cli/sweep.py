@@ -36,14 +36,12 @@ def run(args: Namespace) -> int:
     proxy = train = None
     if args.proxy:
         proxy = datasets.open_set(args.proxy, args.root)
-        clash = [s.name for s in (id_set, *sets) if s.identity == proxy.identity]
-        if clash:
-            raise InputError(
-                f"--proxy {args.proxy}: is {clash[0]} of the table; p is not chosen on what it is tested on"
-            )
+        for images in (id_set, *sets):
+            refusal = f"is {images.name} of the table; p is not chosen on what it is tested on"
+            inputs.tell_apart(proxy, "the proxy OOD set", images, f"--proxy {args.proxy}: {refusal}")
         train = inputs.own_or_known(args.choose_data, args.in_dataset, args.root, "train")
-        if train.identity == id_set.identity:
-            raise InputError("--choose-data: these are the ID images of the table; give others")
+        refusal = "--choose-data: these are the ID images of the table; give others"
+        inputs.tell_apart(train, "the images that p is chosen by", id_set, refusal)
         train = precompute.select(train, max_images=min(CHOICE_IMAGES, len(train)))
     net = inputs.open_network(args, args.in_dataset)
     transform = preprocess.transform_for(net.arch)

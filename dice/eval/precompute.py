@@ -1,6 +1,7 @@
 """The pass of `dice precompute` over the training images: computes statistics of their features, in constant
 memory, and goes on where it was stopped."""
 
+import hashlib
 import time
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from dice import __version__, _core
+from dice.arrays import Int64
 from dice.backbone import Backbone
 from dice.console import note, progress
 from dice.detectors import DICE
@@ -131,6 +133,7 @@ def _about(net: Backbone, part: Part, transform: Transform, full: bool) -> dict[
         "transform": transform.name,
         "set": part.name,
         "identity": part.whole.identity,
+        "labels": None if part.whole.labels is None else _digest(part.whole.labels),
         "images_in_set": len(part.whole),
         "sample": part.sample,
         "shard": part.shard,
@@ -139,6 +142,10 @@ def _about(net: Backbone, part: Part, transform: Transform, full: bool) -> dict[
         "done": 0,
         "left_out": [],
     }
+
+
+def _digest(labels: Int64) -> str:
+    return hashlib.sha256(np.ascontiguousarray(labels, "<i8").tobytes()).hexdigest()
 
 
 def _resume(state: Path, empty: Statistics) -> Statistics:

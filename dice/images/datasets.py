@@ -7,7 +7,6 @@ for the OOD sets, `datasets/ILSVRC-2012/{train,val}` for ImageNet. Images are on
 
 import difflib
 import gzip
-import hashlib
 import io
 import os
 import re
@@ -25,7 +24,7 @@ from dice.errors import InputError
 from dice.images.imagesets import ArraySet, FileSet, ImageSet, NpySet
 from dice.images.preprocess import check_size
 from dice.images.sources import ITEMS
-from dice.io import NpyFile, fingerprint, read_cifar, read_npy, read_svhn, write_atomic
+from dice.io import NpyFile, read_cifar, read_npy, read_svhn, write_atomic
 
 __all__ = [
     "ImageSet",
@@ -146,7 +145,7 @@ def _open_batches(name: str, paths: list[Path], reader: _Reader) -> ArraySet:
     parts = [reader(path) for path in paths]
     pixels = np.concatenate([part[0] for part in parts]) if len(parts) > 1 else parts[0][0]
     labels = np.concatenate([part[1] for part in parts])
-    return ArraySet(name, pixels, labels, _digest(fingerprint(path) for path in paths))
+    return ArraySet(name, pixels, labels)
 
 
 def _open_source(name: str, source: str, root: Path) -> ImageSet:
@@ -162,10 +161,9 @@ def _open_source(name: str, source: str, root: Path) -> ImageSet:
         if stored.dtype != np.uint8 or len(shape) != 4 or shape[3] != 3 or 0 in shape:
             raise InputError(f"{path}: holds {stored.dtype} {shape}; images are uint8 (N, H, W, 3)")
         check_size(shape[2], shape[1], path)
-        identity = _digest([fingerprint(path)])
         if not stored.by_rows:
-            return ArraySet(name, read_npy(path, ndim=4), None, identity)
-        return NpySet(name, stored, identity)
+            return ArraySet(name, read_npy(path, ndim=4))
+        return NpySet(name, stored)
     if path.is_file():
         return _open_list(name, path, _list_folders(name, path, root))
     if "@" in source:
@@ -411,7 +409,3 @@ def select_svhn(root: str | os.PathLike[str]) -> Path:
     target = source.with_name("selected_test_32x32.mat")
     write_atomic(target, lambda file: savemat(file, content))
     return target
-
-
-def _digest(parts: Iterable[str]) -> str:
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()

@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from PIL import Image
 from dice import _core
 from dice.arrays import Int64, UInt8
 from dice.errors import InputError
+from dice.images import contents
 from dice.images.preprocess import Transform, decode
 from dice.io.npy import NpyFile
 
@@ -29,14 +31,12 @@ class ImageSet:
 
     name: what the set is called in tables.
     labels: int64 (N,), or None where they are not known.
-    identity: hex digest of what was enumerated (names and sizes, or the bytes of batch files), for caches.
     notes: what a reader of results should know, one sentence each: images of a list that are not there.
     """
 
-    def __init__(self, name: str, labels: Int64 | None, identity: str, notes: Sequence[str] = ()) -> None:
+    def __init__(self, name: str, labels: Int64 | None, notes: Sequence[str] = ()) -> None:
         self.name = name
         self.labels = labels
-        self.identity = identity
         self.notes = list(notes)
         self._bad: dict[int, str] = {}
 
@@ -46,6 +46,20 @@ class ImageSet:
     def read(self, i: int) -> Image.Image | UInt8:
         """Image i: PIL RGB from a file, uint8 (H, W, 3) from an array."""
         raise NotImplementedError
+
+    @cached_property
+    def contents(self) -> UInt8:
+        """SHA-256 of each image, uint8 (N, 32): of the bytes of its file, or of its shape and values in an
+        array. Computed when first asked for, see `dice.images.contents`."""
+        return self._contents()
+
+    def _contents(self) -> UInt8:
+        raise NotImplementedError
+
+    @cached_property
+    def identity(self) -> str:
+        """Hex digest of the images' contents in their order. Names, places and labels are no part of it."""
+        return hashlib.sha256(self.contents.tobytes()).hexdigest()
 
     @property
     def bad(self) -> list[str]:
@@ -141,8 +155,8 @@ class Decoding:
 class ArraySet(ImageSet):
     """Images in memory: uint8 (N, H, W, 3)."""
 
-    def __init__(self, name: str, pixels: UInt8, labels: Int64 | None, identity: str) -> None:
-        super().__init__(name, labels, identity)
+    def __init__(self, name: str, pixels: UInt8, labels: Int64 | None = None) -> None:
+        super().__init__(name, labels)
         self.pixels = pixels
 
     def __len__(self) -> int:
@@ -151,6 +165,9 @@ class ArraySet(ImageSet):
     def read(self, i: int) -> UInt8:
         image: UInt8 = self.pixels[i]
         return image
+
+    def _contents(self) -> UInt8:
+        return contents.of_arrays(self.pixels)
 
     def _decode(self, transform: Transform, first: int, out: UInt8) -> dict[int, str]:
         if transform.keeps(self.pixels.shape[2], self.pixels.shape[1]):
@@ -165,8 +182,8 @@ class NpySet(ImageSet):
     A file that has changed since it was opened is refused as a whole: that is no image to leave out.
     """
 
-    def __init__(self, name: str, stored: NpyFile, identity: str) -> None:
-        super().__init__(name, None, identity)
+    def __init__(self, name: str, stored: NpyFile) -> None:
+        super().__init__(name, None)
         self.stored = stored
 
     def __len__(self) -> int:
@@ -198,22 +215,14 @@ class FileSet(ImageSet):
         notes: Sequence[str] = (),
     ) -> None:
         """Files that are not there (or are no plain files) are left out, and said so in `notes`."""
-        missing = []
-        present = np.ones(len(files), bool)
-        digest = hashlib.sha256()
-        for i, file in enumerate(files):
-            size = _file_size(folder / file)
-            if size is None:
-                missing.append(file)
-                present[i] = False
-                continue
-            digest.update(f"{file}\0{size}\n".encode("utf-8", "surrogateescape"))
+        present = np.fromiter((_is_file(folder / file) for file in files), bool, len(files))
+        missing = [file for file, there in zip(files, present, strict=True) if not there]
         if missing:
             some = ", ".join(missing[:3]) + (", ..." if len(missing) > 3 else "")
             notes = [*notes, f"{name}: {len(missing)} of {len(files)} images are not in {folder}: {some}"]
             labels = labels[present] if labels is not None else None
             files = [file for file, there in zip(files, present, strict=True) if there]
-        super().__init__(name, labels, digest.hexdigest(), notes)
+        super().__init__(name, labels, notes)
         self.folder = folder
         self.files = files
 
@@ -222,6 +231,9 @@ class FileSet(ImageSet):
 
     def read(self, i: int) -> Image.Image:
         return decode(os.path.join(self.folder, self.files[i]))
+
+    def _contents(self) -> UInt8:
+        return contents.of_files(self.folder, self.files, self.name)
 
 
 class Part(ImageSet):
@@ -233,11 +245,7 @@ class Part(ImageSet):
     def __init__(
         self, whole: ImageSet, indices: Int64, *, sample: dict[str, int] | None, shard: list[int] | None
     ) -> None:
-        chosen = f"{whole.identity} {sample} {shard}" if sample or shard else None
-        identity = hashlib.sha256(chosen.encode()).hexdigest() if chosen else whole.identity
-        super().__init__(
-            whole.name, None if whole.labels is None else whole.labels[indices], identity, whole.notes
-        )
+        super().__init__(whole.name, None if whole.labels is None else whole.labels[indices], whole.notes)
         self.whole, self.indices = whole, indices
         self.sample, self.shard = sample, shard
 
@@ -246,6 +254,9 @@ class Part(ImageSet):
 
     def read(self, i: int) -> Image.Image | UInt8:
         return self.whole.read(int(self.indices[i]))
+
+    def _contents(self) -> UInt8:
+        return np.ascontiguousarray(self.whole.contents[self.indices])
 
     def _decode(self, transform: Transform, first: int, out: UInt8) -> dict[int, str]:
         here = self.indices[first : first + len(out)]
@@ -257,9 +268,9 @@ class Part(ImageSet):
         return bad
 
 
-def _file_size(path: Path) -> int | None:
+def _is_file(path: Path) -> bool:
+    """Whether it is a plain file."""
     try:
-        status = os.stat(path)
+        return stat.S_ISREG(os.stat(path).st_mode)
     except (OSError, ValueError):
-        return None
-    return status.st_size if stat.S_ISREG(status.st_mode) else None
+        return False

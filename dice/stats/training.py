@@ -43,6 +43,7 @@ _SOURCE = (
     "transform",
     "set",
     "identity",
+    "labels",
     "images_in_set",
     "sample",
     "full",
@@ -61,8 +62,9 @@ class Statistics:
     """What is known of the training features; the module's docstring says what each part is for.
 
     about: plain values: format, dice, build, checkpoint (SHA-256), arch, precision, device, isa, transform,
-        set, identity, images_in_set, sample (None or {images, seed}), shard (None or [i, n]), size (images of
-        this part), full (whether there are class means and scatter), done (images passed,
+        set, identity (SHA-256 of what the images hold), labels (SHA-256 of them; None without, and in files
+        of earlier versions), images_in_set, sample (None or {images, seed}), shard (None or [i, n]), size
+        (images of this part), full (whether there are class means and scatter), done (images passed,
         unreadable ones too), left_out (reasons).
     moments: of all features.
     classes: by label, of one class where labels are not known; None where only the mean was asked for.
@@ -148,6 +150,7 @@ class Statistics:
                 )
             if about["format"] == MEAN_ONLY:
                 about["full"] = False
+            about.setdefault("labels", None)
             _check_about(about)
             found = cls(about | {"full": False}, arrays["state"].shape[1])
             found.about = about
