@@ -212,9 +212,13 @@ static void run(const dice_conv *conv, const dice_conv_tensors *tensors, dice_gr
         }
         for (int32_t panel = piece.p0; panel < piece.p1; panel++) {
             multiply(conv, panel, count, &space);
-            for (size_t t = 0; t < count; t++) {
+            dice_conv_tensors of_image = *tensors;
+            for (size_t t = 0, image = 0; t < count; t++) {
                 const place at = locate(start + t, y, piece);
-                const dice_conv_tensors of_image = dice_conv_image(tensors, group, at.image);
+                if (at.image != image) {
+                    image = at.image;
+                    of_image = dice_conv_image(tensors, group, image);
+                }
                 store_outputs(conv, space.m + t * DICE_BLOCK, panel, &of_image, at, &space);
             }
         }
