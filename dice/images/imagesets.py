@@ -194,6 +194,9 @@ class NpySet(ImageSet):
         self.stored.read_rows(i, image)
         return image.reshape(image.shape[1:])
 
+    def _contents(self) -> UInt8:
+        return contents.of_arrays(np.asarray(self.read(i)) for i in range(len(self)))
+
     def _decode(self, transform: Transform, first: int, out: UInt8) -> dict[int, str]:
         if transform.keeps(self.stored.shape[2], self.stored.shape[1]):
             self.stored.read_rows(first, out)
