@@ -1,7 +1,7 @@
 """The shape of the sources: no circles between files, arrows between folders in one direction only.
 
 A Python file points to what it imports, wherever in it the import stands. In C a file `x.c` and its header
-`x.h` are one; they point to what they include and to the files whose functions they name.
+`x.h` are one; they point to what they include and to the files whose functions and tables they name.
 """
 
 import ast
@@ -101,6 +101,7 @@ def c_code(path: Path) -> str:
     return re.sub(r'(?<!include )"(\\.|[^"\\\n])*"', '""', text)
 
 
+TABLE = re.compile(r"^const \w+ (dice_\w+) = \{", re.M)
 DEFINITION = re.compile(
     r"^(?!static\b|typedef\b|extern\b)[A-Za-z_][\w \t*]*?\b(dice_\w+)\([^;{}]*\)\s*\{", re.M
 )
@@ -113,7 +114,7 @@ def c_arrows(*, calls: bool) -> dict[str, set[str]]:
     for unit, paths in units.items():
         for path in paths:
             if path.suffix in SOURCES and "/emulation" not in unit:
-                home |= dict.fromkeys(DEFINITION.findall(code[path]), unit)
+                home |= dict.fromkeys([*DEFINITION.findall(code[path]), *TABLE.findall(code[path])], unit)
     arrows: dict[str, set[str]] = {unit: set() for unit in units}
     for unit, paths in units.items():
         for path in paths:

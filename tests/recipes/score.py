@@ -5,7 +5,7 @@ from recipes.addition import Addition, Edit, tests
 SOURCE = r"""/* Margin: the largest logit minus the second largest; 0 where there is one class. */
 #include <math.h>
 
-#include "ood/scores/score.h"
+#include "ood/scores/rule.h"
 
 static void margin(const dice_score_image *image, double *out)
 {
@@ -27,7 +27,7 @@ ADDITION = Addition(
     names={"<name>": "margin", "<kind>": "logits"},
     new={"csrc/ood/scores/margin.c": SOURCE},
     edits=[
-        Edit("csrc/ood/scores/score.h", "X(gradnorm)", before="X(margin) "),
+        Edit("csrc/ood/scores/rule.h", "X(gradnorm)", before="X(margin) "),
         Edit("dice/detectors/logits.py", '"LogitScore", ', after='"Margin", '),
         Edit(
             "dice/detectors/logits.py",

@@ -1,4 +1,4 @@
-/* The row kernels for one instruction set (see rows.h). Included by f64_rows_<isa>.c.
+/* The row kernels for one instruction set (see row_kernels.h). Included by f64_rows_<isa>.c.
  *
  * Reductions keep eight partial sums and use no fused multiply-adds, so that every set gives the same bits;
  * products do use them. */
@@ -7,7 +7,7 @@
 #include <string.h>
 
 #include "base/exp8.h"
-#include "linalg/rows.h"
+#include "linalg/row_kernels.h"
 
 #define INLINE static inline __attribute__((always_inline))
 

@@ -2,7 +2,7 @@
 #ifndef DICE_OOD_SCORES_BINS_H
 #define DICE_OOD_SCORES_BINS_H
 
-#include "ood/scores/score.h"
+#include "ood/scores/rule.h"
 
 /* counts (N, bins) += how many numbers of each row lie in each of `bins` equal bins over [low, high); numbers
  * outside are not counted. */

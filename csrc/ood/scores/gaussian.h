@@ -8,7 +8,7 @@
 #define DICE_OOD_SCORES_GAUSSIAN_H
 
 #include "backend/backend.h"
-#include "ood/scores/score.h"
+#include "ood/scores/rule.h"
 
 typedef struct dice_gaussian dice_gaussian;
 

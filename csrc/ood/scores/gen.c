@@ -3,7 +3,7 @@
 #include <string.h>
 
 #include "linalg/order.h"
-#include "ood/scores/score.h"
+#include "ood/scores/rule.h"
 
 /* (1 - p)^g; for small p by four terms of its series, which are enough there. */
 static double power_of_rest(double p, double g)

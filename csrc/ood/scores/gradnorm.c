@@ -1,7 +1,7 @@
 /* GradNorm (Huang, Geng & Li, NeurIPS 2021): the L1 norm of the gradient of the cross-entropy with uniform
  * targets, with respect to the weights of the last layer. The gradient is (C p - 1) h', so its norm is that
  * of h times that of C p - 1, and no backward pass is needed. */
-#include "ood/scores/score.h"
+#include "ood/scores/rule.h"
 
 /* numbers: 1 / T */
 static void gradnorm(const dice_score_image *image, double *out)

@@ -1,7 +1,7 @@
 /* Scores that compare the features with a property of the predicted class y: fDBD, NCI, SHE. */
 #include <math.h>
 
-#include "ood/scores/score.h"
+#include "ood/scores/rule.h"
 
 /* *away (D) = h - mean, in the scratch after the first 2 C numbers; returns its norm. */
 static double centre(const dice_score_image *image, const double *mean, double **away)

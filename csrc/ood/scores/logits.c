@@ -2,7 +2,7 @@
  * and KL matching with the predicted class. And Residual, for which z are not logits but coordinates. */
 #include <math.h>
 
-#include "ood/scores/score.h"
+#include "ood/scores/rule.h"
 
 /* MSP (Hendrycks & Gimpel 2017), with TempScale's temperature: max softmax(z / T). numbers: 1 / T */
 static void msp(const dice_score_image *image, double *out)

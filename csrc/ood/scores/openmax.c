@@ -1,7 +1,7 @@
 /* OpenMax (Bendale & Boult, CVPR 2016), negated: -P(unknown). */
 #include <math.h>
 
-#include "ood/scores/score.h"
+#include "ood/scores/rule.h"
 
 /* arrays: (C, C) the mean logits of each class; (C, 3) the origin, scale and shape of each class's Weibull
  * tail, shape 0 for a class without one. numbers: alpha, how many of the largest logits are revised. */

@@ -1,45 +1,12 @@
 /* Post-hoc scores: one number for an image, from its logits, its features, or both. Higher = more
  * in-distribution.
  *
- * A score is a rule in a table. The runner spreads the images over the threads, turns an image's logits and
- * features into doubles and calls the rule; a rule sees one image, so that an image's bits depend on nothing
- * else. Letters: N images, C classes, D features; z logits, h features, p = softmax(z). */
+ * The runner spreads the images over the threads, turns an image's logits and features into doubles and calls
+ * the rule of rule.h. */
 #ifndef DICE_OOD_SCORES_SCORE_H
 #define DICE_OOD_SCORES_SCORE_H
 
-#include <stddef.h>
-
-#include "base/status.h"
-#include "linalg/rows.h"
-
-/* An array (n, width) of floats or doubles. */
-typedef struct dice_rows {
-    const void *data;
-    int is_double;
-    size_t n, width;
-} dice_rows;
-
-/* Row i as doubles: where it lies, or converted into to (width). */
-const double *dice_rows_at(const dice_rows *rows, size_t i, double *to);
-
-typedef struct dice_score_image {
-    const dice_row_kernels *kernels;
-    const double *z, *h; /* (C), (D); NULL where the rule does not read them */
-    size_t classes, features;
-    const double *const *arrays; /* the fitted arrays, in the shapes that the rule's `arrays` names */
-    const double *numbers;       /* the parameters */
-    double *scratch;             /* (2 C + D) working memory */
-} dice_score_image;
-
-typedef struct dice_score_rule {
-    const char *name;
-    const char *reads; /* "z", "h" or "zh" */
-    const char
-        *arrays; /* shapes of the fitted arrays: "CD D C3" is (C, D), (D), (C, 3); "fCC" holds floats */
-    int numbers; /* how many parameters there are */
-    int outputs; /* how many numbers an image gets: 1 for a score, more for a rule that a fit uses */
-    void (*score)(const dice_score_image *image, double *out);
-} dice_score_rule;
+#include "ood/scores/rule.h"
 
 /* The rule of that name, or NULL. */
 const dice_score_rule *dice_score_find(const char *name);
@@ -48,19 +15,5 @@ const dice_score_rule *dice_score_find(const char *name);
  * and D are at least 1. */
 dice_status dice_score_run(const dice_score_rule *rule, const dice_rows *z, const dice_rows *h,
                            const double *const *arrays, const double *numbers, double *out);
-
-/* For the rules: the index of the largest logit, the first where several are equal; and dice_rows_exp of an
- * image's logits. */
-size_t dice_score_label(const dice_score_image *image);
-double dice_score_exp(const dice_score_image *image, double scale, double *e, double *max);
-
-/* The names of all rules. dice_score_NAME is defined in one of the files of this folder. */
-#define DICE_SCORE_RULES(X)                                                                                  \
-    X(msp)                                                                                                   \
-    X(maxlogit)                                                                                              \
-    X(energy)                                                                                                \
-    X(entropy) X(gen) X(likelihood) X(openmax) X(gradnorm) X(fdbd) X(nci) X(she) X(klm_label) X(residual)
-#define DICE_SCORE_DECLARE(name) extern const dice_score_rule dice_score_##name;
-DICE_SCORE_RULES(DICE_SCORE_DECLARE)
 
 #endif
