@@ -9,7 +9,7 @@ ADDITION = Addition(
     edits=[
         Edit(
             KERNELS,
-            "    /* Computes channels [c0, c1) of the one pixel of y; both ends are multiples of a block, or C. */\n",
+            "    /* Computes channels [c0, c1) of the one pixel of y; both ends are multiples of a block,",
             before="""    /* Rows [y0, y1) of y. */
     void (*absolute)(const dice_view *x, const dice_view *y, int32_t y0, int32_t y1);
 
