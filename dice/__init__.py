@@ -6,7 +6,7 @@ Names are loaded on first use, so that ``import dice`` stays cheap.
 import importlib
 from typing import Any
 
-__version__ = "0.1.0"
+from dice.version import __version__
 
 _NAMES = {
     "InputError": "dice.errors",

@@ -14,8 +14,7 @@ from dice.detectors import fitting
 from dice.detectors.activations import Clip
 from dice.detectors.registry import METHODS, make
 from dice.errors import InputError
-from dice.eval import evaluate, features, folders, metrics, results, tables
-from dice.eval import report as report_html
+from dice.eval import evaluate, features, folders, metrics, report, results, tables
 from dice.eval.methods import Method, choose_methods
 from dice.images.imagesets import ArraySet, Decoding
 from dice.images.preprocess import transform_for
@@ -250,11 +249,11 @@ def test_the_report_keeps_other_methods_out_of_the_sweep_over_p(tmp_path):
     train, id_set, far = sets()
     methods = [Method("energy"), Method("dice", 50), Method("dice", 90), Method("knn"), Method("gen")]
     entries = run(tmp_path, methods=methods, train=train, id_set=id_set, far=far)
-    (found,) = report_html._sweeps(results.find_runs([tmp_path])).values()
+    (found,) = report._sweeps(results.find_runs([tmp_path])).values()
     assert [(p, average.auroc) for p, average in found] == [
         (e["p"] or 0, e["average"]["auroc"]) for e in entries[:3]
     ]
-    page = report_html.markdown(results.find_runs([tmp_path]))
+    page = report.markdown(results.find_runs([tmp_path]))
     assert "knn: k=50; fitted on 163 images" in page.replace("\\", "") and page.index(
         "| energy |"
     ) < page.index("| knn |")

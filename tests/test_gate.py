@@ -297,7 +297,7 @@ def test_every_method_learns_in_one_pass(name):
     net, images = Net(), array_set("toy", 80, 1, labels=True)
     det = make(name, net.weight, net.bias)
     if METHODS[name].needs_fit:
-        fit = gate.learn(det, net, images, transform_for("cifar"), Decoding(batch_size=32))
+        fit = gate.fit(det, net, images, transform_for("cifar"), Decoding(batch_size=32))
         assert fit.n == (80 if fit.split == "train" else 16 if det.wants_held_out else 64)
     assert gate.calibrate(det, net, images, transform_for("cifar"), Decoding(batch_size=32), tpr=0.9) == 80
     parts = list(gate.judge(det, net, images, transform_for("cifar"), Decoding(batch_size=7)))

@@ -15,8 +15,7 @@ from tiny import FakeNet, array_set
 
 from dice.cli.main import main
 from dice.errors import InputError
-from dice.eval import evaluate, metrics, results
-from dice.eval import report as report_html
+from dice.eval import evaluate, metrics, report, results
 from dice.eval.methods import Method
 from dice.images.imagesets import Decoding
 from dice.images.preprocess import transform_for
@@ -46,7 +45,7 @@ def base(tmp_path_factory):
     return save_runs(tmp_path_factory.mktemp("runs") / "base")
 
 
-def report(base, folder):
+def written(base, folder):
     assert main(["report", str(base), "--out", str(folder / "r.html")]) == 0
     return (folder / "r.html").read_text("utf-8"), (folder / "r.md").read_text("utf-8")
 
@@ -54,14 +53,12 @@ def report(base, folder):
 @pytest.fixture(scope="module")
 def made(base, tmp_path_factory):
     """The page and the table of `base`."""
-    return report(base, tmp_path_factory.mktemp("report"))
+    return written(base, tmp_path_factory.mktemp("report"))
 
 
 def test_tables_hold_the_saved_numbers_in_the_order_of_the_methods(base):
     runs = results.find_runs([base])
-    rows = [line.split(" | ") for line in report_html.markdown(runs).splitlines() if line.startswith("| ")][
-        1:
-    ]
+    rows = [line.split(" | ") for line in report.markdown(runs).splitlines() if line.startswith("| ")][1:]
     assert [row[0].removeprefix("| ") for row in rows[::3]] == [
         "energy",
         "dice p=50",
@@ -94,15 +91,15 @@ def test_the_page_needs_nothing_from_elsewhere(made):
 
 def test_single_p_has_no_sweep_and_random_weights_are_marked(tmp_path):
     base = save_runs(tmp_path / "base", METHODS[:2], random_weights=True)
-    page, table = report(base, tmp_path)
+    page, table = written(base, tmp_path)
     assert "sparsity level p" not in page
     assert '<p class="random">RANDOM WEIGHTS' in page and "RANDOM WEIGHTS" in table
-    assert report(base, tmp_path)[0] == page
+    assert written(base, tmp_path)[0] == page
 
 
 def test_without_matplotlib_there_are_tables_and_a_word(base, tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    page, _ = report(base, tmp_path)
+    page, _ = written(base, tmp_path)
     assert "<table>" in page and "<img" not in page and "No figures" in page
     assert "dice-ood[plot]" in capsys.readouterr().err
 
@@ -110,7 +107,7 @@ def test_without_matplotlib_there_are_tables_and_a_word(base, tmp_path, monkeypa
 def test_roc_has_the_area_of_the_metric():
     rng = np.random.default_rng(0)
     inside, outside = rng.integers(0, 30, 500) + 4.0, rng.integers(0, 30, 300) + 0.0  # with ties
-    fpr, tpr = report_html.roc(inside, outside)
+    fpr, tpr = report.roc(inside, outside)
     assert np.trapezoid(tpr, fpr) == pytest.approx(metrics.auroc(inside, outside), abs=1e-12)
     assert (fpr[0], tpr[0], fpr[-1], tpr[-1]) == (0, 0, 1, 1)
 

@@ -5,6 +5,7 @@
 #include <mutex>
 
 #include "gemm.cuh"
+#include "device.cuh"
 #include "slots.cuh"
 
 enum { THREADS = 256, MOST_ROWS = 4096 };
@@ -94,7 +95,7 @@ static dice_status fill(dice_distance *d, const double *centre, const double *ro
 dice_status distance_create(const double *centre, const double *root, const double *means, size_t features,
                             size_t rank, size_t classes, const dice_options *options, dice_distance **out)
 {
-    TRY(backend_check_device(options->device));
+    TRY(device_check(options->device));
     if (features > 1u << 19
         || classes > 1u << 19) { /* a block takes 16, and a grid has at most 65535 blocks */
         return dice_core->fail(DICE_E_INPUT, "%zu features and %zu classes are too many for the device",
@@ -121,7 +122,7 @@ dice_status distance_create(const double *centre, const double *root, const doub
 
 void distance_free(dice_distance *d)
 {
-    if (d != nullptr && !backend_is_forked()) {
+    if (d != nullptr && !device_is_forked()) {
         const on_device here(d->device);
         gemm_close(&d->gemm);
         if (d->stream != nullptr) {
@@ -187,7 +188,7 @@ static dice_status run_rows(dice_distance *d, const void *h, int is_double, size
 
 dice_status distance_forward(dice_distance *d, const void *h, int is_double, size_t n, double *out)
 {
-    TRY(backend_check_process(d->device));
+    TRY(device_check_process(d->device));
     const std::lock_guard<std::mutex> hold(d->lock);
     const on_device here(d->device);
     CUDA_TRY(here.error, "device");

@@ -7,6 +7,7 @@
 
 #include "gemm.cuh"
 #include "kernels.cuh"
+#include "device.cuh"
 #include "slots.cuh"
 
 enum { IMAGES = 32, WARPS = 8, SCORE_THREADS = 128, MOST_ROWS = 4096 };
@@ -215,7 +216,7 @@ static dice_status fill(dice_linear *linear, const float *weight, const float *b
 dice_status linear_create(const float *weight, const float *bias, const uint8_t *keep, size_t classes,
                           size_t features, const dice_options *options, dice_linear **out)
 {
-    TRY(backend_check_device(options->device));
+    TRY(device_check(options->device));
     if (classes > 65535u * WARPS || features > 1u << 24 || classes * features > UINT32_MAX) {
         return dice_core->fail(DICE_E_INPUT, "W: %zu x %zu is too large for the device", classes, features);
     }
@@ -239,7 +240,7 @@ dice_status linear_create(const float *weight, const float *bias, const uint8_t 
 
 void linear_free(dice_linear *linear)
 {
-    if (linear != nullptr && !backend_is_forked()) {
+    if (linear != nullptr && !device_is_forked()) {
         const on_device here(linear->device);
         gemm_close(&linear->gemm);
         if (linear->stream != nullptr) {
@@ -361,7 +362,7 @@ static dice_status run_rows(dice_linear *linear, const float *h, size_t n, float
 dice_status linear_forward(dice_linear *linear, const float *h, size_t n, float clip,
                            const dice_linear_outputs *outputs)
 {
-    TRY(backend_check_process(linear->device));
+    TRY(device_check_process(linear->device));
     const std::lock_guard<std::mutex> hold(linear->lock);
     const on_device here(linear->device);
     CUDA_TRY(here.error, "device");

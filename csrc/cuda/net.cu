@@ -9,6 +9,7 @@
 
 #include "gemm.cuh"
 #include "kernels.cuh"
+#include "device.cuh"
 #include "slots.cuh"
 
 enum { LANES = 2, GRAPHS = 4, MOST_IMAGES = 256, MOST_PIXELS = 1 << 30 }; /* pixels are counted in int */
@@ -171,7 +172,7 @@ static dice_status fill(dice_net *net, const dice_graph *graph)
 
 dice_status net_create(const dice_graph *graph, const dice_options *options, dice_net **out)
 {
-    TRY(backend_check_device(options->device));
+    TRY(device_check(options->device));
     const on_device here(options->device);
     CUDA_TRY(here.error, "device");
     dice_net *net = new (std::nothrow) dice_net();
@@ -214,7 +215,7 @@ static void release_lane(lane *l)
 
 void net_free(dice_net *net)
 {
-    if (net == nullptr || backend_is_forked()) {
+    if (net == nullptr || device_is_forked()) {
         return;
     }
     const on_device here(net->device);
@@ -547,7 +548,7 @@ static dice_status run_chunks(dice_net *net, const dice_images *images, float *f
 
 dice_status net_forward(dice_net *net, const dice_images *images, float *features)
 {
-    TRY(backend_check_process(net->device));
+    TRY(device_check_process(net->device));
     const std::lock_guard<std::mutex> hold(net->lock);
     const on_device here(net->device);
     CUDA_TRY(here.error, "device");

@@ -5,14 +5,6 @@
 
 #include "common.cuh"
 
-/* DICE_E_DEVICE if there is no device of that index, or this process cannot use it. */
-dice_status backend_check_device(int index);
-
-/* Whether this process was forked after CUDA was started: no call of CUDA works here, and the locks of what
- * was made before may be held by threads that do not exist. */
-bool backend_is_forked();
-dice_status backend_check_process(int index); /* DICE_E_DEVICE where that is so; `index` names the device */
-
 /* net.cu */
 int net_takes(dice_op_kind kind);
 dice_status net_create(const dice_graph *graph, const dice_options *options, dice_net **net);

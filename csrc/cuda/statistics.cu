@@ -6,6 +6,7 @@
 #include <mutex>
 
 #include "kernels.cuh"
+#include "device.cuh"
 #include "slots.cuh"
 
 enum { THREADS = 256, BINS = 256, DIGIT = 8, BLOCKS = 512, MOST_DEVICES = 64 };
@@ -286,7 +287,7 @@ static dice_status add_moments(const session &s, const float *h, size_t before, 
 dice_status statistics_moments(const float *h, size_t n, size_t features, const dice_options *options,
                                double *mean, double *squares, int *negative)
 {
-    TRY(backend_check_device(options->device));
+    TRY(device_check(options->device));
     if (features > INT32_MAX) {
         return dice_core->fail(DICE_E_INPUT, "h: got %zu features, want at most 2^31 - 1", features);
     }
@@ -339,7 +340,7 @@ dice_status statistics_rank(const double *mean, const float *weight, size_t clas
                             int absolute, double p, const dice_options *options, double *threshold,
                             uint8_t *keep)
 {
-    TRY(backend_check_device(options->device));
+    TRY(device_check(options->device));
     const size_t count = classes * features;
     if (!(p >= 0 && p <= 100) || count > UINT32_MAX || features > INT32_MAX) {
         return dice_core->fail(DICE_E_INPUT,

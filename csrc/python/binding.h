@@ -2,8 +2,9 @@
  *
  * One convention for failures. A function that can fail returns int: 0 on success, -1 with a Python exception
  * set; its answers go out through pointers. A function that makes an object returns a new reference, or NULL
- * with an exception set. Only dice_py_check turns a status of the core into an exception. The converters that
- * PyArg_ParseTuple calls (O&) return what that asks for: 1 on success, 0 with an exception set. */
+ * with an exception set. What may run without the lock of the interpreter returns a dice_status, as the core
+ * does, and only dice_py_check turns that into an exception. The converters that PyArg_ParseTuple calls (O&)
+ * return what it asks for: 1 on success, 0 with an exception set. */
 #ifndef DICE_PYTHON_BINDING_H
 #define DICE_PYTHON_BINDING_H
 

@@ -63,7 +63,7 @@ def run(args: Namespace) -> int:
     decoding = inputs.decoding(args)
     fitted = None
     if train is not None:
-        fitted = gate.learn(detector, net, train, transform, decoding)
+        fitted = gate.fit(detector, net, train, transform, decoding)
         about["fitted_on"] = asdict(fitted) | {"identity": train.identity}
     elif found is not None:
         found.check(Path(args.statistics), net)

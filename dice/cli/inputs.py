@@ -19,7 +19,7 @@ from dice.images.contents import shared
 from dice.images.imagesets import Decoding, ImageSet, Part
 from dice.images.preprocess import Transform
 from dice.io import read_state_dict
-from dice.stats import training as statistics
+from dice.stats import training
 
 CIFAR = ("CIFAR-100", "CIFAR-10")
 IMAGENET_WEIGHTS = {
@@ -185,11 +185,11 @@ def mean_feature(
 def known_mean(args: Namespace, in_dataset: str, net: Backbone) -> Float64 | None:
     """The mean feature, float64 (D,), of --mean, else of the data root's cache; None without either."""
     if args.mean:
-        return statistics.load_mean(Path(args.mean), net)
+        return training.load_mean(Path(args.mean), net)
     for path in default_statistics(args.root, in_dataset, net.arch):
         if path.is_file():
             debug(f"mean feature {path}")
-            return statistics.load_mean(path, net)
+            return training.load_mean(path, net)
     return None
 
 
@@ -201,11 +201,11 @@ def stored_mean(
     stored, state = statistics_files(base, net, name, part)
     if stored.is_file() and not args.fresh:
         debug(f"mean feature {stored}")
-        return statistics.load_mean(stored, net)
+        return training.load_mean(stored, net)
     found = precompute.compute(
         net, part, transform, state, full=False, fresh=args.fresh, decoding=decoding(args)
     )
-    statistics.save(stored, found, state)
+    training.save(stored, found, state)
     return found.mean()
 
 

@@ -7,7 +7,7 @@ from dice.cli.precompute import print_statistics
 from dice.console import note, say
 from dice.detectors import merging
 from dice.io.output import check_target
-from dice.stats import training as statistics
+from dice.stats import training
 
 
 def run(args: Namespace) -> int:
@@ -20,9 +20,9 @@ def run(args: Namespace) -> int:
         say(f"{out}: {detector.about_['method']}, fitted on {fitted['n']} images of {fitted['set']}")
         note("a threshold of its parts does not hold for it: it scores images, without verdict and p-value")
         return 0
-    statistics.check_name(out)
+    training.check_name(out)
     check_target(out)
-    found = statistics.merge(files)
-    statistics.save(out, found)
+    found = training.merge(files)
+    training.save(out, found)
     print_statistics(out, found)
     return 0

@@ -8,10 +8,10 @@ from argparse import ArgumentParser, Namespace, _SubParsersAction
 from collections.abc import Callable
 from typing import Any, NoReturn, TypeAlias
 
-from dice import __version__
 from dice.cli import flags
 from dice.console import write
 from dice.errors import InputError
+from dice.version import __version__
 
 __all__ = ["make_parser"]
 

@@ -24,10 +24,10 @@ from typing import Any, BinaryIO, TypeVar
 
 import numpy as np
 
-from dice import __version__
 from dice.arrays import as_array
 from dice.errors import InputError
 from dice.io.files import CHUNK, PathLike, fill, opened, write_atomic
+from dice.version import __version__
 
 __all__ = ["VERSION", "load", "save"]
 

@@ -12,7 +12,6 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from dice import __version__
 from dice.arrays import Array, Float32, Float64, Int64
 from dice.backbone import Backbone
 from dice.console import error
@@ -26,6 +25,7 @@ from dice.eval.results import FitNote, Metrics, Provenance, Result, SetResult
 from dice.images.imagesets import Decoding, ImageSet
 from dice.images.preprocess import Transform
 from dice.io.output import WriteError
+from dice.version import __version__
 
 __all__ = ["BROKEN", "Measure", "Settings", "evaluate"]
 

@@ -12,7 +12,7 @@ from typing import Literal, TypeAlias
 
 import numpy as np
 
-from dice import __version__, _core
+from dice import _core
 from dice.arrays import Float32, Int64
 from dice.backbone import Backbone
 from dice.console import debug, note, progress
@@ -22,6 +22,7 @@ from dice.images.imagesets import Decoding, ImageSet
 from dice.images.preprocess import Transform
 from dice.io import fingerprint
 from dice.io.output import WriteError, write_json, write_npz
+from dice.version import __version__
 
 __all__ = ["Chunk", "Clock", "FeatureCache", "FeaturePass", "gathered"]
 

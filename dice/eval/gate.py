@@ -15,7 +15,7 @@ from dice.errors import InputError
 from dice.images.imagesets import Decoding, ImageSet
 from dice.images.preprocess import Transform
 
-__all__ = ["Origin", "Verdicts", "calibrate", "judge", "learn", "origin"]
+__all__ = ["Origin", "Verdicts", "calibrate", "fit", "judge", "origin"]
 
 
 class Origin(NamedTuple):
@@ -60,7 +60,7 @@ class Verdicts(NamedTuple):
     classes: Int64  #: (n,), predicted
 
 
-def learn(
+def fit(
     detector: Detector,
     net: Backbone,
     images: ImageSet,

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from dice import __version__, _core
+from dice import _core
 from dice.arrays import Int64
 from dice.backbone import Backbone
 from dice.console import note, progress
@@ -19,6 +19,7 @@ from dice.images.preprocess import Transform
 from dice.io import fingerprint
 from dice.io.output import write_npz
 from dice.stats.training import FORMAT, OWN, Statistics
+from dice.version import __version__
 
 __all__ = ["compute", "mask_drift", "select"]
 

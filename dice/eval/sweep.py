@@ -1,4 +1,4 @@
-"""DICE at many sparsity levels p and clips, from one backbone pass and one sort of the contributions.
+"""DICE at many sparsity levels p and clips, from one backbone pass.
 
 The best p of a table is a choice made on its test sets, and so no result. p is therefore chosen on ID images
 and a proxy OOD set that are not in the table, and the output says so.
@@ -47,19 +47,19 @@ class Grid:
         if not len(ps) or not len(clips):
             raise InputError("p, clip: want at least one of each")
         absolute = contribution == "abs"
-        ranked = one.mean_[None] * weight.astype(np.float64)
         self.points = [(float(p), clip) for p in ps for clip in clips]
         self._score, self._clips = score, [np.inf if clip is None else float(clip) for clip in clips]
-        self._heads = [
-            _core.Linear(weight, bias, _core.contribution_keep(one.mean_, weight, float(t), absolute))
-            for t in np.percentile(np.abs(ranked) if absolute else ranked, ps)
+        thresholds = [_core.contribution_percentile(one.mean_, weight, float(p), absolute) for p in ps]
+        self._layers = [
+            _core.Linear(weight, bias, _core.contribution_keep(one.mean_, weight, threshold, absolute))
+            for threshold in thresholds
         ]
 
     def scores(self, h: Any) -> Float64:
         """float64 (len(points), N) of features `h` (N, D)."""
         parts = [
             np.stack(
-                [head.forward(block, clip, self._score)[0] for head in self._heads for clip in self._clips]
+                [layer.forward(block, clip, self._score)[0] for layer in self._layers for clip in self._clips]
             )
             for block in blocks(as_array(h, "h", 2), np.float32)
         ]
