@@ -144,7 +144,8 @@ def test_what_is_no_run_is_refused(base, tmp_path):
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 WATCH = """<script>addEventListener("load", () => {
     const shown = [...document.images].filter(image => image.complete && image.naturalWidth > 200 &&
-    image.naturalHeight > 100) document.body.dataset.shown = shown.length
+    image.naturalHeight > 100)
+    document.body.dataset.shown = shown.length
     console.info("looked at")
 })</script></body>"""
 
