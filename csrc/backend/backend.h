@@ -80,8 +80,8 @@ typedef struct dice_backend {
 
     void (*net_info)(const dice_net *net, dice_net_info *info);
 
-    /* The algorithm of op `op` of the graph ("winograd", "maxpool", ...), and the name of its *layer; NULL after
-     * the last op. Offered by back ends that have several algorithms for an op. */
+    /* The algorithm of op `op` of the graph ("winograd", "maxpool", ...), and the name of its *layer; NULL
+     * after the last op. Offered by back ends that have several algorithms for an op. */
     const char *(*net_algorithm)(const dice_net *net, int32_t op, const char **layer);
     void (*net_free)(dice_net *net);
 
