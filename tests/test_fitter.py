@@ -51,7 +51,7 @@ def test_eval_fit_and_arrays_learn_from_the_same_images(name):
     of_arrays = held_out if name in HELD_OUT else everything
     evaluated, one = (make(name, net.weight, net.bias) for _ in range(2))
     found = fitted({name: evaluated, "other": make("knn"), "third": make("klm")}, h, train.labels)
-    fit = gate.learn(one, net, train, transform_for("cifar"), Decoding(batch_size=7))
+    fit = gate.fit(one, net, train, transform_for("cifar"), Decoding(batch_size=7))
     assert (fit.set, fit.n) == ("id", of_images.sum()) and found.by_name[name].n == fit.n
     split = {163: "train, all but every 5th image", 40: "train, every 5th image", 203: "train"}[fit.n]
     assert fit.split == found.by_name[name].split == split
