@@ -74,6 +74,7 @@ print(ends)
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+@pytest.mark.slow  # the locks of the sanitizers themselves do not survive a fork with threads
 @pytest.mark.parametrize("kind", ["network", "linear", "bank", "distance", "fitting", "loading"])
 def test_children_work_while_other_threads_are_in_the_core(kind: str, tmp_path: Path) -> None:
     save_densenet(tmp_path / "net.npz")
