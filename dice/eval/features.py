@@ -3,7 +3,6 @@
 import json
 import re
 import time
-import zipfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -20,7 +19,7 @@ from dice.eval.folders import features_folder
 from dice.eval.results import Seconds
 from dice.images.imagesets import Decoding, ImageSet
 from dice.images.preprocess import Transform
-from dice.io import fingerprint
+from dice.io import fingerprint, read_npz
 from dice.io.output import WriteError, write_json, write_npz
 from dice.version import __version__
 
@@ -238,20 +237,20 @@ class FeatureCache:
             most = (stop - start) * (4 * self.width + 8) + 4096
             if not start < stop <= self.size or path.stat().st_size > most:
                 raise ValueError("wrong size")
-            with np.load(path, allow_pickle=False) as stored:  # zip checks each member's CRC
-                indices, features = stored["indices"], stored["features"]
+            stored = read_npz(path)  # zip checks each member's CRC; NaN and infinity are refused
+            indices, features = stored["indices"], stored["features"]
             if (
                 indices.dtype != np.int64
                 or features.dtype != np.float32
+                or indices.ndim != 1
                 or features.shape != (indices.size, self.width)
             ):
                 raise ValueError("wrong shape or type")
             if indices.size and (indices[0] < start or indices[-1] >= stop or (np.diff(indices) <= 0).any()):
                 raise ValueError("wrong indices")
-            if not np.isfinite(features).all():
-                raise ValueError("not finite")
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as reason:
-            note(f"{path}: stored features cannot be used ({reason}); computing them again")
+        except (OSError, ValueError, KeyError) as reason:
+            words = str(reason).removeprefix(f"{path}: ")
+            note(f"{path}: stored features cannot be used ({words}); computing them again")
             return None
         if complete and indices.size != stop - start:
             return None
