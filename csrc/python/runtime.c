@@ -55,8 +55,7 @@ static PyObject *memory_fail_at(PyObject *Py_UNUSED(self), PyObject *args)
         dice_py_check(dice_fail(DICE_E_INPUT, "n: got %ld, want 0 or more", n));
         return NULL;
     }
-    dice_memory_fail_at(n);
-    Py_RETURN_NONE;
+    return PyLong_FromLong(dice_memory_fail_at(n));
 }
 
 static PyObject *memory_live(PyObject *Py_UNUSED(self), PyObject *Py_UNUSED(ignored))
@@ -105,7 +104,8 @@ static PyMethodDef methods[] = {
      "For tests: the CPU quota, in processors, that the files under the folder `root` tell of; 0 for none."},
     {"_memory_fail_at", memory_fail_at, METH_VARARGS,
      "_memory_fail_at($module, n, /)\n--\n\n"
-     "For tests: the n-th allocation of the core from now fails, once; 0 turns this off."},
+     "For tests: the n-th allocation of the core from now fails, once; 0 turns this off. How far away the\n"
+     "failure asked for before still was, 0 where it has come."},
     {"_memory_live", memory_live, METH_NOARGS,
      "_memory_live($module, /)\n--\n\n"
      "For tests: how many blocks of memory the core holds."},
