@@ -5,6 +5,7 @@ sanitizer makes it 66 where it saw a race, as it must with `--race`, where all t
 `.ci/run` says how to start it.
 """
 
+import argparse
 import sys
 import tempfile
 import threading
@@ -20,7 +21,7 @@ from dice.detectors import KNN, Mahalanobis
 from dice.detectors.registry import make
 from dice.stats.moments import Moments
 
-THREADS, ROUNDS = 8, 10
+THREADS = 8
 
 RNG = np.random.default_rng(0)
 H = np.abs(RNG.standard_normal((300, 20))).astype(np.float32)
@@ -79,20 +80,25 @@ def together(work: Callable[[int], None]) -> None:
         thread.join()
 
 
-def race() -> int:
+def race() -> None:
     moments, block = Moments(64), np.ones((3000, 64), np.float32)
-    together(lambda _: [moments.add(block) for _ in range(50)] and None)
-    return 0
+
+    def learn(_: int) -> None:
+        for _ in range(50):
+            moments.add(block)
+
+    together(learn)
 
 
-def main() -> int:
+def wrong_results(rounds: int) -> set[str]:
+    """The actions that gave something else to one of the threads."""
     with tempfile.TemporaryDirectory() as folder:
         todo = actions(save_densenet(Path(folder) / "net.npz"))
         want = {name: action().tobytes() for name, action in todo.items()}
         names, wrong = [*todo], set()
 
         def work(number: int) -> None:
-            for step in range(ROUNDS * len(names)):  # two and two threads do the same at the same time
+            for step in range(rounds * len(names)):  # two and two threads do the same at the same time
                 name = names[(step + number // 2) % len(names)]
                 try:
                     same = todo[name]().tobytes() == want[name]
@@ -102,10 +108,21 @@ def main() -> int:
                     wrong.add(name)
 
         together(work)
-    if wrong:
+    return wrong
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=10, help="how often each thread does everything")
+    parser.add_argument("--race", action="store_true", help="learn into one object from all threads")
+    args = parser.parse_args()
+    if args.race:
+        race()
+        return 0
+    if wrong := wrong_results(args.rounds):
         print("not what one thread alone gets:", ", ".join(sorted(wrong)), file=sys.stderr)
     return 1 if wrong else 0
 
 
 if __name__ == "__main__":
-    sys.exit(race() if sys.argv[1:] == ["--race"] else main())
+    sys.exit(main())

@@ -24,11 +24,12 @@ from fuzz import forge
 from io_forge import call, floats, ints, num, pickled, table, tensor, text, torch_legacy, torch_zip, tup
 from io_forge import name as global_name
 from PIL import Image
+from tiny import FakeNet, array_set
 
 from dice.detectors import Detector, merging
 from dice.detectors.registry import METHODS, make
 from dice.errors import InputError
-from dice.eval import features, report, results
+from dice.eval import features, precompute, report, results
 from dice.eval.metrics import METRICS
 from dice.images import contents, datasets, preprocess
 from dice.io import NpyFile, pickles, read_cifar, read_npy, read_npz, read_state_dict, read_svhn
@@ -271,24 +272,20 @@ def _read_detector(path: Path) -> None:
         merging.merge([path, path])
 
 
-_SOURCE: dict[str, Any] = {
-    **dict.fromkeys(("precision", "transform", "set", "device", "isa", "build", "identity"), "x"),
-    **{"format": training.FORMAT, "checkpoint": "ab" * 32, "arch": "densenet", "labels": "y"},
-    **{"images_in_set": 30, "sample": None, "full": True, "shard": [1, 2], "size": 30, "done": 30},
-    **{"left_out": []},
-}
-
-
 def _statistics() -> dict[str, bytes]:
     found = {}
-    for name, changes, classes in (
-        ("labels", {}, 3),
-        ("none", {"labels": None, "shard": None}, 0),
-        ("mean", {"full": False}, 3),
+    for seed, labels, options in (
+        ("labels", True, {"shard": (1, 2)}),
+        ("none", False, {}),
+        ("sample", True, {"max_images": 8}),
+        ("mean", True, {"full": False}),
     ):
-        part = training.Statistics({**_SOURCE, **changes}, 5, classes)
-        part.add(_H, _Y, _Y)
-        found[name] = _bytes_of(lambda path, p=part: training.save(path, p), "file.npz")
+        full = options.pop("full", True)
+        part = precompute.select(array_set("set", 20, 1, labels), **options)
+        with _scratch("file.npz") as path:
+            transform, state = preprocess.transform_for("cifar"), path.with_name("state.npz")
+            training.save(path, precompute.compute(FakeNet(), part, transform, state, full=full), state)
+            found[seed] = path.read_bytes()
     return found
 
 
@@ -304,16 +301,12 @@ def _change_about(data: bytes, rng: Any) -> bytes:
     return out.getvalue()
 
 
-class _Net:
-    fingerprint, precision, weight = "ab" * 32, "float32", _W
-
-
 def _read_statistics(path: Path) -> None:
     found = training.Statistics.load(path)
     found.mean()
     found.shapes()
     with contextlib.suppress(InputError):
-        found.check(path, _Net())  # type: ignore[arg-type]
+        found.check(path, FakeNet())  # type: ignore[arg-type]
     with contextlib.suppress(InputError):
         found.within_classes().to_arrays()
     with contextlib.suppress(InputError):
@@ -337,7 +330,7 @@ def _runs() -> dict[str, bytes]:
         "identities": {"a": "cd", "b": "ab", "x": "ef"},
         "fit": {"set": "t", "split": "all", "n": 9, "identity": "z", "learnt": {"k": 2.0}, "short_of": ""},
         "parameters": {"p": 90},
-        **{"left_out": {"a": 1}, "groups": {"near": dict.fromkeys(METRICS, 1.5)}},
+        **{"left_out": {"a": "why"}, "groups": {"near": dict.fromkeys(METRICS, 1.5)}},
     }
     return {"small": json.dumps(small).encode(), "large": json.dumps(large).encode()}
 
@@ -352,7 +345,14 @@ def _read_run(path: Path) -> None:
 
 
 def _scores() -> dict[str, bytes]:
-    return {"three": b"1.5\n-2e3\n0.25\n", "one": b"7"}
+    return {"four": b"1.5\n-2e3\n0.25\n7"}
+
+
+def _read_scores(path: Path) -> None:
+    """The scores of the ID images of a run."""
+    run = path.with_name("run.json")
+    run.write_bytes(_runs()["small"])
+    results.find_runs([run])[0].id_scores()
 
 
 def _features() -> dict[str, bytes]:
@@ -418,6 +418,6 @@ TARGETS: dict[str, Target] = {
         "run.json",
         change=forge.change_json,
     ),
-    "scores": Target(results._read_scores, _scores, ("dice.eval.results:_read_scores",)),
+    "scores": Target(_read_scores, _scores, ("dice.eval.results:_read_scores",), "in_scores.txt"),
     "features": Target(_read_features, _features, ("dice.eval.features:_load",), mend=forge.zip_checksums),
 }
