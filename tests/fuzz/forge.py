@@ -56,7 +56,8 @@ def detector_file(data: bytes) -> bytes:
 
 def change_header(data: bytes, rng: random.Random) -> bytes:
     """A detector file with another value somewhere in its header."""
-    length, start = int.from_bytes(data[12:16], "little"), files._START
+    start = files._START
+    length = min(int.from_bytes(data[12:16], "little"), len(data))
     text = change_json(data[start : start + length], rng).ljust(length)
     arrays = data[start + length :]
     return data[:12] + len(text).to_bytes(4, "little") + data[16:start] + text + arrays

@@ -76,6 +76,7 @@ def work(name: str, out: Path, scratch: Path, seconds: int) -> None:
             keep(target.mend(data), reason)
         finally:
             signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+            signal.setitimer(signal.ITIMER_REAL, 0)
 
     def change(data: bytes, size: int, seed: int) -> bytes:
         rng = random.Random(seed)
