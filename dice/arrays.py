@@ -1,14 +1,25 @@
 """Arrays of any framework as numpy arrays; names of the array types."""
 
 from collections.abc import Iterator
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dice.errors import InputError
 
-__all__ = ["Array", "Bool", "Float32", "Float64", "Int64", "UInt8", "as_array", "blocks", "on_gpu"]
+__all__ = [
+    "Array",
+    "Bool",
+    "DeviceArray",
+    "Float32",
+    "Float64",
+    "Int64",
+    "UInt8",
+    "as_array",
+    "blocks",
+    "on_gpu",
+]
 
 Array: TypeAlias = NDArray[Any]  #: of floats or integers of any width
 Float32: TypeAlias = NDArray[np.float32]
@@ -16,6 +27,15 @@ Float64: TypeAlias = NDArray[np.float64]
 Int64: TypeAlias = NDArray[np.int64]
 UInt8: TypeAlias = NDArray[np.uint8]
 Bool: TypeAlias = NDArray[np.bool_]
+
+
+class DeviceArray(Protocol):
+    """An array on a GPU, of any framework; the core takes it by DLPack or `__cuda_array_interface__`."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """As numpy has it."""
+
 
 _DLPACK_GPUS = (2, 13)  # kDLCUDA, kDLCUDAManaged
 BLOCK_BYTES = 8 << 20  # of a converted copy; bounds the memory that a pass over features takes

@@ -187,8 +187,7 @@ def test_a_corrupt_image_is_refused_by_name_or_left_out_and_counted(tmp_path):
     assert net.images <= 37 + 8 and done >= 15  # the two whole chunks before it were kept
     assert found.count == found.classes.count.sum() == 37
     assert [
-        name[-4:] in text
-        for name, text in zip(("0017", "0018", "0033"), found.about.left_out, strict=True)
+        name[-4:] in text for name, text in zip(("0017", "0018", "0033"), found.about.left_out, strict=True)
     ] == [True] * 3
     assert_same_bits(run(tmp_path, train, skip_bad=True, batch_size=3), found)
     with pytest.raises(InputError, match="no image of it"):

@@ -34,10 +34,10 @@ class State(Protocol):
     def features(self) -> int:
         """D, or C where logits are learnt from."""
 
-    def empty(self) -> Any:
+    def empty(self) -> "Self":
         """A new one of the same kind that has seen nothing."""
 
-    def merge(self, other: Any) -> Any:
+    def merge(self, other: "Self") -> object:
         """Adds what `other` has learnt; `other` stays as it is."""
 
 

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dice import _core
-from dice.arrays import as_array, on_gpu
+from dice.arrays import DeviceArray, Float32, as_array, on_gpu
 from dice.detectors.activations import ASH, SCALE, VRA, Activation, Clip
 from dice.detectors.base import Detector
 from dice.detectors.checks import last_layer, real, scored
@@ -111,7 +111,7 @@ class LastLayer(Detector):
 
     # -- parameters
 
-    def _layer(self) -> tuple[Any, Any]:
+    def _layer(self) -> tuple[Float32 | DeviceArray, Float32 | DeviceArray]:
         """W and b, checked; where they live, if that is a GPU that may be used."""
         return (self.W, self.b) if on_gpu(self.W) and self._device() != "cpu" else last_layer(self.W, self.b)
 
@@ -237,7 +237,8 @@ class LastLayer(Detector):
             return np.ones(tuple(weight.shape), bool)
         percentile, keep = self._ranking()
         if keep is None:
-            keep = _core.contribution_keep(self.mean_, weight, percentile, self._absolute())
+            host_weight, _ = last_layer(self.W, self.b)
+            keep = _core.contribution_keep(self.mean_, host_weight, percentile, self._absolute())
         return keep.view(bool)
 
     def _ranking(self) -> tuple[float, NDArray[np.uint8] | None]:
@@ -255,10 +256,10 @@ class LastLayer(Detector):
                 UserWarning,
                 stacklevel=9,  # who calls score_samples
             )
-        weight, p = self._layer()[0], real(self.p, "p")
+        p = real(self.p, "p")
         if _core.device_offers(self._device(), "rank"):
-            return _core.device_rank(mean, weight, p, absolute, self._device())
-        return _core.contribution_percentile(mean, weight, p, absolute), None
+            return _core.device_rank(mean, self._layer()[0], p, absolute, self._device())
+        return _core.contribution_percentile(mean, last_layer(self.W, self.b)[0], p, absolute), None
 
     # -- scoring
 

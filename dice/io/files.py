@@ -66,6 +66,15 @@ def opened(path: PathLike) -> Iterator[tuple[BinaryIO, int]]:
         ) from error
 
 
+def read_bounded(path: PathLike, most: int) -> bytes:
+    """All bytes of a file. InputError where it cannot be read or has more than `most`."""
+    with opened(path) as (file, _):
+        data = file.read(most + 1)  # it may grow while it is read
+    if len(data) > most:
+        raise InputError(f"{os.fspath(path)}: has more than {most} bytes; name another file")
+    return data
+
+
 def fill(stream: Any, array: np.ndarray, where: str) -> np.ndarray:
     """Fill a C-contiguous ``array`` with the next bytes of ``stream``; return it. InputError if too few."""
     view = array.reshape(-1).view(np.uint8).data

@@ -25,6 +25,7 @@ __all__ = [
     "Unfit",
     "array",
     "check",
+    "either",
     "flag",
     "instance",
     "items",
@@ -40,6 +41,7 @@ __all__ = [
 ]
 
 T = TypeVar("T")
+U = TypeVar("U")
 Check = Callable[[Any, str], T]
 
 MOST_BYTES = 64 << 20  # of JSON
@@ -206,6 +208,18 @@ def maybe(inner: "Check[T]") -> "Check[T | None]":
 
     def want(value: Any, key: str) -> T | None:
         return None if value is None else inner(value, key)
+
+    return want
+
+
+def either(one: "Check[T]", other: "Check[U]") -> "Check[T | U]":
+    """What `one` says, else what `other` says."""
+
+    def want(value: Any, key: str) -> T | U:
+        try:
+            return one(value, key)
+        except Unfit:
+            return other(value, key)
 
     return want
 

@@ -6,7 +6,7 @@ they must not be of training images. No assumption on the scores' distribution i
 
 import math
 from fractions import Fraction
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -37,7 +37,20 @@ def conformal_threshold(scores: Any, tpr: float) -> float:
     return float(np.partition(values, k - 1)[k - 1])
 
 
-def realised_tpr(n: int, tpr: float) -> Any:
+class Distribution(Protocol):
+    """A distribution of numbers: what is asked of a frozen one of scipy.stats."""
+
+    def mean(self) -> float:
+        """The expected value."""
+
+    def cdf(self, x: float) -> float:
+        """The probability of at most `x`."""
+
+    def ppf(self, q: float) -> float:
+        """The value that is not exceeded with probability `q`."""
+
+
+def realised_tpr(n: int, tpr: float) -> Distribution:
     """The distribution, over the draws of n held-out scores, of the TPR that their `conformal_threshold`
     really gives: Beta(n + 1 - k, k), as a frozen `scipy.stats.beta` (exact for continuous scores, a lower
     bound with ties).
@@ -51,7 +64,8 @@ def realised_tpr(n: int, tpr: float) -> Any:
     from scipy import stats
 
     k = _rank(n, tpr)
-    return stats.beta(n + 1 - k, k)
+    found: Distribution = stats.beta(n + 1 - k, k)
+    return found
 
 
 def conformal_p_values(calibration: Any, scores: Any) -> np.ndarray:
