@@ -2,6 +2,7 @@
 score of its logits. `dice.detectors.DICE` is a case of it."""
 
 import warnings
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,9 +12,10 @@ from dice import _core
 from dice.arrays import DeviceArray, Float32, as_array, on_gpu
 from dice.detectors.activations import ASH, SCALE, VRA, Activation, Clip
 from dice.detectors.base import Detector
-from dice.detectors.checks import last_layer, real, scored
+from dice.detectors.checks import chosen, finite, last_layer, percentage, real, scored
 from dice.detectors.logits import LogitScore
 from dice.errors import InputError
+from dice.io.schema import Unfit, instance, maybe, restore, whole
 from dice.stats.moments import Moments
 from dice.stats.quantiles import ValueHistogram
 from dice.stats.training import Statistics
@@ -39,6 +41,13 @@ class FeatureStatistics:
         self.features = features
         self.moments = Moments(features)
         self.histogram: ValueHistogram | None = None
+
+    def __setstate__(self, state: Mapping[str, Any]) -> None:
+        """Unfit where it is not what such an object holds."""
+        histogram = maybe(instance(ValueHistogram))
+        restore(self, state, features=whole(1), moments=instance(Moments), histogram=histogram)
+        if self.moments.features != self.features:
+            raise Unfit(f"Moments: of {self.moments.features} features, want {self.features}")
 
     def empty(self) -> "FeatureStatistics":
         """A new one of the same D."""
@@ -127,16 +136,37 @@ class LastLayer(Detector):
             raise InputError(f"activation: got {self.activation!r}, want a rule of dice.activations or None")
         return self.activation
 
+    def _check(self) -> None:
+        super()._check()
+        weight, bias = last_layer(self.W, self.b)
+        finite(weight, "W")
+        finite(bias, "b")
+        width = weight.shape[1]
+        self._absolute()
+        self._activation()
+        if self.p is not None:
+            percentage(self.p, "p")
+        if self.mean is not None and finite(self.mean_, "mean").shape != (width,):
+            raise InputError(f"mean: got {len(self.mean_)} features, W wants {width}")
+        if isinstance(self.score, LogitScore):
+            self.score._check()
+        else:
+            self._named_score()
+        if self._state is not None and self._fitted_state(FeatureStatistics).features != width:
+            raise InputError(f"W: got {width} features, {type(self).__name__} was fitted with another number")
+
+    def _named_score(self) -> str:
+        """`score` where it is no detector."""
+        if not isinstance(self.score, str) or self.score not in SCORES:
+            raise InputError(f"score: got {self.score!r}, want energy, msp, maxlogit or a detector of logits")
+        return self.score
+
     def _quantiles(self) -> tuple[float, ...]:
         rule = self._activation()
         return () if rule is None else rule.quantiles
 
     def _absolute(self) -> bool:
-        if self.contribution not in CONTRIBUTIONS:
-            raise InputError(
-                f"contribution: got {self.contribution!r}, want one of {', '.join(CONTRIBUTIONS)}"
-            )
-        return self.contribution == "abs"
+        return chosen(self.contribution, "contribution", *CONTRIBUTIONS) == "abs"
 
     # -- fitting
 
@@ -272,9 +302,7 @@ class LastLayer(Detector):
                 self._checked(h),
                 np.float32,
             )
-        if score not in SCORES:
-            raise InputError(f"score: got {score!r}, want energy, msp, maxlogit or a detector of logits")
-        return self._forward(h, score)
+        return self._forward(h, self._named_score())
 
     def score_with_logits(self, h: np.ndarray, z: np.ndarray) -> NDArray[np.float64]:
         is_networks = self.p is None and self._activation() is None

@@ -1,5 +1,6 @@
 """The part of a feature outside the principal subspace of the training features: Residual and ViM."""
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from dice.detectors.checks import last_layer, scored, whole
 from dice.detectors.head import HeadScore
 from dice.detectors.sample import Thinned
 from dice.errors import InputError
+from dice.io.schema import Unfit, instance, restore
 from dice.stats.moments import ClassMoments
 from dice.stats.training import Statistics
 
@@ -19,6 +21,18 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 __all__ = ["Residual", "ViM"]
+
+
+def _check_dim(dim: int | None) -> None:
+    if dim is not None:
+        whole(dim, "dim")
+
+
+def _check_moments(moments: ClassMoments) -> None:
+    """InputError where no subspace can be made of them."""
+    count, _, scatter = moments.state
+    if scatter is None or len(count) != 1 or not count.all():
+        raise InputError("ClassMoments: want those of one class, with images and their scatter; fit anew")
 
 
 def _subspace_size(dim: int | None, features: int) -> int:
@@ -75,6 +89,15 @@ class Residual(Detector):
         self.b = b
         self.device = device
 
+    def _check(self) -> None:
+        super()._check()
+        _check_dim(self.dim)
+        if self._state is None:
+            return
+        moments = self._fitted_state(ClassMoments)
+        _check_moments(moments)
+        self._origin(moments.features)
+
     def partial_fit(self, h: Any, y: Any = None) -> "Self":
         """Adds training features `h` (N, D)."""
         array = self._checked(h)
@@ -117,6 +140,17 @@ class SubspaceStatistics:
     def __init__(self, features: int, numbers: int) -> None:
         self.moments = ClassMoments(1, features, scatter=True)
         self.sample = Thinned(max(1, numbers // features))
+
+    def __setstate__(self, state: Mapping[str, Any]) -> None:
+        """Unfit where it is not what such an object holds."""
+        restore(self, state, moments=instance(ClassMoments), sample=instance(Thinned))
+
+    def check(self) -> None:
+        """InputError or Unfit where the parts do not fit each other, or hold nothing."""
+        _check_moments(self.moments)
+        self.sample.check(columns=1)
+        if self.sample.features != self.features:
+            raise Unfit(f"Thinned: has {self.sample.features} features, ClassMoments {self.features}")
 
     @property
     def features(self) -> int:
@@ -162,6 +196,12 @@ class ViM(HeadScore):
         found = self._state_to_extend(SubspaceStatistics, lambda: SubspaceStatistics(h.shape[1], self.KEPT))
         found.add(h)
         self._state = found
+
+    def _check(self) -> None:
+        super()._check()
+        _check_dim(self.dim)
+        if self._state is not None:
+            self._fitted_state(SubspaceStatistics).check()
 
     def learnt(self) -> dict[str, float]:
         return {"alpha": self.alpha_}

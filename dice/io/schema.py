@@ -35,6 +35,7 @@ __all__ = [
     "parse",
     "plain",
     "record",
+    "restore",
     "table",
     "text",
     "whole",
@@ -260,6 +261,14 @@ def record(make: "Callable[[Fields], T]") -> "Check[T]":
         return made
 
     return want
+
+
+def restore(made: object, state: Mapping[str, Any], **wants: "Check[Any]") -> None:
+    """Gives `made` the attributes `wants`, each checked; `state` has them and nothing else. For
+    `__setstate__` of what detector files hold, which pickle calls too."""
+    fields = Fields(state, type(made).__name__)
+    vars(made).update({name: fields.take(name, want) for name, want in wants.items()})
+    fields.refuse_others()
 
 
 def plain(value: Any, key: str) -> Any:

@@ -5,6 +5,7 @@ they must not be of training images. No assumption on the scores' distribution i
 """
 
 import math
+from collections.abc import Mapping
 from fractions import Fraction
 from typing import Any, Protocol
 
@@ -12,6 +13,7 @@ import numpy as np
 
 from dice.arrays import as_array
 from dice.errors import InputError
+from dice.io.schema import Fields, array, either, flag, instance, number
 from dice.stats.quantiles import QuantileSketch
 
 __all__ = ["Calibration", "benjamini_hochberg", "conformal_p_values", "conformal_threshold", "realised_tpr"]
@@ -123,6 +125,27 @@ class Calibration:
                     _rank(len(mine), tpr, f" of class {group}" if self.by_class else "") - 1
                 ]
         self.threshold = thresholds if self.by_class else float(thresholds[0])
+
+    def __setstate__(self, state: Mapping[str, Any]) -> None:
+        """InputError where it is not what the constructor makes of the same scores."""
+        fields = Fields(state, type(self).__name__)
+        tpr, by_class = fields.take("tpr", number(0, 1)), fields.take("by_class", flag)
+        scores = fields.take("_scores", instance(np.ndarray))
+        starts = fields.take("_starts", array("int64", None))
+        threshold = fields.take("threshold", either(instance(float), instance(np.ndarray)))
+        fields.refuse_others()
+        counts = np.diff(starts)
+        if not len(counts) or starts[0] != 0 or (counts < 0).any() or starts[-1] != len(scores):
+            fields.refuse("_starts", f"do not part {len(scores)} scores")
+        classes = np.repeat(np.arange(len(counts)), counts) if by_class else None
+        vars(self).update(vars(Calibration(scores, tpr, classes)))
+        for name, found, want in (
+            ("_scores", scores, self._scores),
+            ("_starts", starts, self._starts),
+            ("threshold", threshold, self.threshold),
+        ):
+            if not np.array_equal(found, want, equal_nan=True):
+                fields.refuse(name, "does not follow from the scores")
 
     def thresholds(self, n: int, classes: Any = None) -> np.ndarray:
         """float64 (n,): the threshold of each of n images, by their predicted `classes` (n,) where that is
