@@ -1,5 +1,6 @@
 """What all detectors share: scikit-learn's conventions for outlier detectors, without scikit-learn."""
 
+import contextlib
 import inspect
 from collections.abc import Callable, Mapping
 from functools import cache
@@ -10,9 +11,10 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from dice import _core
 from dice.arrays import as_array, on_gpu
 from dice.detectors import files
-from dice.errors import InputError
+from dice.errors import DeviceError, InputError
 from dice.io.files import PathLike
 from dice.io.schema import restore, whole
 from dice.stats.moments import Moments
@@ -481,7 +483,8 @@ class Detector:
     def _check(self) -> None:
         """InputError or ValueError for a parameter, or for anything learnt, that scoring would refuse: `load`
         calls it. A subclass adds what it has itself."""
-        self._device()
+        with contextlib.suppress(DeviceError):  # it may be used where there is one
+            _core.device_offers(self._device(), "rank")
         known = {*self._parameter_names(), "_state", "_threshold", "_calibration", "_warned"}
         for name in vars(self).keys() - known - {"_cache", "_parameters_seen"}:
             if hasattr(type(self), name) or name.startswith("_"):
@@ -497,6 +500,8 @@ class Detector:
             raise InputError(f"threshold: got {threshold!r:.60}, want a number")
         if self._state is not None and type(self._state) not in (Width, *self.saved_classes):
             raise InputError(f"{type(self).__name__}: holds a fitted {type(self._state).__name__}; fit anew")
+        if self._state is not None and self._state.features < 1:
+            raise InputError(f"{type(self).__name__}: was fitted on no features; fit anew")
 
     def save(self, path: PathLike, *, about: Mapping[str, Any] | None = None) -> None:
         """Writes one file with parameters, what was learnt, and the threshold; see `dice.detectors.files`.
@@ -522,7 +527,7 @@ class Detector:
         """The detector of a file that `save` wrote, as it was, with `about_`. The whole file is read into
         memory, so that no later change of it reaches the detector. InputError where the file holds another
         kind than this class, is no such file, of another version, truncated, or damaged."""
-        detector, about = files.load(path, Detector, _saved_classes(), Detector._check)
+        detector, about = files.load(path, Detector, _saved_classes(), lambda found: found._check())
         detector.about_ = about
         if not isinstance(detector, cls):
             raise InputError(f"{path}: holds a {type(detector).__name__}, not a {cls.__name__}")

@@ -14,6 +14,7 @@ MOST_WHOLE = 1 << 53  # the largest whole number up to which doubles hold all
 MOST_SEED = (1 << 128) - 1
 
 __all__ = [
+    "bounded",
     "chosen",
     "class_labels",
     "finite",
@@ -31,6 +32,8 @@ def last_layer(W: Any, b: Any) -> tuple[NDArray[np.float32], NDArray[np.float32]
     """W (C, D) and b (C,) as float32, checked against each other."""
     weight = np.ascontiguousarray(as_array(W, "W", 2), dtype=np.float32)
     bias = np.ascontiguousarray(as_array(b, "b", 1), dtype=np.float32)
+    if not weight.size:
+        raise InputError(f"W: got shape {weight.shape}, want some classes and some features")
     if len(bias) != len(weight):
         raise InputError(f"b: got {len(bias)} values, W {weight.shape} wants {len(weight)}")
     return weight, bias
@@ -44,6 +47,14 @@ def real(value: Any, name: str) -> float:
         raise InputError(f"{name}: got {value!r}, want a number") from None
     if np.isnan(number):
         raise InputError(f"{name}: is NaN, want a number")
+    return number
+
+
+def bounded(value: Any, name: str) -> float:
+    """A parameter as a finite number."""
+    number = real(value, name)
+    if np.isinf(number):
+        raise InputError(f"{name}: got {value!r}, want a finite number")
     return number
 
 

@@ -9,7 +9,16 @@ from numpy.typing import NDArray
 from dice import _core
 from dice.arrays import blocks, on_gpu
 from dice.detectors.base import Detector, S, Width
-from dice.detectors.checks import chosen, class_labels, finite, float_type, last_layer, positive, real, scored
+from dice.detectors.checks import (
+    bounded,
+    chosen,
+    class_labels,
+    finite,
+    float_type,
+    last_layer,
+    positive,
+    scored,
+)
 from dice.errors import InputError
 from dice.io.schema import Unfit, array, instance, restore
 from dice.stats.moments import ClassMoments, Moments
@@ -140,7 +149,7 @@ class _CentredScore(HeadScore):
     def _check(self) -> None:
         super()._check()
         if self._state is not None:
-            self._fitted_state(Moments)
+            _ = self.mean_
 
     def _state_in(self, found: Statistics) -> Moments:
         return found.moments
@@ -211,11 +220,11 @@ class NCI(_CentredScore):
 
     def _check(self) -> None:
         super()._check()
-        real(self.alpha, "alpha")
+        bounded(self.alpha, "alpha")
 
     def _score_block(self, h: np.ndarray, z: np.ndarray) -> NDArray[np.float64]:
         weight = self._cached("double", lambda: self._layer()[0].astype(np.float64), from_parameters=True)
-        return _core.score("nci", z, h, (self.mean_, weight), (real(self.alpha, "alpha"),))
+        return _core.score("nci", z, h, (self.mean_, weight), (bounded(self.alpha, "alpha"),))
 
 
 class Patterns:

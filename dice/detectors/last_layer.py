@@ -142,12 +142,12 @@ class LastLayer(Detector):
         finite(weight, "W")
         finite(bias, "b")
         width = weight.shape[1]
-        self._absolute()
         self._activation()
         if self.p is not None:
             percentage(self.p, "p")
-        if self.mean is not None and finite(self.mean_, "mean").shape != (width,):
-            raise InputError(f"mean: got {len(self.mean_)} features, W wants {width}")
+            self._absolute()
+            if self.mean is not None and finite(self.mean_, "mean").shape != (width,):
+                raise InputError(f"mean: got {len(self.mean_)} features, W wants {width}")
         if isinstance(self.score, LogitScore):
             self.score._check()
         else:

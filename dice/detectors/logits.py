@@ -58,7 +58,8 @@ class LogitScore(Detector):
             sample = self._fitted_state(Thinned)
             sample.check(columns=2)
             z, y = sample.rows()
-            class_labels(y, *z.shape)
+            if z.size:
+                class_labels(y, *z.shape)
 
     def _sampled(self) -> tuple[np.ndarray, np.ndarray]:
         """Logits (n, C) and labels (n,) of that sample. InputError where it has none."""

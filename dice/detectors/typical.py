@@ -8,7 +8,7 @@ from scipy.special import softmax
 
 from dice import _core
 from dice.arrays import blocks
-from dice.detectors.checks import chosen, class_labels, finite, real, whole
+from dice.detectors.checks import bounded, chosen, class_labels, finite, whole
 from dice.detectors.logits import LogitScore
 from dice.detectors.sample import Thinned
 from dice.errors import InputError
@@ -140,7 +140,7 @@ class OpenMax(LogitScore):
         super()._check()
         for name in ("tail", "alpha"):
             whole(getattr(self, name), name)
-        real(self.translation, "translation")
+        bounded(self.translation, "translation")
         self._check_sample()
 
     def _unfitted(self) -> str:
@@ -161,7 +161,7 @@ class OpenMax(LogitScore):
         model = np.zeros((z.shape[1], 3))
         for c in np.flatnonzero(moments.count):
             distances = np.sort(np.linalg.norm(z[y == c] - moments.mean[c], axis=1))[-tail:]
-            model[c] = weibull_tail(distances, real(self.translation, "translation"))
+            model[c] = weibull_tail(distances, bounded(self.translation, "translation"))
         return moments.mean, model
 
     def _score_block(self, z: np.ndarray) -> NDArray[np.float64]:

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from dice import _core
 from dice.arrays import blocks
-from dice.detectors.checks import MOST_SEED, positive, real, whole
+from dice.detectors.checks import MOST_SEED, bounded, positive, whole
 from dice.detectors.head import HeadScore
 from dice.detectors.sample import Thinned
 from dice.errors import InputError
@@ -87,7 +87,7 @@ class WeiPer(HeadScore):
         self._copy_count()
         self._bins()
         for name in ("delta", "lambda_1", "lambda_2"):
-            real(getattr(self, name), name)
+            bounded(getattr(self, name), name)
         for name in ("smooth", "smooth_copies"):
             whole(getattr(self, name), name, 1, self.MOST)
         for name in ("eps", "eps_copies"):
@@ -111,7 +111,7 @@ class WeiPer(HeadScore):
         random = np.random.default_rng((self._seed(), copy))
         noise = random.standard_normal(weight.shape, dtype=np.float32)
         length = np.linalg.norm(weight, axis=1, keepdims=True) / np.linalg.norm(noise, axis=1, keepdims=True)
-        noise *= np.float32(real(self.delta, "delta")) * length
+        noise *= np.float32(bounded(self.delta, "delta")) * length
         noise += weight
         return noise
 
@@ -175,7 +175,8 @@ class WeiPer(HeadScore):
         logits = divergence(
             training.shares_copies, of_z, smooth_copies, positive(self.eps_copies, "eps_copies")
         )
-        return -(features + real(self.lambda_1, "lambda_1") * logits - real(self.lambda_2, "lambda_2") * msp)
+        lambda_1, lambda_2 = bounded(self.lambda_1, "lambda_1"), bounded(self.lambda_2, "lambda_2")
+        return -(features + lambda_1 * logits - lambda_2 * msp)
 
 
 def divergence(
