@@ -145,8 +145,8 @@ class About:
         """Those of `names` that are not the same in both."""
         return [name for name in names if getattr(self, name) != getattr(other, name)]
 
-    def part(self) -> str:
-        """What of the set this is, in words."""
+    def extent(self) -> str:
+        """How much of the set this is, in words."""
         name = f"shard {self.shard[0]}/{self.shard[1]}" if self.shard else "the whole set"
         if self.done == self.size:
             return name
@@ -275,7 +275,7 @@ class Statistics:
                 f"{net.fingerprint[:12]}...); make it again with `dice precompute`"
             )
         if about.done < about.size or about.shard:
-            raise InputError(f"{path}: is {about.part()}; `dice merge` makes a whole of all shards")
+            raise InputError(f"{path}: is {about.extent()}; `dice merge` makes a whole of all shards")
         if about.precision != net.precision:
             warn(f"{path}: features of precision {about.precision}, the network runs in {net.precision}")
 
@@ -326,7 +326,7 @@ def merge(paths: Sequence[Path]) -> Statistics:
     for path, found in shards:
         about = found.about
         if not about.shard or not like.about.shard or about.done < about.size:
-            raise InputError(f"{path}: is {about.part()}; merge takes finished shards")
+            raise InputError(f"{path}: is {about.extent()}; merge takes finished shards")
         if about.format != FORMAT:
             raise InputError(
                 f"{path}: format {about.format}, want {FORMAT}; make it again with `dice precompute`"
