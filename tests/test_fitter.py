@@ -32,7 +32,7 @@ def fitted(detectors, h, labels, size=32, **options):
 
 @pytest.mark.parametrize("name", [name for name, row in METHODS.items() if row.needs_fit])
 def test_eval_fit_and_arrays_learn_from_the_same_images(name):
-    """The fitter as `dice eval`, `dice fit` and `fit_and_score` call it, against a detector fitted by hand."""
+    """The fitter as `dice eval`, `dice fit` and `fit_and_score` call it, beside a detector fitted by hand."""
     net, train = FakeNet(), array_set("id", 203, 7, labels=True)
     h, new = net.forward(train.pixels)[0], net.forward(array_set("far", 30, 2).pixels)[0]
     z, z_new = (net.logits(x) for x in (h, new))
