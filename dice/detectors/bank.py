@@ -160,7 +160,7 @@ class NNGuide(HeadScore):
         self.seed = seed
         self.device = device
 
-    def _learn_block(self, h: np.ndarray, z: np.ndarray, y: NDArray[np.int64]) -> None:
+    def _add_block(self, h: np.ndarray, z: np.ndarray, y: NDArray[np.int64]) -> None:
         if not 0 < real(self.fraction, "fraction") <= 1:
             raise InputError(f"fraction: got {self.fraction!r}, want more than 0 and at most 1")
         bank = self._state_to_extend(Bank, Bank)
@@ -207,7 +207,7 @@ class Relation(HeadScore):
         self.power = power
         self.device = device
 
-    def _learn_block(self, h: np.ndarray, z: np.ndarray, y: NDArray[np.int64]) -> None:
+    def _add_block(self, h: np.ndarray, z: np.ndarray, y: NDArray[np.int64]) -> None:
         rows = h.astype(np.float32, copy=False)
         bank = self._state_to_extend(Bank, Bank)
         bank.add(rows, _core.bank_norms(rows), self._probabilities(z))

@@ -20,7 +20,7 @@ __all__ = ["NCI", "SHE", "FDBD", "GradNorm", "HeadScore"]
 
 
 class HeadScore(Detector):
-    """Base class. A subclass writes `_score_block`, and where it learns `_learn_block`; both get features and
+    """Base class. A subclass writes `_score_block`, and where it learns `_add_block`; both get features and
     their logits.
 
     W (C, D) and b (C,) are the last layer, from any framework, used as float32; logits are float32.
@@ -72,7 +72,7 @@ class HeadScore(Detector):
         """`partial_fit` of features `h` (n, D), float32 or float64, whose logits `z` float32 (n, C) are known
         already."""
         labels = class_labels(y, len(h), z.shape[1]) if self.needs_labels else np.zeros(len(h), np.int64)
-        self._learn_block(finite(h, "h"), z, labels)
+        self._add_block(finite(h, "h"), z, labels)
 
     def score_samples(self, h: Any) -> NDArray[np.float64]:
         """Scores float64 (N,) of features `h` (N, D); higher means in-distribution."""
@@ -85,7 +85,7 @@ class HeadScore(Detector):
         already."""
         return self._score_block(h, z)
 
-    def _learn_block(self, h: np.ndarray, z: np.ndarray, y: NDArray[np.int64]) -> None:
+    def _add_block(self, h: np.ndarray, z: np.ndarray, y: NDArray[np.int64]) -> None:
         """Adds features `h` (n, D), logits `z` (n, C) and labels `y` (n,), all 0 where none are wanted, to
         `_state`."""
         self._state = Width(h.shape[1])
@@ -122,7 +122,7 @@ class _CentredScore(HeadScore):
     learns_statistics = True
     saved_classes = (Moments,)
 
-    def _learn_block(self, h: np.ndarray, z: np.ndarray, y: NDArray[np.int64]) -> None:
+    def _add_block(self, h: np.ndarray, z: np.ndarray, y: NDArray[np.int64]) -> None:
         moments = self._state_to_extend(Moments, lambda: Moments(h.shape[1]))
         self._state = moments.add(h)
 
@@ -255,7 +255,7 @@ class SHE(HeadScore):
         self.b = b
         self.variant = variant
 
-    def _learn_block(self, h: np.ndarray, z: np.ndarray, y: NDArray[np.int64]) -> None:
+    def _add_block(self, h: np.ndarray, z: np.ndarray, y: NDArray[np.int64]) -> None:
         patterns = self._state_to_extend(Patterns, lambda: Patterns(z.shape[1], h.shape[1]))
         patterns.add(h, y, z.argmax(axis=1) == y)
         self._state = patterns

@@ -158,7 +158,7 @@ class ViM(HeadScore):
         self.dim = dim
         self.device = device
 
-    def _learn_block(self, h: np.ndarray, z: np.ndarray, y: NDArray[np.int64]) -> None:
+    def _add_block(self, h: np.ndarray, z: np.ndarray, y: NDArray[np.int64]) -> None:
         found = self._state_to_extend(SubspaceStatistics, lambda: SubspaceStatistics(h.shape[1], self.KEPT))
         found.add(h)
         self._state = found

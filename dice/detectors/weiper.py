@@ -75,7 +75,7 @@ class WeiPer(HeadScore):
         self.images = images
         self.seed = seed
 
-    def _learn_block(self, h: np.ndarray, z: np.ndarray, y: NDArray[np.int64]) -> None:
+    def _add_block(self, h: np.ndarray, z: np.ndarray, y: NDArray[np.int64]) -> None:
         sample = self._state_to_extend(Thinned, lambda: Thinned(whole(self.images, "images")))
         sample.add(h.astype(np.float32, copy=False))
         self._state = sample
