@@ -221,8 +221,7 @@ def weiper(h, H, copies, b, bins, lambda_1, lambda_2, smooth, smooth_copies, eps
         return np.stack([np.histogram(row[row < high], edges)[0] / len(row) for row in values])
 
     def divergences(images, training, size, least):
-        gap = (training.max() - training.min()) / len(training)
-        span = training.min() - gap, training.max() + gap + 1e-8
+        span = training.min(), np.float32(training.max()) + np.float32(1e-8)
         p = shares(training, *span).mean(0) + least
         left = (size - 1) // 2
         padded = np.pad(shares(images, *span), ((0, 0), (left, size - 1 - left)), mode="edge")
@@ -271,14 +270,14 @@ FORMULAS = {
     "tempscale": lambda k, det: msp(k.z, det.temperature_),
     "gen": lambda k, det: gen(k.z),
     "klm": lambda k, det: klm(k.z, k.Z),
-    "openmax": lambda k, det: openmax(k.z, k.Z, k.y, 20, 3, 10000.0),
+    "openmax": lambda k, det: openmax(k.z, k.Z, k.y, 20, 3, 1.0),
     "mds": lambda k, det: mahalanobis(k.h, k.H, k.y),
     "rmds": lambda k, det: rmds(k.h, k.H, k.y),
     "react": lambda k, det: react(k.h, k.W, k.b, det.cuts_[0]),
     "dice": lambda k, det: dice(k.h, k.W, k.b, k.H, 90),
     "dice+react": lambda k, det: dice(k.h, k.W, k.b, k.H, 10, 1.0),
     "ash-p": _last_layer(lambda k, det: shaped(k.h, "p", 90)),
-    "ash-b": _last_layer(lambda k, det: shaped(k.h, "b", 90)),
+    "ash-b": _last_layer(lambda k, det: shaped(k.h, "b", 95)),
     "ash-s": _last_layer(lambda k, det: shaped(k.h, "s", 95)),
     "scale": _last_layer(lambda k, det: shaped(k.h, "scale", 85)),
     "vra": _last_layer(lambda k, det: vra(k.h, *det.cuts_)),
@@ -288,7 +287,7 @@ FORMULAS = {
     "she": lambda k, det: she(k.h, k.W, k.b, k.H, k.y),
     "gradnorm": lambda k, det: gradnorm(k.h, k.W, k.b),
     "fdbd": lambda k, det: fdbd(k.h, k.W, k.b, k.H),
-    "nnguide": lambda k, det: nnguide(k.h, k.W, k.b, k.H[drawn(len(k.H))], 100),
+    "nnguide": lambda k, det: nnguide(k.h, k.W, k.b, k.H[drawn(len(k.H))], 10),
     "nci": lambda k, det: nci(k.h, k.W, k.b, k.H),
     "relation": lambda k, det: relation(k.h, k.W, k.b, k.H),
     "weiper": lambda k, det: weiper(

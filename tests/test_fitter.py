@@ -14,7 +14,7 @@ from dice.eval import gate
 from dice.images.imagesets import Decoding
 from dice.images.preprocess import transform_for
 
-HELD_OUT = ("tempscale", "klm", "react", "vra")
+HELD_OUT = ("tempscale", "klm", "react")
 
 
 def cut(array, size):

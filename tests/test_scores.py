@@ -18,8 +18,10 @@ from dice.detectors import (
     SHE,
     LastLayer,
     NNGuide,
+    OpenMax,
     Relation,
     Residual,
+    TempScale,
     ViM,
     WeiPer,
 )
@@ -145,7 +147,7 @@ def test_one_pass_over_the_features(labels, monkeypatch):
     for name, sets in found.items():
         row, det = METHODS[name], make(name, *case.layer32)
         if row.needs_fit:
-            taken = held_out if det.wants_held_out else ~held_out | det.ranks
+            taken = held_out if det.wants_held_out else ~held_out | (det.ranks and det.learns_statistics)
             det.fit((Z if row.takes == "z" else case.train32)[taken], case.y[taken])
         np.testing.assert_allclose(
             sets["a"], det.score_samples(z if row.takes == "z" else case.test32), rtol=1e-9, atol=1e-9
@@ -227,6 +229,7 @@ def test_activation_refusals():
         (lambda: ASH(percentile=101), "percentile"),
         (lambda: Clip(quantile=2), "quantile"),
         (lambda: VRA(below="x"), "below"),
+        (lambda: VRA(per="x"), "per"),
         (lambda: VRA(quantiles_=(0.9, 0.1)), "quantiles_"),
     ):
         with pytest.raises(InputError, match=word):
@@ -239,6 +242,28 @@ def test_vra_variants():
     h = np.array([[0.1, 0.5, 2.0, -1.0]], np.float32)
     np.testing.assert_allclose(VRA(0.3, 1.0)(h), [[0, 0.5, 1, 0]])
     np.testing.assert_allclose(VRA(0.3, 1.0, below="clip")(h), np.float32([[0.3, 0.5, 1, 0.3]]))
+
+
+@pytest.mark.parametrize("below", ["zero", "clip"])
+def test_vra_cuts_each_feature_at_its_own_quantiles(below):
+    case = random_case()
+    case.train32[:, 3] *= 100
+    rule = VRA(quantiles_=(0.6, 0.9), below=below)
+    halves = [
+        LastLayer(*case.layer32, activation=rule).fit(half)
+        for half in (case.train32[::2], case.train32[1::2])
+    ]
+    det = halves[0].merge(halves[1])
+    low, high = np.quantile(case.train32, (0.6, 0.9), axis=0)
+    shaped = np.where(case.test32 < low, low if below == "clip" else 0, np.minimum(case.test32, high))
+    close(det.score_samples(case.test32), formulas.energy(shaped @ case.layer32[0].T + case.layer32[1]))
+    assert not det.wants_held_out and det.learnt()["median quantile 0.6"] == pytest.approx(np.median(low))
+    common = LastLayer(*case.layer32, activation=VRA(per="all")).fit(case.train32)
+    assert common.wants_held_out and np.ndim(common.cuts_[0]) == 0
+    with pytest.raises(InputError, match="quantiles not fitted"):
+        LastLayer(*case.layer32, activation=rule).score_samples(case.test32)
+    fixed = LastLayer(*case.layer32, activation=VRA(low=0.5, high=1.0))
+    assert not fixed.needs_fit
 
 
 @pytest.mark.parametrize(
@@ -297,16 +322,90 @@ def test_weiper_in_double():
 def test_weibull_is_the_likeliest():
     rng = np.random.default_rng(0)
     for shape, translation in ((0.7, 5), (3, 50), (9, 10000)):
-        distances = np.sort(rng.weibull(shape, 20)) * 3
-        origin, scale, k = weibull_tail(distances, translation)
-        likelihood = weibull_min.logpdf(distances - origin, k, 0, scale).sum()
+        x = np.sort(rng.weibull(shape, 20)) * 3
+        x += translation - x[0]
+        scale, k = weibull_tail(x)
+        likelihood = weibull_min.logpdf(x, k, 0, scale).sum()
         for other in (
-            weibull_min.fit(distances - origin, floc=0),
+            weibull_min.fit(x, floc=0),
             (k * 1.001, 0, scale),
             (k, 0, scale * (1 + 1e-3 / k)),
         ):
-            assert likelihood >= weibull_min.logpdf(distances - origin, *other).sum() - 1e-6
-    assert weibull_tail(np.array([2.0, 2.0]), 1)[2] == 0 and weibull_tail(np.array([2.0]), 1)[2] == 0
+            assert likelihood >= weibull_min.logpdf(x, *other).sum() - 1e-6
+    assert weibull_tail(np.array([2.0, 2.0]))[1] == 0 and weibull_tail(np.array([2.0]))[1] == 0
+
+
+def test_openmax_of_logits_of_any_size():
+    rng = np.random.default_rng(0)
+    y = np.arange(300) % 3
+    z = rng.standard_normal((300, 3)) + 4 * np.eye(3)[y]
+    want = OpenMax().fit(z * 1e3, y).score_samples(z * 1e3)
+    assert len(np.unique(want)) > 1
+    for scale in (1e20, 1e100):  # the translation is as nothing
+        got = OpenMax().fit(z * scale, y).score_samples(z * scale)
+        assert np.isfinite(got).all() and ((got >= -1) & (got <= 0)).all()
+    with pytest.raises(InputError, match="distances between logits overflow"):
+        OpenMax().fit(z * 1e200, y).score_samples(z * 1e200)
+    far = OpenMax().fit(z, y).score_samples(z * 1e200)  # infinitely far: all is unknown
+    assert np.isfinite(far).all()
+    old = OpenMax(translation=10000).fit(z, y).score_samples(z)
+    np.testing.assert_allclose(old, formulas.openmax(z, z, y, 20, 3, 10000.0), rtol=1e-6)
+
+
+@pytest.mark.parametrize("detector", [ViM, lambda W, b: Residual(W=W, b=b)])
+def test_rows_of_the_last_layer_that_sum_to_zero(detector):
+    """The rounding of W to float32 is no direction of its own: u stays small."""
+    rng = np.random.default_rng(0)
+    W, b = rng.standard_normal((20, 64)), rng.standard_normal(20)
+    W = (W - W.mean(0)).astype(np.float32)
+    H, h = np.maximum(rng.standard_normal((500, 64)), 0), np.maximum(rng.standard_normal((9, 64)), 0)
+    det = detector(W, b.astype(np.float32)).fit(H)
+    assert "the rank of W is 1 short of full" in det.shortfall()
+    u = -np.linalg.pinv(W.astype(np.float64), rcond=1e-5) @ b
+    want = formulas.residual_norm(h, H, u, 32)
+    if isinstance(det, ViM):
+        want = (formulas.energy(h @ W.T + b) - det.score_samples(h)) / det.alpha_ - want
+    else:
+        want = -det.score_samples(h) - want
+    np.testing.assert_allclose(want, 0, atol=1e-4)
+
+
+def test_a_score_that_is_not_a_number_is_refused():
+    large = np.full((1, 2), 1.7e308)
+    with pytest.raises(
+        InputError, match="she: a score is not a number, since the logits or features are too"
+    ):
+        _core.score("she", np.zeros((1, 1)), large, (np.array([[10.0, -10.0]]),), ())
+
+
+def test_fdbd_of_an_image_at_the_mean_is_finite():
+    W, b = np.float32([[1, 0], [0, 1], [0, 1]]), np.zeros(3, np.float32)
+    one = np.float32([[3, 4]])
+    det = make("fdbd", W, b).fit(one)
+    scores = det.score_samples(np.float32([[3, 4], [3, 4.001]]))
+    assert np.isfinite(scores).all() and scores[0] > scores[1]
+    assert make("fdbd", W, b).fit(0 * one).score_samples(0 * one) == 0
+
+
+def test_temperature_of_images_that_are_all_right():
+    rng = np.random.default_rng(0)
+    y = np.arange(200) % 3
+    z, new = rng.random((200, 3)) + 8 * np.eye(3)[y], rng.standard_normal((100, 3)) * 2
+    det = TempScale().fit(z, y)
+    smoothed = np.full((200, 3), 1 / 201 / 3)  # of the labels
+    smoothed[np.arange(200), y] += 200 / 201
+
+    def loss(t):
+        return -(smoothed * np.log(formulas.softmax(z / t, axis=1))).sum()
+
+    t = det.temperature_
+    assert loss(t) < min(loss(t * 1.001), loss(t / 1.001))
+    assert len(np.unique(det.score_samples(new))) == 100 and "none of 200 images" in det.shortfall()
+    for scale in (1e-30, 1e30):
+        assert TempScale().fit(z * scale, y).temperature_ == pytest.approx(t * scale, rel=1e-9)
+    worse = TempScale().fit(z, (y + 1) % 3)
+    assert worse.temperature_ == pytest.approx(1024 * z.std()) and "than chance" in worse.shortfall()
+    assert len(np.unique(worse.score_samples(new))) == 100
 
 
 def close(got, want):

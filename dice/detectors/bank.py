@@ -141,7 +141,8 @@ class NNGuide(HeadScore):
     """LSE(z) times the mean of the K largest <h / norm(h), LSE(z_i) h_i / norm(h_i)> over a bank (Park, Jung
     & Teoh, ICCV 2023, arXiv 2309.14888, eq. 5).
 
-    The bank is a random `fraction` of the training images (the paper: 1 % for ImageNet); whether one is drawn
+    K = 10 and a bank of a random `fraction` of the training images, 1 % for ImageNet, are the authors'
+    (roomo7time/nnguide, configs/detector/nnguide.yaml; OpenOOD: K = 100); whether one is drawn
     follows from `seed` and its place in the stream, and the first always is. K is at most the bank. OpenOOD
     takes the first batches instead, pytorch-ood all images (fraction=1). OpenOOD's normaliser adds 1e-10 to
     every number after the division: less than the rounding of float32 products. `device` as for KNN.
@@ -151,7 +152,7 @@ class NNGuide(HeadScore):
     saved_classes = (Bank,)
 
     def __init__(
-        self, W: Any, b: Any, K: int = 100, fraction: float = 0.01, seed: int = 0, device: str = "cpu"
+        self, W: Any, b: Any, K: int = 10, fraction: float = 0.01, seed: int = 0, device: str = "cpu"
     ) -> None:
         self.W = W
         self.b = b

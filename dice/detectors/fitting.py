@@ -175,7 +175,7 @@ class _Fitter:
             raise InputError(f"{self.name}: no image is of {split!r}, which this method learns from")
         if detector.ranks:
             detector.learn_mean(self.fits.moments)
-            if split != HELD_OUT:
+            if detector.learns_statistics:  # nothing but moments, of all images
                 return Fit(self.name, ALL, self.fits.moments.count)
         return Fit(self.name, split, self.seen[split])
 

@@ -44,9 +44,26 @@ def _rest(moments: ClassMoments, origin: NDArray[np.float64], dim: int | None, d
     )
 
 
-def _subspace_shortfall(moments: ClassMoments) -> str:
-    images = int(moments.count.sum())
-    return "" if images >= moments.features else f"{images} images do not span {moments.features} features"
+def _origin(weight: NDArray[np.float32], bias: NDArray[np.float32]) -> tuple[NDArray[np.float64], int]:
+    """u = -pinv(W) b, float64 (D,), of the last layer (C, D) and (C,); and by how much W falls short of full
+    rank.
+
+    W is float32, so what is below its rounding counts as 0, as scipy.linalg.pinv and torch.linalg.pinv have
+    it: with numpy's cut-off of the authors, rounding alone makes a huge u of rows that sum to 0.
+    """
+    x, rank = _core.least_norm(weight, bias, max(weight.shape) * float(np.finfo(np.float32).eps))
+    return -x, min(weight.shape) - rank
+
+
+def _subspace_shortfall(moments: ClassMoments, missing: int) -> str:
+    images, said = int(moments.count.sum()), []
+    if images < moments.features:
+        said.append(f"{images} images do not span {moments.features} features")
+    if missing:
+        said.append(
+            f"the rank of W is {missing} short of full: what b has outside its range is left out of u"
+        )
+    return "; ".join(said)
 
 
 def _residual(rest: _core.Linear, h: Any) -> NDArray[np.float64]:
@@ -86,7 +103,8 @@ class Residual(Detector):
         return found.within_classes().pooled()
 
     def shortfall(self) -> str:
-        return _subspace_shortfall(self._fitted_state(ClassMoments))
+        moments = self._fitted_state(ClassMoments)
+        return _subspace_shortfall(moments, self._origin(moments.features)[1])
 
     def score_samples(self, h: Any) -> NDArray[np.float64]:
         """Scores float64 (N,) of features `h` (N, D); higher means in-distribution."""
@@ -98,16 +116,16 @@ class Residual(Detector):
 
     def _make_rest(self) -> _core.Linear:
         moments = self._fitted_state(ClassMoments)
-        return _rest(moments, self._origin(moments.features), self.dim, self._device())
+        return _rest(moments, self._origin(moments.features)[0], self.dim, self._device())
 
-    def _origin(self, features: int) -> NDArray[np.float64]:
-        """u, float64 (D,)."""
+    def _origin(self, features: int) -> tuple[NDArray[np.float64], int]:
+        """u, float64 (D,), and by how much W falls short of full rank."""
         if self.W is None and self.b is None:
-            return np.zeros(features)
+            return np.zeros(features), 0
         weight, bias = last_layer(self.W, self.b)
         if weight.shape[1] != features:
             raise InputError(f"W: got {weight.shape[1]} features, was fitted with {features}")
-        return -_core.least_norm(weight, bias)
+        return _origin(weight, bias)
 
 
 class SubspaceStatistics:
@@ -146,6 +164,8 @@ class ViM(HeadScore):
     once the subspace is known: `fit` and `partial_fit` keep an evenly spread sample for it, all images up to
     2^25 numbers (128 MB), so that one pass is enough. Further memory: D D doubles. `device` as for Residual.
 
+    pytorch-ood computes it in float32 and clips logits to [-100, 100]: ranks correlate at 0.994.
+
     Attributes: `alpha_`.
     """
 
@@ -167,7 +187,7 @@ class ViM(HeadScore):
         return {"alpha": self.alpha_}
 
     def shortfall(self) -> str:
-        return _subspace_shortfall(self._fitted_state(SubspaceStatistics).moments)
+        return _subspace_shortfall(self._fitted_state(SubspaceStatistics).moments, self._origin()[1])
 
     @property
     def alpha_(self) -> float:
@@ -184,8 +204,11 @@ class ViM(HeadScore):
         return _residual(self._cached("rest", self._make_rest), h)
 
     def _make_rest(self) -> _core.Linear:
-        moments, origin = self._fitted_state(SubspaceStatistics).moments, -_core.least_norm(*self._layer())
-        return _rest(moments, origin, self.dim, self._device())
+        moments = self._fitted_state(SubspaceStatistics).moments
+        return _rest(moments, self._origin()[0], self.dim, self._device())
+
+    def _origin(self) -> tuple[NDArray[np.float64], int]:
+        return self._cached("origin", lambda: _origin(*self._layer()), from_parameters=True)
 
     def _score_block(self, h: np.ndarray, z: np.ndarray) -> NDArray[np.float64]:
         norm = -self._residual(h)
