@@ -60,8 +60,8 @@ class Mahalanobis(Detector):
     an image do not count. OpenOOD's MDS is the same; pytorch-ood sums where S is a mean (a score 2 N times
     smaller) and adds 1e-6 to its diagonal. Libraries that invert S in float32 leave out more where it is
     ill-conditioned: oodeel drops 203 of the 342 eigenvalues of a CIFAR-10 DenseNet (Spearman correlation of
-    the scores: 0.93), and vim's ranks correlate at 0.87. The paper's weighting of several layers and its input perturbation
-    are left out, as in both.
+    the scores: 0.93), and vim's ranks correlate at 0.87. The paper's weighting of several layers and its
+    input perturbation are left out, as in OpenOOD and pytorch-ood.
 
     device="cuda" ("cuda:1") computes the distances there, in double, by cuBLAS where it is found; features
     that live there are scored where they are.
