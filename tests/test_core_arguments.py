@@ -180,6 +180,12 @@ CALLS: dict[str, tuple[Callable, Callable[[], Any]]] = {
     "score energy": (_core.score, lambda: ["energy", floats(4, 2), None, (), (1.0,)]),
     "score gen": (_core.score, lambda: ["gen", floats(4, 5), None, (), (0.1, 3)]),
     "score likelihood": (_core.score, lambda: ["likelihood", floats(4, 2), None, (), (1.0,)]),
+    "score lts": (_core.score, lambda: ["lts", floats(4, 2), floats(4, 3), (), (2,)]),
+    "score pnml": (_core.score, lambda: ["pnml", floats(4, 2), doubles(4, 1), (), ()]),
+    "score cadref": (
+        _core.score,
+        lambda: ["cadref", floats(4, 2), floats(4, 3), (doubles(2, 3), doubles(2, 3)), ()],
+    ),
     "score openmax": (
         _core.score,
         lambda: ["openmax", floats(4, 2), None, (doubles(2, 2), doubles(2, 3)), (2, 1)],

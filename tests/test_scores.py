@@ -15,8 +15,14 @@ from dice.detectors import (
     GEN,
     KLM,
     KNN,
+    LTS,
+    MCM,
+    NECO,
     SHE,
+    CADRef,
     LastLayer,
+    Mahalanobis,
+    NegLabel,
     NNGuide,
     OpenMax,
     Relation,
@@ -27,6 +33,7 @@ from dice.detectors import (
 )
 from dice.detectors.activations import ASH, SCALE, VRA, Clip
 from dice.detectors.registry import METHODS, make
+from dice.detectors.texts import select_negatives
 from dice.detectors.typical import weibull_tail
 from dice.stats.quantiles import ValueHistogram
 
@@ -119,7 +126,7 @@ def test_refusals(name):
     if row.needs_fit:
         with pytest.raises(InputError, match="fit"):
             make(name, *case.layer32).score_samples(x)
-    if row.needs_labels and name not in ("mds", "rmds"):
+    if row.needs_labels and not isinstance(det, Mahalanobis):
         with pytest.raises(InputError, match="y: not given"):
             det.fit(x)
     if row.needs_head:
@@ -368,6 +375,85 @@ def test_rows_of_the_last_layer_that_sum_to_zero(detector):
     else:
         want = -det.score_samples(h) - want
     np.testing.assert_allclose(want, 0, atol=1e-4)
+
+
+@pytest.mark.parametrize("strength", ["energy", "maxlogit", "msp"])
+def test_strengths_of_cadref(strength):
+    case = random_case()
+    det = CADRef(*case.layer32, strength=strength).fit(case.train32)
+    want = formulas.cadref(case.h, case.W, case.b, case.H, getattr(formulas, strength))
+    np.testing.assert_allclose(det.score_samples(case.test32), want, rtol=1e-5)
+    assert np.array_equal(det.score_samples(np.zeros((1, 48))), [0])
+    with pytest.raises(InputError, match="strength: got 'x'"):
+        CADRef(*case.layer32, strength="x").fit(case.train32)
+
+
+def test_cadref_of_a_class_that_is_never_predicted():
+    case = random_case()
+    case.layer32[1][3] = -1000
+    case.b = case.layer32[1].astype(np.float64)
+    det = CADRef(*case.layer32).fit(case.train32)
+    far = np.zeros((1, 48), np.float32)
+    far[0, :3] = 1000 * case.W[3, :3]
+    assert np.isfinite(det.score_samples(far)).all()
+
+
+@pytest.mark.parametrize("percentile", [0, 50, 99, 100])
+def test_percentiles_of_lts(percentile):
+    case = random_case()
+    det = LTS(*case.layer32, percentile=percentile)
+    close(det.score_samples(case.test32), formulas.lts(case.h, case.W, case.b, percentile))
+    below = det.score_samples(-case.test32)  # no positive feature
+    close(below, formulas.energy(-case.h @ case.W.T + case.b))
+    with pytest.raises(InputError, match="percentile: got 101"):
+        LTS(*case.layer32, percentile=101).score_samples(case.test32)
+
+
+def test_choices_of_neco():
+    case = random_case()
+    mean, deviation = case.H.mean(0), case.H.std(0)
+    axes = np.linalg.svd((case.H - mean) / deviation)[2][:5]
+    s = (case.h - mean) / deviation
+    want = np.linalg.norm(s @ axes.T, axis=1) / np.linalg.norm(s, axis=1)
+    det = NECO(*case.layer32, dim=5, max_logit=False).fit(case.train32)
+    np.testing.assert_allclose(det.score_samples(case.test32), want, rtol=1e-5)
+    det = NECO(*case.layer32, dim=999, max_logit=False).fit(case.train32)  # all of them
+    np.testing.assert_allclose(det.score_samples(case.test32), 1, rtol=1e-5)
+    one = NECO(*case.layer32, max_logit=False).fit(case.train32[:1])
+    assert np.array_equal(one.score_samples(case.train32[:1]), [0])
+
+
+def test_negative_labels():
+    rng = np.random.default_rng(0)
+    texts, images, W = (rng.standard_normal((n, 16)) for n in (57, 9, 5))
+    det = NegLabel(W, np.zeros(5), texts, groups=4)
+    np.testing.assert_allclose(det.score_samples(images), formulas.neglabel(images, W, texts, 4), rtol=2e-5)
+    many = NegLabel(W, np.zeros(5), texts, groups=4, T=1e-6).score_samples(images)  # exp would overflow
+    assert np.isfinite(many).all()
+    np.testing.assert_allclose(
+        MCM(W, np.zeros(5), T=0.01).score_samples(images), formulas.mcm(images, W, 0.01), rtol=1e-4
+    )
+    likeness = np.quantile(formulas.unit(texts) @ formulas.unit(W).T, 0.95, axis=1)
+    assert np.array_equal(select_negatives(W, texts), np.argsort(likeness)[: int(57 * 0.15)])
+    for bad, word in (
+        ({"negatives": texts[:3]}, "negatives: got 3, want at least one for each of 4 groups"),
+        ({"negatives": texts[:, :3]}, "negatives: got 3 features"),
+        ({"groups": 0}, "groups: got 0"),
+        ({"T": 0}, "T: got 0"),
+    ):
+        with pytest.raises(InputError, match=word):
+            NegLabel(W, np.zeros(5), **{"negatives": texts, "groups": 4} | bad).score_samples(images)
+    with pytest.raises(InputError, match="candidates: got 3 features"):
+        select_negatives(W, texts[:, :3])
+    with pytest.raises(InputError, match="share, quantile"):
+        select_negatives(W, texts, share=0)
+
+
+def test_parameters_that_a_fit_depends_on_must_agree_in_a_merge():
+    case = random_case()
+    plain, unit = (Mahalanobis(normalize).fit(case.train32, case.y) for normalize in (False, True))
+    with pytest.raises(InputError, match="merge: got a Mahalanobis of normalize=True, this one has False"):
+        plain.merge(unit)
 
 
 def test_a_score_that_is_not_a_number_is_refused():

@@ -59,13 +59,6 @@ class KLM(LogitScore):
         self._state = moments
         return self
 
-    def merge(self, other: "Self") -> "Self":
-        """Adds what `other` has learnt; it stays as it is. InputError where it is of another variant, and as
-        for any detector."""
-        if isinstance(other, KLM) and other.variant != self.variant:
-            raise InputError(f"merge: got a KLM of variant={other.variant!r}, this one has {self.variant!r}")
-        return super().merge(other)
-
     def _unfitted(self) -> str:
         return f"KLM: not fitted for variant={self.variant!r}; call fit with held-out ID logits first"
 

@@ -1,4 +1,4 @@
-/* Scores that compare the features with a property of the predicted class y: fDBD, NCI, SHE. */
+/* Scores that compare the features with a property of the predicted class y: fDBD, NCI, SHE, CADRef. */
 #include <math.h>
 
 #include "ood/scores/rule.h"
@@ -56,3 +56,25 @@ static void she(const dice_score_image *image, double *out)
 
 const dice_score_rule dice_score_she = {
     .name = "she", .reads = "zh", .arrays = "CD", .numbers = 0, .outputs = 1, .score = she};
+
+/* CADRef (Ling et al., CVPR 2025), two numbers: the sums of the positive and of the negative parts of
+ * sign(w_y) (h - mean of y), over norm1(h); 0 where h is 0. arrays: means, W */
+static void cadref(const dice_score_image *image, double *out)
+{
+    const size_t label = dice_score_label(image);
+    const double *mean = image->arrays[0] + label * image->features;
+    const double *weight = image->arrays[1] + label * image->features;
+    const double norm = image->kernels->distance(image->h, image->features, 0, NULL);
+    double parts[2] = {0, 0};
+    for (size_t d = 0; d < image->features; d++) {
+        const double away = image->h[d] - mean[d];
+        if (weight[d] != 0) {
+            parts[(away > 0) != (weight[d] > 0)] += fabs(away);
+        }
+    }
+    out[0] = norm > 0 ? parts[0] / norm : 0;
+    out[1] = norm > 0 ? parts[1] / norm : 0;
+}
+
+const dice_score_rule dice_score_cadref = {
+    .name = "cadref", .reads = "zh", .arrays = "CD CD", .numbers = 0, .outputs = 2, .score = cadref};
