@@ -19,6 +19,7 @@ __all__ = [
     "as_array",
     "blocks",
     "on_gpu",
+    "unit_rows",
 ]
 
 Array: TypeAlias = NDArray[Any]  #: of floats or integers of any width
@@ -105,3 +106,11 @@ def blocks(array: np.ndarray, dtype: type, size: int | None = None) -> Iterator[
     step = max(1, (size or BLOCK_BYTES) // row_bytes)
     for first in range(0, max(1, len(array)), step):
         yield np.ascontiguousarray(array[first : first + step], dtype=dtype)
+
+
+def unit_rows(h: Array) -> Float64:
+    """`h` (N, D) with each row divided by its norm, in double; a row of zeros stays."""
+    rows = h.astype(np.float64)
+    norms = np.linalg.norm(rows, axis=1, keepdims=True)
+    np.divide(rows, norms, out=rows, where=norms > 0)
+    return rows

@@ -421,9 +421,9 @@ def test_a_detector_fitted_on_statistics_scores_as_one_fitted_on_the_images(name
     new = WIDE.forward(array_set("new", 50, 3).pixels)[0]
     logits = fitting._logits_of(WIDE.weight, WIDE.bias)
     direct = make(name, WIDE.weight, WIDE.bias)
-    chunks = ((np.arange(i, i + 8), h[i : i + 8]) for i in range(0, 400, 8))
-    options = {"labels": train.labels, "count": 400, "name": "train", "others": fitting.ALL}
-    row = fitting.fit({name: direct}, chunks, logits, **options).by_name[name]
+    for i in range(0, 400, 8):
+        direct.partial_fit_with_logits(h[i : i + 8], logits(h[i : i + 8]), train.labels[i : i + 8])
+    row = fitting.Fit("train", fitting.ALL, 400, direct.learnt(), direct.shortfall())
     save(tmp_path / "s.npz", run(tmp_path, train, WIDE))
     save(tmp_path / "merged.npz", merge(shards(tmp_path, train, 3, WIDE)))
     for file in ("s.npz", "merged.npz"):

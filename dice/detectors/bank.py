@@ -163,7 +163,8 @@ class NNGuide(HeadScore):
     """LSE(z) times the mean of the K largest <h / norm(h), LSE(z_i) h_i / norm(h_i)> over a bank (Park, Jung
     & Teoh, ICCV 2023, arXiv 2309.14888, eq. 5).
 
-    The bank is a random `fraction` of the training images (the paper: 1 % for ImageNet); whether one is drawn
+    K = 10 and a bank of a random `fraction` of the training images, 1 % for ImageNet, are the authors'
+    (roomo7time/nnguide, configs/detector/nnguide.yaml; OpenOOD: K = 100); whether one is drawn
     follows from `seed` and its place in the stream, and the first always is. K is at most the bank. OpenOOD
     takes the first batches instead, pytorch-ood all images (fraction=1). OpenOOD's normaliser adds 1e-10 to
     every number after the division: less than the rounding of float32 products. `device` as for KNN.
@@ -173,7 +174,7 @@ class NNGuide(HeadScore):
     saved_classes = (Bank,)
 
     def __init__(
-        self, W: Any, b: Any, K: int = 100, fraction: float = 0.01, seed: int = 0, device: str = "cpu"
+        self, W: Any, b: Any, K: int = 10, fraction: float = 0.01, seed: int = 0, device: str = "cpu"
     ) -> None:
         self.W = W
         self.b = b
@@ -182,7 +183,7 @@ class NNGuide(HeadScore):
         self.seed = seed
         self.device = device
 
-    def _learn_block(self, h: np.ndarray, z: np.ndarray, y: NDArray[np.int64]) -> None:
+    def _add_block(self, h: np.ndarray, z: np.ndarray, y: NDArray[np.int64]) -> None:
         self._check_drawing()
         bank = self._state_to_extend(Bank, Bank)
         draw = np.random.PCG64(whole(self.seed, "seed", 0, MOST_SEED)).advance(bank.seen)
@@ -240,7 +241,7 @@ class Relation(HeadScore):
         self.power = power
         self.device = device
 
-    def _learn_block(self, h: np.ndarray, z: np.ndarray, y: NDArray[np.int64]) -> None:
+    def _add_block(self, h: np.ndarray, z: np.ndarray, y: NDArray[np.int64]) -> None:
         rows = h.astype(np.float32, copy=False)
         bank = self._state_to_extend(Bank, Bank)
         bank.add(rows, _core.bank_norms(rows), self._probabilities(z))

@@ -295,12 +295,18 @@ class Detector:
     def merge(self, other: "Self") -> "Self":
         """Adds what `other` has learnt, as if it had been fitted here; `other` stays as it is.
 
-        InputError where it is of another class, or of features of another width."""
+        InputError where it is of another class, of features of another width, or fitted with another
+        parameter that the fit depends on."""
         if type(other) is not type(self):
             raise InputError(f"merge: got {type(other).__name__}, want another {type(self).__name__}")
         here, there = self._width(), other._width()
         if here and there and here != there:
             raise InputError(f"merge: got a {type(self).__name__} of {there} features, this one has {here}")
+        for parameter in self.fit_depends_on:
+            mine, theirs = getattr(self, parameter), getattr(other, parameter)
+            if np.ndim(mine) == np.ndim(theirs) == 0 and mine != theirs:
+                name = type(self).__name__
+                raise InputError(f"merge: got a {name} of {parameter}={theirs!r}, this one has {mine!r}")
         theirs = other._current_state()
         if theirs is not None:
             self._merge_state(theirs)

@@ -16,6 +16,7 @@ from dice.detectors.checks import (
     finite,
     float_type,
     last_layer,
+    percentage,
     positive,
     scored,
 )
@@ -27,11 +28,11 @@ from dice.stats.training import Statistics
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-__all__ = ["NCI", "SHE", "FDBD", "GradNorm", "HeadScore"]
+__all__ = ["LTS", "NCI", "SHE", "FDBD", "GradNorm", "HeadScore"]
 
 
 class HeadScore(Detector):
-    """Base class. A subclass writes `_score_block`, and where it learns `_learn_block`; both get features and
+    """Base class. A subclass writes `_score_block`, and where it learns `_add_block`; both get features and
     their logits.
 
     W (C, D) and b (C,) are the last layer, from any framework, used as float32; logits are float32.
@@ -88,7 +89,7 @@ class HeadScore(Detector):
         """`partial_fit` of features `h` (n, D), float32 or float64, whose logits `z` float32 (n, C) are known
         already."""
         labels = class_labels(y, len(h), z.shape[1]) if self.needs_labels else np.zeros(len(h), np.int64)
-        self._learn_block(finite(h, "h"), z, labels)
+        self._add_block(finite(h, "h"), z, labels)
 
     def score_samples(self, h: Any) -> NDArray[np.float64]:
         """Scores float64 (N,) of features `h` (N, D); higher means in-distribution."""
@@ -101,7 +102,7 @@ class HeadScore(Detector):
         already."""
         return self._score_block(h, z)
 
-    def _learn_block(self, h: np.ndarray, z: np.ndarray, y: NDArray[np.int64]) -> None:
+    def _add_block(self, h: np.ndarray, z: np.ndarray, y: NDArray[np.int64]) -> None:
         """Adds features `h` (n, D), logits `z` (n, C) and labels `y` (n,), all 0 where none are wanted, to
         `_state`."""
         self._state = Width(h.shape[1])
@@ -136,13 +137,37 @@ class GradNorm(HeadScore):
         return _core.score("gradnorm", z, h, (), (1 / positive(self.T, "T"),))
 
 
+class LTS(HeadScore):
+    """Logit scaling (Djurisic, Liu & Nikolic, 2024, arXiv 2409.01175): LSE(s^2 z), s the sum of the positive
+    features over that of the largest k of them, k = D - round(D percentile / 100), at least 1.
+
+    percentile=95 is the authors' for all their networks (andrijazz/lts, config; their function's own default,
+    65, is never used). Where no feature is positive s is 1.
+    """
+
+    needs_fit = False
+
+    def __init__(self, W: Any, b: Any, percentile: float = 95) -> None:
+        self.W = W
+        self.b = b
+        self.percentile = percentile
+
+    def _check(self) -> None:
+        super()._check()
+        percentage(self.percentile, "percentile")
+
+    def _score_block(self, h: np.ndarray, z: np.ndarray) -> NDArray[np.float64]:
+        k = h.shape[1] - round(h.shape[1] * percentage(self.percentile, "percentile") / 100)
+        return _core.score("lts", z, h, (), (max(k, 1),))
+
+
 class _CentredScore(HeadScore):
     """Learns the mean training feature."""
 
     learns_statistics = True
     saved_classes = (Moments,)
 
-    def _learn_block(self, h: np.ndarray, z: np.ndarray, y: NDArray[np.int64]) -> None:
+    def _add_block(self, h: np.ndarray, z: np.ndarray, y: NDArray[np.int64]) -> None:
         moments = self._state_to_extend(Moments, lambda: Moments(h.shape[1]))
         self._state = moments.add(h)
 
@@ -295,7 +320,7 @@ class SHE(HeadScore):
         self.b = b
         self.variant = variant
 
-    def _learn_block(self, h: np.ndarray, z: np.ndarray, y: NDArray[np.int64]) -> None:
+    def _add_block(self, h: np.ndarray, z: np.ndarray, y: NDArray[np.int64]) -> None:
         patterns = self._state_to_extend(Patterns, lambda: Patterns(z.shape[1], h.shape[1]))
         patterns.add(h, y, z.argmax(axis=1) == y)
         self._state = patterns

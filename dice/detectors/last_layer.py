@@ -9,11 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dice import _core
-from dice.arrays import DeviceArray, Float32, as_array, on_gpu
-from dice.detectors.activations import ASH, SCALE, VRA, Activation, Clip
+from dice.arrays import DeviceArray, Float32, as_array, blocks, on_gpu
+from dice.detectors.activations import ASH, SCALE, VRA, Activation, Clip, Cuts
 from dice.detectors.base import Detector
 from dice.detectors.checks import chosen, finite, last_layer, percentage, real, scored
 from dice.detectors.logits import LogitScore
+from dice.detectors.sample import Thinned
 from dice.errors import InputError
 from dice.io.schema import Unfit, instance, maybe, restore, whole
 from dice.stats.moments import Moments
@@ -33,9 +34,13 @@ SCORES = ("energy", "msp", "maxlogit")
 class FeatureStatistics:
     """What the mask and the activation rule take from the training features.
 
-    Attributes: `features`, D; `moments` of the features, for their mean; `histogram` of all their numbers,
-    for quantiles, None where the rule asked for none.
+    Attributes: `features`, D; `moments` of the features, for their mean; for quantiles of all numbers a
+    `histogram` of them, for those of each feature an evenly spread `sample` of features, up to `KEPT`
+    numbers; each is None where the rule asked for none.
     """
+
+    KEPT = 1 << 25
+    sample: Thinned | None = None
 
     def __init__(self, features: int) -> None:
         self.features = features
@@ -44,17 +49,32 @@ class FeatureStatistics:
 
     def __setstate__(self, state: Mapping[str, Any]) -> None:
         """Unfit where it is not what such an object holds."""
-        histogram = maybe(instance(ValueHistogram))
-        restore(self, state, features=whole(1), moments=instance(Moments), histogram=histogram)
-        if self.moments.features != self.features:
-            raise Unfit(f"Moments: of {self.moments.features} features, want {self.features}")
+        restore(
+            self,
+            {"sample": None, **state},
+            features=whole(1),
+            moments=instance(Moments),
+            histogram=maybe(instance(ValueHistogram)),
+            sample=maybe(instance(Thinned)),
+        )
+        if self.sample is not None:
+            self.sample.check(columns=1)
+        for part in (self.moments, self.sample):
+            if part is not None and part.features != self.features:
+                raise Unfit(f"FeatureStatistics: of {self.features} features and of {part.features}")
 
     def empty(self) -> "FeatureStatistics":
         """A new one of the same D."""
         return FeatureStatistics(self.features)
 
-    def count_values(self, h: np.ndarray) -> None:
-        """Adds features `h` (N, D) to the histogram."""
+    def count_values(self, h: np.ndarray, by_feature: bool) -> None:
+        """Adds features `h` (N, D) to the sample, or to the histogram."""
+        if by_feature:
+            if self.sample is None:
+                self.sample = Thinned(max(1, self.KEPT // self.features))
+            for block in blocks(h, np.float32):
+                self.sample.add(finite(block, "h"))
+            return
         if self.histogram is None:
             self.histogram = ValueHistogram()
         self.histogram.add(h)
@@ -67,6 +87,10 @@ class FeatureStatistics:
             if self.histogram is None:
                 self.histogram = ValueHistogram()
             self.histogram.merge(other.histogram)
+        if other.sample is not None:
+            if self.sample is None:
+                self.sample = other.sample.empty()
+            self.sample.merge(other.sample)
 
 
 class LastLayer(Detector):
@@ -86,7 +110,8 @@ class LastLayer(Detector):
         Such as `GEN()`; one that learns must be fitted already.
 
     One pass: `fit` learns the mean feature and, where the activation has quantiles, counts the features'
-    values (8 MB; a file has only the bins that are filled).
+    values (8 MB; a file has only the bins that are filled), or keeps an evenly spread sample of the features
+    where each has quantiles of its own (up to 2^25 numbers, 128 MB; all images up to that).
 
     >>> from dice.detectors.activations import ASH
     >>> rng = np.random.default_rng(0)
@@ -96,7 +121,7 @@ class LastLayer(Detector):
     """
 
     ranks = True
-    saved_classes = (ASH, SCALE, VRA, Clip, FeatureStatistics, Moments, ValueHistogram)
+    saved_classes = (ASH, SCALE, VRA, Clip, FeatureStatistics, Moments, Thinned, ValueHistogram)
     _warned = False  # of features below 0, since the fit began
 
     def __init__(
@@ -165,6 +190,10 @@ class LastLayer(Detector):
         rule = self._activation()
         return () if rule is None else rule.quantiles
 
+    def _by_feature(self) -> bool:
+        rule = self._activation()
+        return rule is not None and rule.by_feature
+
     def _absolute(self) -> bool:
         return chosen(self.contribution, "contribution", *CONTRIBUTIONS) == "abs"
 
@@ -177,8 +206,9 @@ class LastLayer(Detector):
 
     @property
     def wants_held_out(self) -> bool:
-        """Whether there are values at quantiles to fit, which is to calibrate."""
-        return bool(self._quantiles())
+        """Whether there are values at quantiles of all numbers to fit, which is to calibrate. Those of each
+        feature are too many for the held-out images; they are a statistic of the others."""
+        return bool(self._quantiles()) and not self._by_feature()
 
     def partial_fit(self, h: Any, y: Any = None) -> "Self":
         """Adds training features `h` (N, D). Memory: 4 D doubles, and 8 MB for quantiles, however many
@@ -187,7 +217,7 @@ class LastLayer(Detector):
         array = h if on_gpu(h) and device != "cpu" else self._checked(h)
         found = self._statistics_to_extend()
         if self._quantiles():
-            found.count_values(array)
+            found.count_values(array, self._by_feature())
         if self.mean is None and _core.device_offers(device, "moments"):
             found.moments.add_on(device, array)
         elif self.mean is None:
@@ -203,7 +233,7 @@ class LastLayer(Detector):
     def learn_block(self, h: np.ndarray, z: np.ndarray, y: Any = None) -> None:
         if self._quantiles():
             found = self._statistics_to_extend()
-            found.count_values(h)
+            found.count_values(h, self._by_feature())
             self._state = found
 
     def learn_mean(self, moments: Moments) -> None:
@@ -220,20 +250,28 @@ class LastLayer(Detector):
         self.learn_mean(found.moments)
 
     def learnt(self) -> dict[str, float]:
-        return {f"quantile {q:g}": cut for q, cut in zip(self._quantiles(), self.cuts_, strict=True)}
+        cuts = zip(self._quantiles(), self.cuts_, strict=True)
+        if self._by_feature():
+            return {f"median quantile {q:g}": float(np.median(cut)) for q, cut in cuts}
+        return {f"quantile {q:g}": float(cut) for q, cut in cuts}
 
     @property
-    def cuts_(self) -> tuple[float, ...]:
-        """The values at the activation's quantiles, as fitted; () where it has none."""
+    def cuts_(self) -> Cuts:
+        """The values at the activation's quantiles, as fitted: numbers, or float32 (D,) where each feature
+        has its own; () where there are none."""
         return self._cached("cuts", self._find_cuts)
 
-    def _find_cuts(self) -> tuple[float, ...]:
+    def _find_cuts(self) -> Cuts:
         quantiles, state = self._quantiles(), self._current_state()
         if not quantiles:
             return ()
-        if not isinstance(state, FeatureStatistics) or state.histogram is None:
-            raise InputError(f"{self._activation()}: quantiles not fitted; call fit(h), or give the values")
-        return tuple(state.histogram.quantile(q) for q in quantiles)
+        if isinstance(state, FeatureStatistics):
+            if self._by_feature() and state.sample is not None and len(state.sample):
+                (rows,) = state.sample.rows()
+                return tuple(np.quantile(rows, quantiles, axis=0).astype(np.float32))
+            if not self._by_feature() and state.histogram is not None:
+                return tuple(state.histogram.quantile(q) for q in quantiles)
+        raise InputError(f"{self._activation()}: quantiles not fitted; call fit(h), or give the values")
 
     def _moments(self) -> Moments | None:
         """The moments of the training features; None where there are none yet."""
@@ -340,7 +378,7 @@ class LastLayer(Detector):
             return forward(h)
         return scored(forward, self._checked(h), np.float32)
 
-    def _prepare(self) -> tuple[_core.Linear, Activation | None, tuple[float, ...], float]:
+    def _prepare(self) -> tuple[_core.Linear, Activation | None, Cuts, float]:
         """The masked layer, the rule to apply before it, the cuts of that rule, and the value at which the
         layer itself clips features."""
         weight, bias = self._layer()
@@ -348,5 +386,5 @@ class LastLayer(Detector):
         layer = _core.Linear(weight, bias, keep, self._device())
         rule, cuts = self._activation(), self.cuts_
         if isinstance(rule, Clip):
-            return layer, None, (), cuts[0] if cuts else real(rule.at, "at")
+            return layer, None, (), float(cuts[0]) if cuts else real(rule.at, "at")
         return layer, rule, cuts, np.inf

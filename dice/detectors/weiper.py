@@ -36,6 +36,10 @@ class WeiPer(HeadScore):
     running mean of `smooth` bins (`smooth_copies` for the logits), eps (`eps_copies`) added to every bin.
     Defaults are CIFAR-10's.
 
+    The authors' code takes the histogram of more than 1000 features in runs of 1000 that weigh alike, so that
+    the last 48 of 2048 have a third of the weight; here every feature weighs the same. It draws new copies
+    for every batch.
+
     Directions come from `seed`, copy by copy; copies beyond 1 GB are not kept but drawn again for each block.
     Training histograms need the range first: an evenly spread sample of at most `images` features is kept,
     all of them where they are fewer; the authors take all.
@@ -76,7 +80,7 @@ class WeiPer(HeadScore):
         self.images = images
         self.seed = seed
 
-    def _learn_block(self, h: np.ndarray, z: np.ndarray, y: NDArray[np.int64]) -> None:
+    def _add_block(self, h: np.ndarray, z: np.ndarray, y: NDArray[np.int64]) -> None:
         sample = self._state_to_extend(Thinned, lambda: Thinned(whole(self.images, "images")))
         sample.add(h.astype(np.float32, copy=False))
         self._state = sample
@@ -129,21 +133,17 @@ class WeiPer(HeadScore):
     def _copy(self, copy: int, bias: NDArray[np.float32]) -> _core.Linear:
         return _core.Linear(self.disturbed(copy), bias)
 
-    def _range(self, low: float, high: float, images: int) -> tuple[float, float]:
-        gap = (high - low) / images
-        return low - gap, high + gap + 1e-8
-
     def _training(self) -> _Training:
         (h,) = self._fitted_state(Thinned).rows()
         if not len(h):
             raise InputError(self._unfitted())
-        span = self._range(float(h.min()), float(h.max()), len(h))
+        span = _range(h.min(), h.max())
         low, high = np.inf, -np.inf
         for layer in self._copies():
             for block in blocks(h, np.float32):
                 (z,) = layer.forward(block, np.inf, "logits")
                 low, high = min(low, float(z.min())), max(high, float(z.max()))
-        span_copies = self._range(low, high, len(h))
+        span_copies = _range(low, high)
         of_h, of_z, _ = self._histograms(h, span, span_copies)
         return _Training(span, span_copies, of_h.mean(axis=0), of_z.mean(axis=0))
 
@@ -177,6 +177,12 @@ class WeiPer(HeadScore):
         )
         lambda_1, lambda_2 = bounded(self.lambda_1, "lambda_1"), bounded(self.lambda_2, "lambda_2")
         return -(features + lambda_1 * logits - lambda_2 * msp)
+
+
+def _range(low: float, high: float) -> tuple[float, float]:
+    """The range that the authors' bins divide: its end is high + 1e-8 as float32 has it, so that from 0.25 on
+    the largest training number lies outside and is not counted."""
+    return float(low), float(np.float32(high) + np.float32(1e-8))
 
 
 def divergence(
