@@ -1,14 +1,26 @@
 """Arrays of any framework as numpy arrays; names of the array types."""
 
 from collections.abc import Iterator
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dice.errors import InputError
 
-__all__ = ["Array", "Bool", "Float32", "Float64", "Int64", "UInt8", "as_array", "blocks", "on_gpu"]
+__all__ = [
+    "Array",
+    "Bool",
+    "DeviceArray",
+    "Float32",
+    "Float64",
+    "Int64",
+    "UInt8",
+    "as_array",
+    "blocks",
+    "on_gpu",
+    "unit_rows",
+]
 
 Array: TypeAlias = NDArray[Any]  #: of floats or integers of any width
 Float32: TypeAlias = NDArray[np.float32]
@@ -16,6 +28,15 @@ Float64: TypeAlias = NDArray[np.float64]
 Int64: TypeAlias = NDArray[np.int64]
 UInt8: TypeAlias = NDArray[np.uint8]
 Bool: TypeAlias = NDArray[np.bool_]
+
+
+class DeviceArray(Protocol):
+    """An array on a GPU, of any framework; the core takes it by DLPack or `__cuda_array_interface__`."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """As numpy has it."""
+
 
 _DLPACK_GPUS = (2, 13)  # kDLCUDA, kDLCUDAManaged
 BLOCK_BYTES = 8 << 20  # of a converted copy; bounds the memory that a pass over features takes
@@ -85,3 +106,11 @@ def blocks(array: np.ndarray, dtype: type, size: int | None = None) -> Iterator[
     step = max(1, (size or BLOCK_BYTES) // row_bytes)
     for first in range(0, max(1, len(array)), step):
         yield np.ascontiguousarray(array[first : first + step], dtype=dtype)
+
+
+def unit_rows(h: Array) -> Float64:
+    """`h` (N, D) with each row divided by its norm, in double; a row of zeros stays."""
+    rows = h.astype(np.float64)
+    norms = np.linalg.norm(rows, axis=1, keepdims=True)
+    np.divide(rows, norms, out=rows, where=norms > 0)
+    return rows

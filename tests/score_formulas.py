@@ -221,8 +221,7 @@ def weiper(h, H, copies, b, bins, lambda_1, lambda_2, smooth, smooth_copies, eps
         return np.stack([np.histogram(row[row < high], edges)[0] / len(row) for row in values])
 
     def divergences(images, training, size, least):
-        gap = (training.max() - training.min()) / len(training)
-        span = training.min() - gap, training.max() + gap + 1e-8
+        span = training.min(), np.float32(training.max()) + np.float32(1e-8)
         p = shares(training, *span).mean(0) + least
         left = (size - 1) // 2
         padded = np.pad(shares(images, *span), ((0, 0), (left, size - 1 - left)), mode="edge")
@@ -239,6 +238,69 @@ def weiper(h, H, copies, b, bins, lambda_1, lambda_2, smooth, smooth_copies, eps
         + lambda_1 * divergences(disturbed(h), disturbed(H), smooth_copies, eps_copies)
         - lambda_2 * confidence
     )
+
+
+def lts(h, W, b, percentile):
+    positive = np.maximum(h, 0)
+    k = max(1, h.shape[1] - round(h.shape[1] * percentile / 100))
+    s = positive.sum(1) / np.sort(positive, axis=1)[:, -k:].sum(1)
+    return energy(s[:, None] ** 2 * (h @ W.T + b))
+
+
+def ctm(h, H, y):
+    means = np.stack([H[y == c].mean(0) for c in np.unique(y)])
+    return (unit(h) @ unit(means).T).max(1)
+
+
+def cadref(h, W, b, H, strength=energy):
+    Z, z = H @ W.T + b, h @ W.T + b
+    Y, y = Z.argmax(1), z.argmax(1)
+    means = np.stack([(H[c == Y] if (c == Y).any() else H).mean(0) for c in range(len(b))])
+    signed, norm = np.sign(W[y]) * (h - means[y]), np.abs(h).sum(1)
+    agrees, disagrees = np.maximum(signed, 0).sum(1) / norm, np.maximum(-signed, 0).sum(1) / norm
+    return -(agrees / strength(z) + disagrees / strength(Z).mean())
+
+
+def pnml(h, W, b, H):
+    A, a = (np.hstack([np.ones((len(x), 1)), unit(x)]) for x in (H, h))
+    _, root, axes = np.linalg.svd(A, full_matrices=False)  # more digits than A'A has
+    keep = root**2 > A.shape[1] * np.finfo(float).eps * root[0] ** 2
+    axes, root = axes[keep], root[keep]
+    seen = ((a @ axes.T / root) ** 2).sum(1)
+    unseen = ((a - a @ axes.T @ axes) ** 2).sum(1)
+    g = np.maximum(unseen, seen / (1 + seen))[:, None]
+    p = softmax(unit(h) @ W.T + b, axis=1)
+    rest = p @ (1 - np.eye(p.shape[1]))  # 1 - p without its rounding
+    return -np.log((p / (p + rest * p**g)).sum(1)) / np.log(p.shape[1])
+
+
+def kpca(h, H, ratio):
+    mean = unit(H).mean(0)
+    _, root, axes = np.linalg.svd(unit(H) - mean, full_matrices=False)
+    held = np.cumsum(root**2) / np.sum(root**2)
+    axes = axes[: np.argmax(held >= ratio) + 1]
+    away = unit(h) - mean
+    return -np.linalg.norm(away - away @ axes.T @ axes, axis=1)
+
+
+def neco(h, W, b, H, share=0.9):
+    mean, deviation = H.mean(0), H.std(0)
+    deviation[deviation == 0] = 1
+    _, root, axes = np.linalg.svd((H - mean) / deviation, full_matrices=False)
+    axes = axes[: np.argmax(np.cumsum(root**2) / np.sum(root**2) >= share) + 1]
+    s = (h - mean) / deviation
+    return np.linalg.norm(s @ axes.T, axis=1) / np.linalg.norm(s, axis=1) * (h @ W.T + b).max(1)
+
+
+def mcm(h, W, T=1.0):
+    return msp(unit(h) @ unit(W).T / T)
+
+
+def neglabel(h, W, negatives, groups, T=0.01):
+    size = len(negatives) // groups
+    ours, theirs = (np.exp(unit(h) @ unit(x).T / T) for x in (W, negatives[: size * groups]))
+    ours, theirs = ours.sum(1, keepdims=True), theirs.reshape(len(h), groups, size).sum(2)
+    return (ours / (ours + theirs)).mean(1)
 
 
 # The table of methods with the parameters of their rows.
@@ -271,14 +333,14 @@ FORMULAS = {
     "tempscale": lambda k, det: msp(k.z, det.temperature_),
     "gen": lambda k, det: gen(k.z),
     "klm": lambda k, det: klm(k.z, k.Z),
-    "openmax": lambda k, det: openmax(k.z, k.Z, k.y, 20, 3, 10000.0),
+    "openmax": lambda k, det: openmax(k.z, k.Z, k.y, 20, 3, 1.0),
     "mds": lambda k, det: mahalanobis(k.h, k.H, k.y),
     "rmds": lambda k, det: rmds(k.h, k.H, k.y),
     "react": lambda k, det: react(k.h, k.W, k.b, det.cuts_[0]),
     "dice": lambda k, det: dice(k.h, k.W, k.b, k.H, 90),
     "dice+react": lambda k, det: dice(k.h, k.W, k.b, k.H, 10, 1.0),
     "ash-p": _last_layer(lambda k, det: shaped(k.h, "p", 90)),
-    "ash-b": _last_layer(lambda k, det: shaped(k.h, "b", 90)),
+    "ash-b": _last_layer(lambda k, det: shaped(k.h, "b", 95)),
     "ash-s": _last_layer(lambda k, det: shaped(k.h, "s", 95)),
     "scale": _last_layer(lambda k, det: shaped(k.h, "scale", 85)),
     "vra": _last_layer(lambda k, det: vra(k.h, *det.cuts_)),
@@ -288,9 +350,19 @@ FORMULAS = {
     "she": lambda k, det: she(k.h, k.W, k.b, k.H, k.y),
     "gradnorm": lambda k, det: gradnorm(k.h, k.W, k.b),
     "fdbd": lambda k, det: fdbd(k.h, k.W, k.b, k.H),
-    "nnguide": lambda k, det: nnguide(k.h, k.W, k.b, k.H[drawn(len(k.H))], 100),
+    "nnguide": lambda k, det: nnguide(k.h, k.W, k.b, k.H[drawn(len(k.H))], 10),
     "nci": lambda k, det: nci(k.h, k.W, k.b, k.H),
     "relation": lambda k, det: relation(k.h, k.W, k.b, k.H),
+    "mds++": lambda k, det: mahalanobis(unit(k.h), unit(k.H), k.y),
+    "rmds++": lambda k, det: rmds(unit(k.h), unit(k.H), k.y),
+    "ssd+": lambda k, det: -mahalanobis_distances(unit(k.h), unit(k.H))[:, 0],
+    "lts": lambda k, det: lts(k.h, k.W, k.b, 95),
+    "ctm": lambda k, det: ctm(k.h, k.H, k.y),
+    "cadref": lambda k, det: cadref(k.h, k.W, k.b, k.H),
+    "pnml": lambda k, det: pnml(k.h, k.W, k.b, k.H),
+    "kpca": lambda k, det: kpca(k.h, k.H, 0.85),
+    "neco": lambda k, det: neco(k.h, k.W, k.b, k.H),
+    "mcm": lambda k, det: mcm(k.h, k.W),
     "weiper": lambda k, det: weiper(
         k.h,
         k.H,

@@ -39,9 +39,9 @@ CALLS = {
     "Gaussian": (8, lambda: _core.Gaussian(_moments().state, False).distance(H[:, :9]).tolist()),
     "singular Gaussian": (8, lambda: _core.Gaussian(_moments().state, True).distance(H[:, :9]).tolist()),
     "klm": (2, lambda: _core.score_klm(H, np.log(np.full((2, 300), 1 / 300))).tolist()),
-    "activation": (1, lambda: _core.activate("ash-s", H, 90, 0).tolist()),
+    "activation": (1, lambda: _core.activate("ash-s", H, 90).tolist()),
     "neighbours": (8, lambda: _core.bank_knn(W, _core.bank_norms(W), H, 3).tolist()),
-    "least norm": (2, lambda: _core.least_norm(W.astype(float), B.astype(float)).tolist()),
+    "least norm": (2, lambda: _core.least_norm(W.astype(float), B.astype(float), 0)[0].tolist()),
 }
 
 

@@ -14,7 +14,7 @@ from dice.eval import gate
 from dice.images.imagesets import Decoding
 from dice.images.preprocess import transform_for
 
-HELD_OUT = ("tempscale", "klm", "react", "vra")
+HELD_OUT = ("tempscale", "klm", "react")
 
 
 def cut(array, size):
@@ -32,8 +32,7 @@ def fitted(detectors, h, labels, size=32, **options):
 
 @pytest.mark.parametrize("name", [name for name, row in METHODS.items() if row.needs_fit])
 def test_eval_fit_and_arrays_learn_from_the_same_images(name):
-    """`dice eval`'s call of the fitter, `dice fit`'s, and `fit_and_score`, against a detector fitted by hand.
-    Plain arrays differ where nothing is calibrated: there the detector sees every row."""
+    """The fitter as `dice eval`, `dice fit` and `fit_and_score` call it, beside a detector fitted by hand."""
     net, train = FakeNet(), array_set("id", 203, 7, labels=True)
     h, new = net.forward(train.pixels)[0], net.forward(array_set("far", 30, 2).pixels)[0]
     z, z_new = (net.logits(x) for x in (h, new))
@@ -47,28 +46,26 @@ def test_eval_fit_and_arrays_learn_from_the_same_images(name):
         return scores(detector.fit((z if detector.takes == "z" else h)[taken], train.labels[taken]))
 
     everything = np.ones(203, bool)
-    of_images = held_out if name in HELD_OUT else everything if name in ("dice", "dice+react") else ~held_out
-    of_arrays = held_out if name in HELD_OUT else everything
+    taken = held_out if name in HELD_OUT else everything if name in ("dice", "dice+react") else ~held_out
     evaluated, one = (make(name, net.weight, net.bias) for _ in range(2))
     found = fitted({name: evaluated, "other": make("knn"), "third": make("klm")}, h, train.labels)
     fit = gate.fit(one, net, train, transform_for("cifar"), Decoding(batch_size=7))
-    assert (fit.set, fit.n) == ("id", of_images.sum()) and found.by_name[name].n == fit.n
+    assert (fit.set, fit.n) == ("id", taken.sum()) and found.by_name[name].n == fit.n
     split = {163: "train, all but every 5th image", 40: "train, every 5th image", 203: "train"}[fit.n]
     assert fit.split == found.by_name[name].split == split
     for detector in (evaluated, one):
-        np.testing.assert_allclose(scores(detector), by_hand(of_images), rtol=1e-9, atol=1e-9)
+        np.testing.assert_allclose(scores(detector), by_hand(taken), rtol=1e-9, atol=1e-9)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         arrays = fit_and_score(h, {"x": new}, W=net.weight, b=net.bias, y=train.labels, methods=name)
-    np.testing.assert_allclose(arrays[name]["x"], by_hand(of_arrays), rtol=1e-9, atol=1e-9)
+    np.testing.assert_allclose(arrays[name]["x"], by_hand(taken), rtol=1e-9, atol=1e-9)
 
 
-@pytest.mark.parametrize("others", [fitting.FITTED, fitting.ALL])
-def test_a_mask_by_the_mean_of_all_images_goes_with_quantiles_of_those_held_out(others):
+def test_a_mask_by_the_mean_of_all_images_goes_with_quantiles_of_those_held_out():
     net = FakeNet()
     h = net.forward(array_set("id", 203, 7).pixels)[0]
     both = LastLayer(net.weight, net.bias, activation=Clip(), p=50)
-    fits = fitted({"both": both}, h, None, others=others)
+    fits = fitted({"both": both}, h, None)
     assert (fits.by_name["both"].n, fits.by_name["both"].split) == (40, "train, every 5th image")
     np.testing.assert_allclose(both.mean_, h.mean(0, dtype=np.float64), rtol=1e-12)
     assert both.cuts_ == LastLayer(net.weight, net.bias, activation=Clip()).fit(h[4::5]).cuts_
@@ -130,7 +127,7 @@ def test_too_few_images_to_hold_one_out_are_refused():
 
 def test_plain_arrays_are_told_what_a_fit_is_short_of():
     h = FakeNet().forward(array_set("id", 30, 7).pixels)[0]
-    with pytest.warns(UserWarning, match="knn: k=50 of a bank of 30"):
+    with pytest.warns(UserWarning, match="knn: k=50 of a bank of 24"):
         fit_and_score(h, {"x": h}, W=FakeNet().weight, b=FakeNet().bias, methods=["knn", "energy"])
 
 

@@ -138,9 +138,13 @@ def test_lapack():
     assert (np.diff(values) >= 0).all()
     for shape in ((5, 40), (40, 5), (7, 7), (1, 1)):
         w, b = rng.standard_normal(shape), rng.standard_normal(shape[0])
-        np.testing.assert_allclose(_core.least_norm(w, b), np.linalg.pinv(w) @ b, rtol=1e-9, atol=1e-12)
+        x, rank = _core.least_norm(w, b, 1e-15)
+        np.testing.assert_allclose(x, np.linalg.pinv(w) @ b, rtol=1e-9, atol=1e-12)
+        assert rank == min(shape)
     w = np.outer(np.arange(1.0, 7), np.ones(9))  # rank 1
-    np.testing.assert_allclose(_core.least_norm(w, np.ones(6)), np.linalg.pinv(w) @ np.ones(6), atol=1e-13)
+    x, rank = _core.least_norm(w, np.ones(6), 1e-14)
+    np.testing.assert_allclose(x, np.linalg.pinv(w) @ np.ones(6), atol=1e-13)
+    assert rank == 1
 
 
 @pytest.mark.parametrize(

@@ -15,16 +15,25 @@ from dice.detectors import (
     GEN,
     KLM,
     KNN,
+    LTS,
+    MCM,
+    NECO,
     SHE,
+    CADRef,
     LastLayer,
+    Mahalanobis,
+    NegLabel,
     NNGuide,
+    OpenMax,
     Relation,
     Residual,
+    TempScale,
     ViM,
     WeiPer,
 )
 from dice.detectors.activations import ASH, SCALE, VRA, Clip
 from dice.detectors.registry import METHODS, make
+from dice.detectors.texts import select_negatives
 from dice.detectors.typical import weibull_tail
 from dice.stats.quantiles import ValueHistogram
 
@@ -117,7 +126,7 @@ def test_refusals(name):
     if row.needs_fit:
         with pytest.raises(InputError, match="fit"):
             make(name, *case.layer32).score_samples(x)
-    if row.needs_labels and name not in ("mds", "rmds"):
+    if row.needs_labels and not isinstance(det, Mahalanobis):
         with pytest.raises(InputError, match="y: not given"):
             det.fit(x)
     if row.needs_head:
@@ -140,11 +149,12 @@ def test_one_pass_over_the_features(labels, monkeypatch):
     )
     assert set(found) == {name for name, row in METHODS.items() if labels or not row.needs_labels}
     monkeypatch.undo()
+    held_out = np.arange(len(case.y)) % 5 == 4
     Z, z = (_core.Linear(*case.layer32).forward(x, np.inf, "logits")[0] for x in (case.train32, case.test32))
     for name, sets in found.items():
         row, det = METHODS[name], make(name, *case.layer32)
         if row.needs_fit:
-            taken = slice(4, None, 5) if det.wants_held_out else slice(None)
+            taken = held_out if det.wants_held_out else ~held_out | (det.ranks and det.learns_statistics)
             det.fit((Z if row.takes == "z" else case.train32)[taken], case.y[taken])
         np.testing.assert_allclose(
             sets["a"], det.score_samples(z if row.takes == "z" else case.test32), rtol=1e-9, atol=1e-9
@@ -157,7 +167,8 @@ def test_one_pass_with_own_detectors_and_refusals():
     W, b = case.layer32
     own = {"near": KNN(3), "mine": LastLayer(W, b, activation=ASH("p", 50), p=50)}
     found = fit_and_score(case.train32.astype(np.float64), {"x": case.test32}, W=W, b=b, methods=own)
-    assert np.array_equal(found["near"]["x"], KNN(3).fit(case.train32).score_samples(case.test32))
+    bank = case.train32[np.arange(len(case.y)) % 5 != 4]
+    assert np.array_equal(found["near"]["x"], KNN(3).fit(bank).score_samples(case.test32))
     assert list(found) == ["near", "mine"]
     for bad, word in (
         ({"h_train": case.train32[:, :3]}, "h_train: got 3 features"),
@@ -225,6 +236,7 @@ def test_activation_refusals():
         (lambda: ASH(percentile=101), "percentile"),
         (lambda: Clip(quantile=2), "quantile"),
         (lambda: VRA(below="x"), "below"),
+        (lambda: VRA(per="x"), "per"),
         (lambda: VRA(quantiles_=(0.9, 0.1)), "quantiles_"),
     ):
         with pytest.raises(InputError, match=word):
@@ -237,6 +249,28 @@ def test_vra_variants():
     h = np.array([[0.1, 0.5, 2.0, -1.0]], np.float32)
     np.testing.assert_allclose(VRA(0.3, 1.0)(h), [[0, 0.5, 1, 0]])
     np.testing.assert_allclose(VRA(0.3, 1.0, below="clip")(h), np.float32([[0.3, 0.5, 1, 0.3]]))
+
+
+@pytest.mark.parametrize("below", ["zero", "clip"])
+def test_vra_cuts_each_feature_at_its_own_quantiles(below):
+    case = random_case()
+    case.train32[:, 3] *= 100
+    rule = VRA(quantiles_=(0.6, 0.9), below=below)
+    halves = [
+        LastLayer(*case.layer32, activation=rule).fit(half)
+        for half in (case.train32[::2], case.train32[1::2])
+    ]
+    det = halves[0].merge(halves[1])
+    low, high = np.quantile(case.train32, (0.6, 0.9), axis=0)
+    shaped = np.where(case.test32 < low, low if below == "clip" else 0, np.minimum(case.test32, high))
+    close(det.score_samples(case.test32), formulas.energy(shaped @ case.layer32[0].T + case.layer32[1]))
+    assert not det.wants_held_out and det.learnt()["median quantile 0.6"] == pytest.approx(np.median(low))
+    common = LastLayer(*case.layer32, activation=VRA(per="all")).fit(case.train32)
+    assert common.wants_held_out and np.ndim(common.cuts_[0]) == 0
+    with pytest.raises(InputError, match="quantiles not fitted"):
+        LastLayer(*case.layer32, activation=rule).score_samples(case.test32)
+    fixed = LastLayer(*case.layer32, activation=VRA(low=0.5, high=1.0))
+    assert not fixed.needs_fit
 
 
 @pytest.mark.parametrize(
@@ -295,16 +329,169 @@ def test_weiper_in_double():
 def test_weibull_is_the_likeliest():
     rng = np.random.default_rng(0)
     for shape, translation in ((0.7, 5), (3, 50), (9, 10000)):
-        distances = np.sort(rng.weibull(shape, 20)) * 3
-        origin, scale, k = weibull_tail(distances, translation)
-        likelihood = weibull_min.logpdf(distances - origin, k, 0, scale).sum()
+        x = np.sort(rng.weibull(shape, 20)) * 3
+        x += translation - x[0]
+        scale, k = weibull_tail(x)
+        likelihood = weibull_min.logpdf(x, k, 0, scale).sum()
         for other in (
-            weibull_min.fit(distances - origin, floc=0),
+            weibull_min.fit(x, floc=0),
             (k * 1.001, 0, scale),
             (k, 0, scale * (1 + 1e-3 / k)),
         ):
-            assert likelihood >= weibull_min.logpdf(distances - origin, *other).sum() - 1e-6
-    assert weibull_tail(np.array([2.0, 2.0]), 1)[2] == 0 and weibull_tail(np.array([2.0]), 1)[2] == 0
+            assert likelihood >= weibull_min.logpdf(x, *other).sum() - 1e-6
+    assert weibull_tail(np.array([2.0, 2.0]))[1] == 0 and weibull_tail(np.array([2.0]))[1] == 0
+
+
+def test_openmax_of_logits_of_any_size():
+    rng = np.random.default_rng(0)
+    y = np.arange(300) % 3
+    z = rng.standard_normal((300, 3)) + 4 * np.eye(3)[y]
+    want = OpenMax().fit(z * 1e3, y).score_samples(z * 1e3)
+    assert len(np.unique(want)) > 1
+    for scale in (1e20, 1e100):  # the translation is as nothing
+        got = OpenMax().fit(z * scale, y).score_samples(z * scale)
+        assert np.isfinite(got).all() and ((got >= -1) & (got <= 0)).all()
+    with pytest.raises(InputError, match="distances between logits overflow"):
+        OpenMax().fit(z * 1e200, y).score_samples(z * 1e200)
+    far = OpenMax().fit(z, y).score_samples(z * 1e200)  # infinitely far: all is unknown
+    assert np.isfinite(far).all()
+    old = OpenMax(translation=10000).fit(z, y).score_samples(z)
+    np.testing.assert_allclose(old, formulas.openmax(z, z, y, 20, 3, 10000.0), rtol=1e-6)
+
+
+@pytest.mark.parametrize("detector", [ViM, lambda W, b: Residual(W=W, b=b)])
+def test_rows_of_the_last_layer_that_sum_to_zero(detector):
+    """The rounding of W to float32 is no direction of its own: u stays small."""
+    rng = np.random.default_rng(0)
+    W, b = rng.standard_normal((20, 64)), rng.standard_normal(20)
+    W = (W - W.mean(0)).astype(np.float32)
+    H, h = np.maximum(rng.standard_normal((500, 64)), 0), np.maximum(rng.standard_normal((9, 64)), 0)
+    det = detector(W, b.astype(np.float32)).fit(H)
+    assert "the rank of W is 1 short of full" in det.shortfall()
+    u = -np.linalg.pinv(W.astype(np.float64), rcond=1e-5) @ b
+    want = formulas.residual_norm(h, H, u, 32)
+    if isinstance(det, ViM):
+        want = (formulas.energy(h @ W.T + b) - det.score_samples(h)) / det.alpha_ - want
+    else:
+        want = -det.score_samples(h) - want
+    np.testing.assert_allclose(want, 0, atol=1e-4)
+
+
+@pytest.mark.parametrize("strength", ["energy", "maxlogit", "msp"])
+def test_strengths_of_cadref(strength):
+    case = random_case()
+    det = CADRef(*case.layer32, strength=strength).fit(case.train32)
+    want = formulas.cadref(case.h, case.W, case.b, case.H, getattr(formulas, strength))
+    np.testing.assert_allclose(det.score_samples(case.test32), want, rtol=1e-5)
+    assert np.array_equal(det.score_samples(np.zeros((1, 48))), [0])
+    with pytest.raises(InputError, match="strength: got 'x'"):
+        CADRef(*case.layer32, strength="x").fit(case.train32)
+
+
+def test_cadref_of_a_class_that_is_never_predicted():
+    case = random_case()
+    case.layer32[1][3] = -1000
+    case.b = case.layer32[1].astype(np.float64)
+    det = CADRef(*case.layer32).fit(case.train32)
+    far = np.zeros((1, 48), np.float32)
+    far[0, :3] = 1000 * case.W[3, :3]
+    assert np.isfinite(det.score_samples(far)).all()
+
+
+@pytest.mark.parametrize("percentile", [0, 50, 99, 100])
+def test_percentiles_of_lts(percentile):
+    case = random_case()
+    det = LTS(*case.layer32, percentile=percentile)
+    close(det.score_samples(case.test32), formulas.lts(case.h, case.W, case.b, percentile))
+    below = det.score_samples(-case.test32)  # no positive feature
+    close(below, formulas.energy(-case.h @ case.W.T + case.b))
+    with pytest.raises(InputError, match="percentile: got 101"):
+        LTS(*case.layer32, percentile=101).score_samples(case.test32)
+
+
+def test_choices_of_neco():
+    case = random_case()
+    mean, deviation = case.H.mean(0), case.H.std(0)
+    axes = np.linalg.svd((case.H - mean) / deviation)[2][:5]
+    s = (case.h - mean) / deviation
+    want = np.linalg.norm(s @ axes.T, axis=1) / np.linalg.norm(s, axis=1)
+    det = NECO(*case.layer32, dim=5, max_logit=False).fit(case.train32)
+    np.testing.assert_allclose(det.score_samples(case.test32), want, rtol=1e-5)
+    det = NECO(*case.layer32, dim=999, max_logit=False).fit(case.train32)  # all of them
+    np.testing.assert_allclose(det.score_samples(case.test32), 1, rtol=1e-5)
+    one = NECO(*case.layer32, max_logit=False).fit(case.train32[:1])
+    assert np.array_equal(one.score_samples(case.train32[:1]), [0])
+
+
+def test_negative_labels():
+    rng = np.random.default_rng(0)
+    texts, images, W = (rng.standard_normal((n, 16)) for n in (57, 9, 5))
+    det = NegLabel(W, np.zeros(5), texts, groups=4)
+    np.testing.assert_allclose(det.score_samples(images), formulas.neglabel(images, W, texts, 4), rtol=2e-5)
+    many = NegLabel(W, np.zeros(5), texts, groups=4, T=1e-6).score_samples(images)  # exp would overflow
+    assert np.isfinite(many).all()
+    np.testing.assert_allclose(
+        MCM(W, np.zeros(5), T=0.01).score_samples(images), formulas.mcm(images, W, 0.01), rtol=1e-4
+    )
+    likeness = np.quantile(formulas.unit(texts) @ formulas.unit(W).T, 0.95, axis=1)
+    assert np.array_equal(select_negatives(W, texts), np.argsort(likeness)[: int(57 * 0.15)])
+    for bad, word in (
+        ({"negatives": texts[:3]}, "negatives: got 3, want at least one for each of 4 groups"),
+        ({"negatives": texts[:, :3]}, "negatives: got 3 features"),
+        ({"groups": 0}, "groups: got 0"),
+        ({"T": 0}, "T: got 0"),
+    ):
+        with pytest.raises(InputError, match=word):
+            NegLabel(W, np.zeros(5), **{"negatives": texts, "groups": 4} | bad).score_samples(images)
+    with pytest.raises(InputError, match="candidates: got 3 features"):
+        select_negatives(W, texts[:, :3])
+    with pytest.raises(InputError, match="share, quantile"):
+        select_negatives(W, texts, share=0)
+
+
+def test_parameters_that_a_fit_depends_on_must_agree_in_a_merge():
+    case = random_case()
+    plain, unit = (Mahalanobis(normalize).fit(case.train32, case.y) for normalize in (False, True))
+    with pytest.raises(InputError, match="merge: got a Mahalanobis of normalize=True, this one has False"):
+        plain.merge(unit)
+
+
+def test_a_score_that_is_not_a_number_is_refused():
+    large = np.full((1, 2), 1.7e308)
+    with pytest.raises(
+        InputError, match="she: a score is not a number, since the logits or features are too"
+    ):
+        _core.score("she", np.zeros((1, 1)), large, (np.array([[10.0, -10.0]]),), ())
+
+
+def test_fdbd_of_an_image_at_the_mean_is_finite():
+    W, b = np.float32([[1, 0], [0, 1], [0, 1]]), np.zeros(3, np.float32)
+    one = np.float32([[3, 4]])
+    det = make("fdbd", W, b).fit(one)
+    scores = det.score_samples(np.float32([[3, 4], [3, 4.001]]))
+    assert np.isfinite(scores).all() and scores[0] > scores[1]
+    assert make("fdbd", W, b).fit(0 * one).score_samples(0 * one) == 0
+
+
+def test_temperature_of_images_that_are_all_right():
+    rng = np.random.default_rng(0)
+    y = np.arange(200) % 3
+    z, new = rng.random((200, 3)) + 8 * np.eye(3)[y], rng.standard_normal((100, 3)) * 2
+    det = TempScale().fit(z, y)
+    smoothed = np.full((200, 3), 1 / 201 / 3)  # of the labels
+    smoothed[np.arange(200), y] += 200 / 201
+
+    def loss(t):
+        return -(smoothed * np.log(formulas.softmax(z / t, axis=1))).sum()
+
+    t = det.temperature_
+    assert loss(t) < min(loss(t * 1.001), loss(t / 1.001))
+    assert len(np.unique(det.score_samples(new))) == 100 and "none of 200 images" in det.shortfall()
+    for scale in (1e-30, 1e30):
+        assert TempScale().fit(z * scale, y).temperature_ == pytest.approx(t * scale, rel=1e-9)
+    worse = TempScale().fit(z, (y + 1) % 3)
+    assert worse.temperature_ == pytest.approx(1024 * z.std()) and "than chance" in worse.shortfall()
+    assert len(np.unique(worse.score_samples(new))) == 100
 
 
 def close(got, want):

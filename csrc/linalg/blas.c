@@ -205,7 +205,8 @@ dice_status dice_blas_eigen(size_t n, double *a, double *values)
     return status;
 }
 
-dice_status dice_blas_least_norm(size_t m, size_t n, const double *a, const double *b, double *x)
+dice_status dice_blas_least_norm(size_t m, size_t n, const double *a, const double *b, double cut, double *x,
+                                 size_t *rank)
 {
     dice_status status;
     if ((status = check_side(m)) != DICE_OK || (status = check_side(n)) != DICE_OK) {
@@ -213,14 +214,14 @@ dice_status dice_blas_least_norm(size_t m, size_t n, const double *a, const doub
     }
     if (m == 0 || n == 0) {
         memset(x, 0, n * sizeof *x);
+        *rank = 0;
         return DICE_OK;
     }
     const int rows = (int)m, columns = (int)n, one = 1, ask = -1, longer = rows > columns ? rows : columns;
     const int shorter = rows < columns ? rows : columns;
-    const double least = (double)longer * DBL_EPSILON;
-    int rank, info, integers;
+    int found, info, integers;
     double numbers;
-    BLAS(dgelsd_)(&rows, &columns, &one, NULL, &rows, NULL, &longer, NULL, &least, &rank, &numbers, &ask,
+    BLAS(dgelsd_)(&rows, &columns, &one, NULL, &rows, NULL, &longer, NULL, &cut, &found, &numbers, &ask,
                   &integers, &info);
     const int n_work = (int)numbers;
     void *memory = NULL, *iwork = NULL;
@@ -238,10 +239,11 @@ dice_status dice_blas_least_norm(size_t m, size_t n, const double *a, const doub
         }
         memcpy(side, b, m * sizeof *b);
         enter();
-        BLAS(dgelsd_)(&rows, &columns, &one, by_columns, &rows, side, &longer, values, &least, &rank, work,
+        BLAS(dgelsd_)(&rows, &columns, &one, by_columns, &rows, side, &longer, values, &cut, &found, work,
                       &n_work, iwork, &info);
         leave();
         memcpy(x, side, n * sizeof *x);
+        *rank = (size_t)found;
         if (info != 0) {
             status = dice_fail(DICE_E_INTERNAL, "least squares: LAPACK's dgelsd ended with %d", info);
         }

@@ -30,8 +30,9 @@ dice_status dice_blas_whiten(size_t n, double *a, int *definite);
 dice_status dice_blas_eigen(size_t n, double *a, double *values);
 
 /* x (n) = pinv(a) b, the least-squares solution of least norm of a x = b with a (m, n), b (m). Singular
- * values below max(m, n) eps times the largest count as 0. */
-dice_status dice_blas_least_norm(size_t m, size_t n, const double *a, const double *b, double *x);
+ * values of at most cut times the largest count as 0; *rank = how many are left. */
+dice_status dice_blas_least_norm(size_t m, size_t n, const double *a, const double *b, double cut, double *x,
+                                 size_t *rank);
 
 /* OpenBLAS's own words on its version, options and processor. */
 const char *dice_blas_config(void);

@@ -92,9 +92,10 @@ done:
 
 static PyObject *least_norm(PyObject *Py_UNUSED(self), PyObject *args)
 {
-    PyObject *a_object, *b_object, *x = NULL;
+    PyObject *a_object, *b_object, *x = NULL, *result = NULL;
     PyArrayObject *a = NULL, *b = NULL;
-    if (!PyArg_ParseTuple(args, "OO", &a_object, &b_object)
+    double cut;
+    if (!PyArg_ParseTuple(args, "OOd", &a_object, &b_object, &cut)
         || (a = dice_py_array(a_object, NPY_FLOAT64, 2, "W")) == NULL
         || (b = dice_py_array(b_object, NPY_FLOAT64, 1, "b")) == NULL) {
         goto done;
@@ -105,19 +106,27 @@ static PyObject *least_norm(PyObject *Py_UNUSED(self), PyObject *args)
                                 (Py_ssize_t)rows));
         goto done;
     }
+    if (!(cut >= 0 && cut < 1)) {
+        dice_py_check(
+            dice_fail(DICE_E_INPUT, "cut: got %g, want a share of the largest singular value", cut));
+        goto done;
+    }
     x = PyArray_SimpleNew(1, &columns, NPY_FLOAT64);
     if (x != NULL) {
         double *to = dice_py_data(x);
+        size_t rank = 0;
         dice_status status;
         Py_BEGIN_ALLOW_THREADS
-        status = dice_blas_least_norm((size_t)rows, (size_t)columns, PyArray_DATA(a), PyArray_DATA(b), to);
+        status = dice_blas_least_norm((size_t)rows, (size_t)columns, PyArray_DATA(a), PyArray_DATA(b), cut,
+                                      to, &rank);
         Py_END_ALLOW_THREADS
         x = dice_py_result(status, x);
+        result = x == NULL ? NULL : Py_BuildValue("Nn", x, (Py_ssize_t)rank);
     }
 done:
     Py_XDECREF(a);
     Py_XDECREF(b);
-    return x;
+    return result;
 }
 
 static PyMethodDef methods[] = {
@@ -135,9 +144,10 @@ static PyMethodDef methods[] = {
      "Eigenvalues and eigenvectors of a symmetric matrix a, float64 (N, N): (values, vectors).\n\n"
      "values: float64 (N,), rising; vectors: float64 (N, N), one a row."},
     {"least_norm", least_norm, METH_VARARGS,
-     "least_norm($module, W, b, /)\n--\n\n"
-     "pinv(W) b: of all x that minimise |W x - b|, the one of least norm.\n\n"
-     "W: float64 (M, D); b: float64 (M,); result: float64 (D,)."},
+     "least_norm($module, W, b, cut, /)\n--\n\n"
+     "(pinv(W) b, rank of W): of all x that minimise |W x - b|, the one of least norm.\n\n"
+     "Singular values of W of at most cut times the largest count as 0.\n\n"
+     "W: float64 (M, D); b: float64 (M,); x: float64 (D,)."},
     {NULL, NULL, 0, NULL},
 };
 

@@ -192,11 +192,11 @@ done:
 
 static PyObject *activate(PyObject *Py_UNUSED(self), PyObject *args)
 {
-    static const char *const names[] = {"ash-p", "ash-b", "ash-s", "scale", "vra", "vra-clip"};
+    static const char *const names[] = {"ash-p", "ash-b", "ash-s", "scale"};
     const char *name;
     PyObject *h_object;
-    double a, b;
-    if (!PyArg_ParseTuple(args, "sOdd", &name, &h_object, &a, &b)) {
+    double percentile;
+    if (!PyArg_ParseTuple(args, "sOd", &name, &h_object, &percentile)) {
         return NULL;
     }
     size_t rule = 0;
@@ -207,8 +207,8 @@ static PyObject *activate(PyObject *Py_UNUSED(self), PyObject *args)
         dice_py_check(dice_fail(DICE_E_INPUT, "activation: got %s", name));
         return NULL;
     }
-    if (isnan(a) || isnan(b)) {
-        dice_py_check(dice_fail(DICE_E_INPUT, "activation: got the parameters %g and %g", a, b));
+    if (isnan(percentile)) {
+        dice_py_check(dice_fail(DICE_E_INPUT, "percentile: is NaN"));
         return NULL;
     }
     PyArrayObject *h = dice_py_array(h_object, NPY_FLOAT32, 2, "h");
@@ -223,10 +223,47 @@ static PyObject *activate(PyObject *Py_UNUSED(self), PyObject *args)
         float *to = dice_py_data(result);
         dice_status status;
         Py_BEGIN_ALLOW_THREADS
-        status = dice_activation_run((dice_activation)rule, PyArray_DATA(h), (size_t)n, (size_t)features, a,
-                                     b, to);
+        status = dice_activation_run((dice_activation)rule, PyArray_DATA(h), (size_t)n, (size_t)features,
+                                     percentile, to);
         Py_END_ALLOW_THREADS
         result = dice_py_result(status, result);
+    }
+    Py_DECREF(h);
+    return result;
+}
+
+static PyObject *cut(PyObject *Py_UNUSED(self), PyObject *args)
+{
+    static const char *const names[] = {"low", "high", "below"};
+    PyObject *h_object, *objects[3], *result = NULL;
+    PyArrayObject *h = NULL, *ends[3] = {NULL};
+    if (!PyArg_ParseTuple(args, "OOOO", &h_object, &objects[0], &objects[1], &objects[2])
+        || (h = dice_py_array(h_object, NPY_FLOAT32, 2, "h")) == NULL) {
+        return NULL;
+    }
+    const npy_intp n = PyArray_DIM(h, 0), features = PyArray_DIM(h, 1);
+    for (int i = 0; i < 3; i++) {
+        if ((ends[i] = dice_py_array(objects[i], NPY_FLOAT32, 1, names[i])) == NULL) {
+            goto done;
+        }
+        if (PyArray_DIM(ends[i], 0) != features) {
+            dice_py_check(dice_fail(DICE_E_INPUT, "%s: got %zd values for %zd features", names[i],
+                                    (Py_ssize_t)PyArray_DIM(ends[i], 0), (Py_ssize_t)features));
+            goto done;
+        }
+    }
+    if ((result = PyArray_SimpleNew(2, PyArray_DIMS(h), NPY_FLOAT32)) != NULL) {
+        float *to = dice_py_data(result);
+        dice_status status;
+        Py_BEGIN_ALLOW_THREADS
+        status = dice_activation_cut(PyArray_DATA(h), (size_t)n, (size_t)features, PyArray_DATA(ends[0]),
+                                     PyArray_DATA(ends[1]), PyArray_DATA(ends[2]), to);
+        Py_END_ALLOW_THREADS
+        result = dice_py_result(status, result);
+    }
+done:
+    for (int i = 0; i < 3; i++) {
+        Py_XDECREF(ends[i]);
     }
     Py_DECREF(h);
     return result;
@@ -249,11 +286,14 @@ static PyMethodDef methods[] = {
      "numbers outside are not counted.\n\n"
      "rows: (N, D), float32 or float64; counts: float64 (N, B), changed."},
     {"activate", activate, METH_VARARGS,
-     "activate($module, rule, h, a, b, /)\n--\n\n"
+     "activate($module, rule, h, percentile, /)\n--\n\n"
      "The features h, float32 (N, D), reshaped by a rule: float32 (N, D).\n\n"
-     "rule: \"ash-p\", \"ash-b\", \"ash-s\" or \"scale\", at the percentile a of an image's features (b is "
-     "not\n"
-     "read); \"vra\" or \"vra-clip\", which keep features from a to b."},
+     "rule: \"ash-p\", \"ash-b\", \"ash-s\" or \"scale\"; percentile: of an image's own features."},
+    {"cut", cut, METH_VARARGS,
+     "cut($module, h, low, high, below, /)\n--\n\n"
+     "The features h, float32 (N, D), with those above high made high, and those below low made below:\n"
+     "float32 (N, D).\n\n"
+     "low, high, below: float32 (D,), of each feature."},
     {NULL, NULL, 0, NULL},
 };
 

@@ -1,21 +1,25 @@
 """Rules that reshape a feature before the last layer sees it: `h = rule(h)`, or
 `dice.detectors.LastLayer(activation=rule)`.
 
-Rules do not change. Some cut at quantiles of all the numbers in the training features; `LastLayer.fit` finds
-their values.
+Rules do not change. Some cut at quantiles of the training features, of all numbers or of each feature by
+itself; `LastLayer.fit` finds their values.
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dice import _core
 from dice.arrays import as_array
+from dice.detectors.checks import real
 from dice.errors import InputError
 
-__all__ = ["ASH", "SCALE", "VRA", "Activation", "Clip"]
+__all__ = ["ASH", "SCALE", "VRA", "Activation", "Clip", "Cuts"]
+
+#: a value for each quantile: a number, or float32 (D,) where each feature has its own
+Cuts: TypeAlias = tuple[float | NDArray[np.float32], ...]
 
 
 class Activation:
@@ -26,7 +30,12 @@ class Activation:
         """Fractions from 0 to 1: `apply` wants the values of the training features there."""
         return ()
 
-    def apply(self, h: NDArray[np.float32], cuts: tuple[float, ...]) -> NDArray[np.float32]:
+    @property
+    def by_feature(self) -> bool:
+        """Whether each feature has values of its own at `quantiles`, not one for all."""
+        return False
+
+    def apply(self, h: NDArray[np.float32], cuts: Cuts) -> NDArray[np.float32]:
         """float32 (N, D) from `h` float32 (N, D); `cuts` are the values at `quantiles`."""
         raise NotImplementedError
 
@@ -63,12 +72,14 @@ class Clip(Activation):
 
     def __post_init__(self) -> None:
         _fraction(self.quantile, "quantile")
+        if self.at is not None:
+            real(self.at, "at")
 
     @property
     def quantiles(self) -> tuple[float, ...]:
         return (self.quantile,) if self.at is None else ()
 
-    def apply(self, h: NDArray[np.float32], cuts: tuple[float, ...]) -> NDArray[np.float32]:
+    def apply(self, h: NDArray[np.float32], cuts: Cuts) -> NDArray[np.float32]:
         cut: NDArray[np.float32] = np.minimum(h, np.float32(cuts[0] if self.at is None else self.at))
         return cut
 
@@ -79,8 +90,8 @@ class ASH(Activation):
 
     variant "p": as they are; "b": all become s1 / k; "s": times exp(s1 / s2); the others become 0. s1 is the
     sum of all D numbers, s2 that of the k; k = D - round(D percentile / 100), at least 1; of equal numbers
-    the first stay. The paper and pytorch-ood act on the map before pooling; this acts on the pooled feature,
-    as OpenOOD does.
+    the first stay. It acts on the pooled feature, as the authors' code does (andrijazz/ash,
+    models/densenet.py:129) and OpenOOD; pytorch-ood acts on the map before pooling.
     """
 
     variant: str = "b"
@@ -91,8 +102,8 @@ class ASH(Activation):
             raise InputError(f"variant: got {self.variant!r}, want one of p, b, s")
         _percentile(self.percentile, "percentile")
 
-    def apply(self, h: NDArray[np.float32], cuts: tuple[float, ...]) -> NDArray[np.float32]:
-        return _core.activate(f"ash-{self.variant}", h, self.percentile, 0)
+    def apply(self, h: NDArray[np.float32], cuts: Cuts) -> NDArray[np.float32]:
+        return _core.activate(f"ash-{self.variant}", h, self.percentile)
 
 
 @dataclass(frozen=True)
@@ -106,8 +117,8 @@ class SCALE(Activation):
     def __post_init__(self) -> None:
         _percentile(self.percentile, "percentile")
 
-    def apply(self, h: NDArray[np.float32], cuts: tuple[float, ...]) -> NDArray[np.float32]:
-        return _core.activate("scale", h, self.percentile, 0)
+    def apply(self, h: NDArray[np.float32], cuts: Cuts) -> NDArray[np.float32]:
+        return _core.activate("scale", h, self.percentile)
 
 
 @dataclass(frozen=True)
@@ -116,22 +127,32 @@ class VRA(Activation):
 
     h < low becomes 0, h > high becomes high.
 
-    low, high = None: the values at `quantiles_`. below="clip" is OpenOOD's and pytorch-ood's other variant:
-    what is below `low` becomes `low`, not 0. pytorch-ood cuts each number of the map at quantiles of its own;
-    here all numbers share them.
+    low, high = None: the values at `quantiles_`. per="feature", the authors' (zeroQiaoba/VRA,
+    quick_ood.py:197-226): every feature is cut at quantiles of its own. per="all", OpenOOD's: all features
+    share one pair, the quantiles of all numbers. below="clip", OpenOOD's and pytorch-ood's: what is below low
+    becomes low, not 0. So OpenOOD's rule is VRA(per="all", below="clip", quantiles_=(0.1, 0.9)), fitted on ID
+    validation images.
+
+    The authors' CIFAR-100 row scores by ODIN's softmax after a step of the input, not by energy as here.
     """
 
     low: float | None = None
     high: float | None = None
     quantiles_: tuple[float, float] = (0.6, 0.95)
     below: str = "zero"
+    per: str = "feature"
 
     def __post_init__(self) -> None:
         if self.below not in ("zero", "clip"):
             raise InputError(f"below: got {self.below!r}, want zero or clip")
+        if self.per not in ("feature", "all"):
+            raise InputError(f"per: got {self.per!r}, want feature or all")
         ends = [_fraction(end, "quantiles_") for end in self.quantiles_]
         if len(ends) != 2 or ends[0] > ends[1]:
             raise InputError(f"quantiles_: got {self.quantiles_}, want two rising fractions")
+        for name in ("low", "high"):
+            if getattr(self, name) is not None:
+                real(getattr(self, name), name)
 
     @property
     def quantiles(self) -> tuple[float, ...]:
@@ -139,7 +160,14 @@ class VRA(Activation):
             q for q, value in zip(self.quantiles_, (self.low, self.high), strict=True) if value is None
         )
 
-    def apply(self, h: NDArray[np.float32], cuts: tuple[float, ...]) -> NDArray[np.float32]:
+    @property
+    def by_feature(self) -> bool:
+        return self.per == "feature"
+
+    def apply(self, h: NDArray[np.float32], cuts: Cuts) -> NDArray[np.float32]:
         found = iter(cuts)
-        low, high = (next(found) if value is None else value for value in (self.low, self.high))
-        return _core.activate("vra-clip" if self.below == "clip" else "vra", h, low, high)
+        low, high = (
+            np.broadcast_to(np.float32(next(found) if value is None else value), h.shape[1:])
+            for value in (self.low, self.high)
+        )
+        return _core.cut(h, low, high, low if self.below == "clip" else np.zeros_like(low))

@@ -9,9 +9,11 @@ from scipy.special import softmax
 
 from dice import _core
 from dice.detectors.base import Detector
-from dice.detectors.checks import positive, real, scored, whole
+from dice.detectors.checks import MOST_SEED, positive, real, scored, whole
 from dice.detectors.head import HeadScore
 from dice.errors import InputError
+from dice.io import schema
+from dice.io.schema import Unfit, array, instance, items, restore
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -38,7 +40,21 @@ class Bank:
         return {"seen": self.seen, "_parts": [self.columns()] if self._parts else []}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        vars(self).update(state)
+        """Unfit where it is not what `__getstate__` gives."""
+        restore(self, state, seen=schema.whole(), _parts=items(items(instance(np.ndarray), 2, 3), 0, 1))
+        self._parts = list(self._parts)
+
+    def check(self, classes: int | None = None) -> None:
+        """Unfit where nothing can be scored against it: want rows float32 (M, D), M at least 1, a number of
+        each float64 (M,) and, with `classes`, float32 (M, classes)."""
+        columns = self.columns() if self._parts else ()
+        n = len(columns[0]) if columns else 0
+        wants = [array("float32", None, None), array("float64", n)]
+        wants += [] if classes is None else [array("float32", n, classes)]
+        if not n or len(columns) != len(wants):
+            raise Unfit(f"Bank: has {n} rows in {len(columns)} columns, want some in {len(wants)}")
+        for number, (want, column) in enumerate(zip(wants, columns, strict=True)):
+            want(column, f"Bank.columns[{number}]")
 
     def empty(self) -> "Bank":
         """A new one."""
@@ -126,6 +142,12 @@ class KNN(Detector):
         bank = len(self._fitted_state(Bank))
         return f"k={self.k} of a bank of {bank}: the farthest is taken" if self.k > bank else ""
 
+    def _check(self) -> None:
+        super()._check()
+        whole(self.k, "k")
+        if self._state is not None:
+            self._fitted_state(Bank).check()
+
     def score_samples(self, h: Any) -> NDArray[np.float64]:
         """Scores float64 (N,) of features `h` (N, D); higher means in-distribution."""
         self._fitted_state(Bank)
@@ -141,7 +163,8 @@ class NNGuide(HeadScore):
     """LSE(z) times the mean of the K largest <h / norm(h), LSE(z_i) h_i / norm(h_i)> over a bank (Park, Jung
     & Teoh, ICCV 2023, arXiv 2309.14888, eq. 5).
 
-    The bank is a random `fraction` of the training images (the paper: 1 % for ImageNet); whether one is drawn
+    K = 10 and a bank of a random `fraction` of the training images, 1 % for ImageNet, are the authors'
+    (roomo7time/nnguide, configs/detector/nnguide.yaml; OpenOOD: K = 100); whether one is drawn
     follows from `seed` and its place in the stream, and the first always is. K is at most the bank. OpenOOD
     takes the first batches instead, pytorch-ood all images (fraction=1). OpenOOD's normaliser adds 1e-10 to
     every number after the division: less than the rounding of float32 products. `device` as for KNN.
@@ -151,7 +174,7 @@ class NNGuide(HeadScore):
     saved_classes = (Bank,)
 
     def __init__(
-        self, W: Any, b: Any, K: int = 100, fraction: float = 0.01, seed: int = 0, device: str = "cpu"
+        self, W: Any, b: Any, K: int = 10, fraction: float = 0.01, seed: int = 0, device: str = "cpu"
     ) -> None:
         self.W = W
         self.b = b
@@ -160,17 +183,28 @@ class NNGuide(HeadScore):
         self.seed = seed
         self.device = device
 
-    def _learn_block(self, h: np.ndarray, z: np.ndarray, y: NDArray[np.int64]) -> None:
-        if not 0 < real(self.fraction, "fraction") <= 1:
-            raise InputError(f"fraction: got {self.fraction!r}, want more than 0 and at most 1")
+    def _add_block(self, h: np.ndarray, z: np.ndarray, y: NDArray[np.int64]) -> None:
+        self._check_drawing()
         bank = self._state_to_extend(Bank, Bank)
-        draw = np.random.PCG64(whole(self.seed, "seed", 0)).advance(bank.seen)
+        draw = np.random.PCG64(whole(self.seed, "seed", 0, MOST_SEED)).advance(bank.seen)
         drawn = np.random.Generator(draw).random(len(h)) < self.fraction
         drawn[: bank.seen == 0] = True
         rows = h[drawn].astype(np.float32)
         bank.add(rows, _core.bank_norms(rows) * _core.score("energy", z[drawn], None, (), (1.0,)))
         bank.seen += len(h)
         self._state = bank
+
+    def _check_drawing(self) -> None:
+        if not 0 < real(self.fraction, "fraction") <= 1:
+            raise InputError(f"fraction: got {self.fraction!r}, want more than 0 and at most 1")
+
+    def _check(self) -> None:
+        super()._check()
+        self._check_drawing()
+        whole(self.K, "K")
+        whole(self.seed, "seed", 0, MOST_SEED)
+        if self._state is not None:
+            self._fitted_state(Bank).check()
 
     def shortfall(self) -> str:
         bank = self._fitted_state(Bank)
@@ -207,11 +241,18 @@ class Relation(HeadScore):
         self.power = power
         self.device = device
 
-    def _learn_block(self, h: np.ndarray, z: np.ndarray, y: NDArray[np.int64]) -> None:
+    def _add_block(self, h: np.ndarray, z: np.ndarray, y: NDArray[np.int64]) -> None:
         rows = h.astype(np.float32, copy=False)
         bank = self._state_to_extend(Bank, Bank)
         bank.add(rows, _core.bank_norms(rows), self._probabilities(z))
         self._state = bank
+
+    def _check(self) -> None:
+        super()._check()
+        real(self.threshold, "threshold")
+        positive(self.power, "power")
+        if self._state is not None:
+            self._fitted_state(Bank).check(len(self._layer()[0]))
 
     @staticmethod
     def _probabilities(z: np.ndarray) -> NDArray[np.float32]:

@@ -2,9 +2,7 @@
 
 Every `EVERY`th training image is held out: temperatures, quantiles and typical probabilities come from those
 images alone, the mean feature by which DICE ranks weights from all images, everything else from the others.
-The test images have no part in it. `dice eval`, `dice fit` and `fit_and_score` all fit by `fit`;
-`fit_and_score` gives everything else all rows of its array, so that a bank is that array and not a copy of
-most of it.
+The test images have no part in it. `dice eval`, `dice fit` and `fit_and_score` all fit by `fit`.
 """
 
 import warnings
@@ -24,7 +22,7 @@ from dice.errors import InputError
 from dice.stats.moments import Moments
 from dice.stats.training import Statistics
 
-__all__ = ["ALL", "EVERY", "Fit", "Fits", "fit", "fit_and_score", "fit_on_statistics"]
+__all__ = ["EVERY", "Fit", "Fits", "fit", "fit_and_score", "fit_on_statistics"]
 
 EVERY = 5
 ALL = "train"
@@ -81,7 +79,6 @@ def fit(
     labels: Array | None,
     count: int,
     name: str,
-    others: str = FITTED,
     strict: bool = False,
     measure: Callable[[], AbstractContextManager[None]] = nullcontext,
 ) -> Fits:
@@ -90,14 +87,13 @@ def fit(
     chunks: which of the training images, int64 (n,), and their features (n, D); they are read once.
     labels: (count,), the training images' classes, or None. count: how many images there are, unreadable ones
     too. name: what they are called.
-    others: the images, FITTED or ALL, that a detector which calibrates nothing is fitted on.
     measure: makes a context manager that times its `with` block; all work is done inside such a block, but
     not the wait for the next chunk.
 
     A detector that refuses is named in `Fits.failed` and the others go on; with `strict` the refusal is
     raised. InputError where no image could be used.
     """
-    fitter = _Fitter(detectors, labels, count, name, others, strict)
+    fitter = _Fitter(detectors, labels, count, name, strict)
     fitter.refuse_without_labels()
     for indices, features in chunks:
         if len(indices):
@@ -116,18 +112,17 @@ class _Fitter:
         labels: Array | None,
         count: int,
         name: str,
-        others: str,
         strict: bool,
     ) -> None:
         self.detectors, self.labels, self.name, self.strict = detectors, labels, name, strict
-        self.splits = {key: HELD_OUT if each.wants_held_out else others for key, each in detectors.items()}
-        self.seen = {others: 0, HELD_OUT: 0}  # images by split
+        self.splits = {key: HELD_OUT if each.wants_held_out else FITTED for key, each in detectors.items()}
+        self.seen = {FITTED: 0, HELD_OUT: 0}  # images by split
         self.fits = Fits(Moments(0))
         self.one: tuple[Array, Float32] | None = None  # an image's feature and logits
         # Detectors that keep the features of most images keep views of this one copy of them.
         self.bank: Float32 | None = None
         keeps = any(detector.keeps_features for detector in detectors.values())
-        self.bank_size = count - count // EVERY if keeps and others == FITTED else 0
+        self.bank_size = count - count // EVERY if keeps else 0
 
     def refuse_without_labels(self) -> None:
         for key, detector in self.detectors.items():
@@ -147,8 +142,7 @@ class _Fitter:
                 self.bank = np.empty((self.bank_size, features.shape[1]), np.float32)
         self.fits.moments.add(features)
         held_out = indices % EVERY == EVERY - 1
-        for split in self.seen:
-            taken = {ALL: slice(None), FITTED: ~held_out, HELD_OUT: held_out}[split]
+        for split, taken in {FITTED: ~held_out, HELD_OUT: held_out}.items():
             h, z_taken = features[taken], z[taken]
             y = None if self.labels is None else self.labels[indices[taken]]
             if len(h):
@@ -181,7 +175,7 @@ class _Fitter:
             raise InputError(f"{self.name}: no image is of {split!r}, which this method learns from")
         if detector.ranks:
             detector.learn_mean(self.fits.moments)
-            if split != HELD_OUT:
+            if detector.learns_statistics:  # nothing but moments, of all images
                 return Fit(self.name, ALL, self.fits.moments.count)
         return Fit(self.name, split, self.seen[split])
 
@@ -213,7 +207,7 @@ def fit_on_statistics(detector: Detector, found: Statistics, logits: Logits, nam
     except InputError as reason:
         raise InputError(f"{name}: {reason}") from None
     h = found.mean()[None]
-    return _finished(detector, h, logits(h), Fit(found.about["set"], ALL, found.count))
+    return _finished(detector, h, logits(h), Fit(found.about.set, ALL, found.count))
 
 
 def _learns_statistics(method: str) -> bool:
@@ -241,9 +235,8 @@ def fit_and_score(
 
     h_train (N, D), and each of `sets` (n, D) by name, are read once, a block at a time, so that memory-mapped
     arrays of any size do; the logits W h + b of a block are computed once for all. W (C, D), b (C,); y (N,)
-    are the training images' classes, 0 to C - 1. Temperatures, quantiles and typical probabilities come from
-    every 5th of the training images alone, everything else from all of them. What a fit was short of is
-    warned about.
+    are the training images' classes, 0 to C - 1. Which of them each detector learns from is as in `dice eval`
+    (see this module). What a fit was short of is warned about.
 
     methods: a name or names of `dice.detectors.registry` with the published parameters of `dataset`, or
     detectors by any name (they are fitted further, as `partial_fit` does). None: every method that does not
@@ -281,7 +274,6 @@ def fit_and_score(
             labels=labels,
             count=len(train),
             name="h_train",
-            others=ALL,
             strict=True,
         )
         for name, found in fits.by_name.items():

@@ -1,22 +1,24 @@
 """Distances to Gaussians fitted to the training features: Mahalanobis and its relative form."""
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dice import _core
-from dice.arrays import on_gpu
+from dice.arrays import on_gpu, unit_rows
 from dice.detectors.base import Detector
 from dice.detectors.checks import scored
 from dice.errors import InputError
+from dice.io.schema import Unfit, instance, restore
 from dice.stats.moments import ClassMoments
 from dice.stats.training import Statistics
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-__all__ = ["RMDS", "Mahalanobis"]
+__all__ = ["RMDS", "SSD", "Mahalanobis"]
 
 
 class NamedClasses:
@@ -30,6 +32,19 @@ class NamedClasses:
         self.names = names
         self.moments = moments
 
+    def __setstate__(self, state: Mapping[str, Any]) -> None:
+        """Unfit where it is not what such an object holds."""
+        restore(self, state, names=instance(np.ndarray), moments=instance(ClassMoments))
+        names, count = self.names, self.moments.count
+        if names.shape != count.shape or not (names[:-1] < names[1:]).all():
+            raise Unfit(f"NamedClasses.names: want {len(count)} rising names")
+
+    def check(self) -> None:
+        """InputError where there is no image, or no scatter."""
+        count, _, scatter = self.moments.state
+        if scatter is None or not count.any():
+            raise InputError("ClassMoments: want some images and their scatter; fit anew")
+
     @property
     def features(self) -> int:
         """D."""
@@ -37,7 +52,17 @@ class NamedClasses:
 
     def empty(self) -> "NamedClasses":
         """A new one, without classes."""
-        return NamedClasses(self.names[:0], ClassMoments(0, self.features, scatter=True))
+        moments = ClassMoments(0, self.features, scatter=self.moments.state[2] is not None)
+        return NamedClasses(self.names[:0], moments)
+
+    @staticmethod
+    def of(h: np.ndarray, labels: np.ndarray, *, scatter: bool) -> "NamedClasses":
+        """Those of features `h` (N, D), of any float type, with labels (N,) of any kind."""
+        if labels.shape != (len(h),):
+            raise InputError(f"y: got shape {labels.shape} for {len(h)} images")
+        names, index = np.unique(labels, return_inverse=True)
+        moments = ClassMoments(len(names), h.shape[1], scatter=scatter)
+        return NamedClasses(names, moments.add(h, index.astype(np.int64)))
 
     def merge(self, other: "NamedClasses") -> None:
         """Adds what `other` has seen; it stays as it is."""
@@ -58,8 +83,13 @@ class Mahalanobis(Detector):
     A singular S is inverted as by scipy.linalg.pinvh, which OpenOOD takes: eigenvalues up to D eps of the
     largest are left out, so what lies outside the span of the training images costs nothing. Classes without
     an image do not count. OpenOOD's MDS is the same; pytorch-ood sums where S is a mean (a score 2 N times
-    smaller) and adds 1e-6 to its diagonal. The paper's weighting of several layers and its input perturbation
-    are left out, as in both.
+    smaller) and adds 1e-6 to its diagonal. Libraries that invert S in float32 leave out more where it is
+    ill-conditioned: oodeel drops 203 of the 342 eigenvalues of a CIFAR-10 DenseNet (Spearman correlation of
+    the scores: 0.93), and vim's ranks correlate at 0.87. The paper's weighting of several layers and its
+    input perturbation are left out, as in OpenOOD and pytorch-ood.
+
+    normalize=True divides features by their norms first: Mahalanobis++ (Mueller & Hein, ICML 2025, arXiv
+    2505.18032). A feature of zeros stays zeros. Features must then be in host memory.
 
     device="cuda" ("cuda:1") computes the distances there, in double, by cuBLAS where it is found; features
     that live there are scored where they are.
@@ -68,29 +98,44 @@ class Mahalanobis(Detector):
     """
 
     needs_labels = True
-    learns_statistics = True
+    fit_depends_on = ("normalize",)
     saved_classes = (NamedClasses, ClassMoments)
 
-    def __init__(self, device: str = "cpu") -> None:
+    def __init__(self, normalize: bool = False, device: str = "cpu") -> None:
+        self.normalize = normalize
         self.device = device
+
+    @property
+    def learns_statistics(self) -> bool:
+        """Whether all that it learns is in `dice.stats.training.Statistics`, which has no unit features."""
+        return not self.normalize
 
     def partial_fit(self, h: Any, y: Any = None) -> "Self":
         """Adds training features `h` (N, D) with labels `y` (N,) of any kind; None = all one class."""
         array = self._checked(h)
         labels = np.zeros(len(array), np.int64) if y is None else np.asarray(y)
-        if labels.shape != (len(array),):
-            raise InputError(f"y: got shape {labels.shape} for {len(array)} images")
-        names, index = np.unique(labels, return_inverse=True)
-        moments = ClassMoments(len(names), array.shape[1], scatter=True).add(array, index.astype(np.int64))
-        batch = NamedClasses(names, moments)
+        batch = NamedClasses.of(self._prepared(array), labels, scatter=True)
         found = self._state_to_extend(NamedClasses, batch.empty)
         found.merge(batch)
         self._state = found
         return self
 
+    def _prepared(self, h: Any) -> Any:
+        """`h`, normalised where that is asked for."""
+        if not self.normalize:
+            return h
+        if on_gpu(h):
+            raise InputError("h: lives on a GPU, which normalize=True does not take; copy it to the host")
+        return unit_rows(h)
+
     def _state_in(self, found: Statistics) -> NamedClasses:
         every, _ = found.by_label()
         return NamedClasses(*every.present())
+
+    def _check(self) -> None:
+        super()._check()
+        if self._state is not None:
+            self._fitted_state(NamedClasses).check()
 
     def _moments(self) -> ClassMoments:
         return self._fitted_state(NamedClasses).moments
@@ -133,7 +178,7 @@ class Mahalanobis(Detector):
         gaussian = self._cached(
             f"gaussian {total}", lambda: _core.Gaussian(self._moments().state, total, self._device())
         )
-        return gaussian.distance(h)
+        return gaussian.distance(self._prepared(h))
 
 
 class RMDS(Mahalanobis):
@@ -147,3 +192,23 @@ class RMDS(Mahalanobis):
 
     def _score_block(self, h: Any) -> NDArray[np.float64]:
         return self._distance(h, total=True) - self._distance(h, total=False)
+
+
+class SSD(Mahalanobis):
+    """The Mahalanobis distance of unit features to the one Gaussian of all training images, negated: the
+    score of SSD (Sehwag, Chiang & Mittal, ICLR 2021, arXiv 2103.12051) with one cluster, its authors'
+    default, on the features of any network.
+
+    The authors (inspire-group/SSD, eval_ssd.py:26-96) also divide by standard deviations, which changes no
+    distance under a covariance that can be inverted. Their networks are trained with a contrastive loss; the
+    training is not part of this.
+    """
+
+    needs_labels = False
+
+    def __init__(self, normalize: bool = True, device: str = "cpu") -> None:
+        super().__init__(normalize, device)
+
+    def partial_fit(self, h: Any, y: Any = None) -> "Self":
+        """Adds training features `h` (N, D); labels are not read."""
+        return super().partial_fit(h)

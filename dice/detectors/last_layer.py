@@ -2,18 +2,21 @@
 score of its logits. `dice.detectors.DICE` is a case of it."""
 
 import warnings
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dice import _core
-from dice.arrays import as_array, on_gpu
-from dice.detectors.activations import ASH, SCALE, VRA, Activation, Clip
+from dice.arrays import DeviceArray, Float32, as_array, blocks, on_gpu
+from dice.detectors.activations import ASH, SCALE, VRA, Activation, Clip, Cuts
 from dice.detectors.base import Detector
-from dice.detectors.checks import last_layer, real, scored
+from dice.detectors.checks import chosen, finite, last_layer, percentage, real, scored
 from dice.detectors.logits import LogitScore
+from dice.detectors.sample import Thinned
 from dice.errors import InputError
+from dice.io.schema import Unfit, instance, maybe, restore, whole
 from dice.stats.moments import Moments
 from dice.stats.quantiles import ValueHistogram
 from dice.stats.training import Statistics
@@ -31,21 +34,47 @@ SCORES = ("energy", "msp", "maxlogit")
 class FeatureStatistics:
     """What the mask and the activation rule take from the training features.
 
-    Attributes: `features`, D; `moments` of the features, for their mean; `histogram` of all their numbers,
-    for quantiles, None where the rule asked for none.
+    Attributes: `features`, D; `moments` of the features, for their mean; for quantiles of all numbers a
+    `histogram` of them, for those of each feature an evenly spread `sample` of features, up to `KEPT`
+    numbers; each is None where the rule asked for none.
     """
+
+    KEPT = 1 << 25
+    sample: Thinned | None = None
 
     def __init__(self, features: int) -> None:
         self.features = features
         self.moments = Moments(features)
         self.histogram: ValueHistogram | None = None
 
+    def __setstate__(self, state: Mapping[str, Any]) -> None:
+        """Unfit where it is not what such an object holds."""
+        restore(
+            self,
+            {"sample": None, **state},
+            features=whole(1),
+            moments=instance(Moments),
+            histogram=maybe(instance(ValueHistogram)),
+            sample=maybe(instance(Thinned)),
+        )
+        if self.sample is not None:
+            self.sample.check(columns=1)
+        for part in (self.moments, self.sample):
+            if part is not None and part.features != self.features:
+                raise Unfit(f"FeatureStatistics: of {self.features} features and of {part.features}")
+
     def empty(self) -> "FeatureStatistics":
         """A new one of the same D."""
         return FeatureStatistics(self.features)
 
-    def count_values(self, h: np.ndarray) -> None:
-        """Adds features `h` (N, D) to the histogram."""
+    def count_values(self, h: np.ndarray, by_feature: bool) -> None:
+        """Adds features `h` (N, D) to the sample, or to the histogram."""
+        if by_feature:
+            if self.sample is None:
+                self.sample = Thinned(max(1, self.KEPT // self.features))
+            for block in blocks(h, np.float32):
+                self.sample.add(finite(block, "h"))
+            return
         if self.histogram is None:
             self.histogram = ValueHistogram()
         self.histogram.add(h)
@@ -58,6 +87,10 @@ class FeatureStatistics:
             if self.histogram is None:
                 self.histogram = ValueHistogram()
             self.histogram.merge(other.histogram)
+        if other.sample is not None:
+            if self.sample is None:
+                self.sample = other.sample.empty()
+            self.sample.merge(other.sample)
 
 
 class LastLayer(Detector):
@@ -77,7 +110,8 @@ class LastLayer(Detector):
         Such as `GEN()`; one that learns must be fitted already.
 
     One pass: `fit` learns the mean feature and, where the activation has quantiles, counts the features'
-    values (8 MB; a file has only the bins that are filled).
+    values (8 MB; a file has only the bins that are filled), or keeps an evenly spread sample of the features
+    where each has quantiles of its own (up to 2^25 numbers, 128 MB; all images up to that).
 
     >>> from dice.detectors.activations import ASH
     >>> rng = np.random.default_rng(0)
@@ -87,7 +121,7 @@ class LastLayer(Detector):
     """
 
     ranks = True
-    saved_classes = (ASH, SCALE, VRA, Clip, FeatureStatistics, Moments, ValueHistogram)
+    saved_classes = (ASH, SCALE, VRA, Clip, FeatureStatistics, Moments, Thinned, ValueHistogram)
     _warned = False  # of features below 0, since the fit began
 
     def __init__(
@@ -111,7 +145,7 @@ class LastLayer(Detector):
 
     # -- parameters
 
-    def _layer(self) -> tuple[Any, Any]:
+    def _layer(self) -> tuple[Float32 | DeviceArray, Float32 | DeviceArray]:
         """W and b, checked; where they live, if that is a GPU that may be used."""
         return (self.W, self.b) if on_gpu(self.W) and self._device() != "cpu" else last_layer(self.W, self.b)
 
@@ -127,16 +161,41 @@ class LastLayer(Detector):
             raise InputError(f"activation: got {self.activation!r}, want a rule of dice.activations or None")
         return self.activation
 
+    def _check(self) -> None:
+        super()._check()
+        weight, bias = last_layer(self.W, self.b)
+        finite(weight, "W")
+        finite(bias, "b")
+        width = weight.shape[1]
+        self._activation()
+        if self.p is not None:
+            percentage(self.p, "p")
+            self._absolute()
+            if self.mean is not None and finite(self.mean_, "mean").shape != (width,):
+                raise InputError(f"mean: got {len(self.mean_)} features, W wants {width}")
+        if isinstance(self.score, LogitScore):
+            self.score._check()
+        else:
+            self._named_score()
+        if self._state is not None and self._fitted_state(FeatureStatistics).features != width:
+            raise InputError(f"W: got {width} features, {type(self).__name__} was fitted with another number")
+
+    def _named_score(self) -> str:
+        """`score` where it is no detector."""
+        if not isinstance(self.score, str) or self.score not in SCORES:
+            raise InputError(f"score: got {self.score!r}, want energy, msp, maxlogit or a detector of logits")
+        return self.score
+
     def _quantiles(self) -> tuple[float, ...]:
         rule = self._activation()
         return () if rule is None else rule.quantiles
 
+    def _by_feature(self) -> bool:
+        rule = self._activation()
+        return rule is not None and rule.by_feature
+
     def _absolute(self) -> bool:
-        if self.contribution not in CONTRIBUTIONS:
-            raise InputError(
-                f"contribution: got {self.contribution!r}, want one of {', '.join(CONTRIBUTIONS)}"
-            )
-        return self.contribution == "abs"
+        return chosen(self.contribution, "contribution", *CONTRIBUTIONS) == "abs"
 
     # -- fitting
 
@@ -147,8 +206,9 @@ class LastLayer(Detector):
 
     @property
     def wants_held_out(self) -> bool:
-        """Whether there are values at quantiles to fit, which is to calibrate."""
-        return bool(self._quantiles())
+        """Whether there are values at quantiles of all numbers to fit, which is to calibrate. Those of each
+        feature are too many for the held-out images; they are a statistic of the others."""
+        return bool(self._quantiles()) and not self._by_feature()
 
     def partial_fit(self, h: Any, y: Any = None) -> "Self":
         """Adds training features `h` (N, D). Memory: 4 D doubles, and 8 MB for quantiles, however many
@@ -157,7 +217,7 @@ class LastLayer(Detector):
         array = h if on_gpu(h) and device != "cpu" else self._checked(h)
         found = self._statistics_to_extend()
         if self._quantiles():
-            found.count_values(array)
+            found.count_values(array, self._by_feature())
         if self.mean is None and _core.device_offers(device, "moments"):
             found.moments.add_on(device, array)
         elif self.mean is None:
@@ -173,7 +233,7 @@ class LastLayer(Detector):
     def learn_block(self, h: np.ndarray, z: np.ndarray, y: Any = None) -> None:
         if self._quantiles():
             found = self._statistics_to_extend()
-            found.count_values(h)
+            found.count_values(h, self._by_feature())
             self._state = found
 
     def learn_mean(self, moments: Moments) -> None:
@@ -190,20 +250,28 @@ class LastLayer(Detector):
         self.learn_mean(found.moments)
 
     def learnt(self) -> dict[str, float]:
-        return {f"quantile {q:g}": cut for q, cut in zip(self._quantiles(), self.cuts_, strict=True)}
+        cuts = zip(self._quantiles(), self.cuts_, strict=True)
+        if self._by_feature():
+            return {f"median quantile {q:g}": float(np.median(cut)) for q, cut in cuts}
+        return {f"quantile {q:g}": float(cut) for q, cut in cuts}
 
     @property
-    def cuts_(self) -> tuple[float, ...]:
-        """The values at the activation's quantiles, as fitted; () where it has none."""
+    def cuts_(self) -> Cuts:
+        """The values at the activation's quantiles, as fitted: numbers, or float32 (D,) where each feature
+        has its own; () where there are none."""
         return self._cached("cuts", self._find_cuts)
 
-    def _find_cuts(self) -> tuple[float, ...]:
+    def _find_cuts(self) -> Cuts:
         quantiles, state = self._quantiles(), self._current_state()
         if not quantiles:
             return ()
-        if not isinstance(state, FeatureStatistics) or state.histogram is None:
-            raise InputError(f"{self._activation()}: quantiles not fitted; call fit(h), or give the values")
-        return tuple(state.histogram.quantile(q) for q in quantiles)
+        if isinstance(state, FeatureStatistics):
+            if self._by_feature() and state.sample is not None and len(state.sample):
+                (rows,) = state.sample.rows()
+                return tuple(np.quantile(rows, quantiles, axis=0).astype(np.float32))
+            if not self._by_feature() and state.histogram is not None:
+                return tuple(state.histogram.quantile(q) for q in quantiles)
+        raise InputError(f"{self._activation()}: quantiles not fitted; call fit(h), or give the values")
 
     def _moments(self) -> Moments | None:
         """The moments of the training features; None where there are none yet."""
@@ -237,7 +305,8 @@ class LastLayer(Detector):
             return np.ones(tuple(weight.shape), bool)
         percentile, keep = self._ranking()
         if keep is None:
-            keep = _core.contribution_keep(self.mean_, weight, percentile, self._absolute())
+            host_weight, _ = last_layer(self.W, self.b)
+            keep = _core.contribution_keep(self.mean_, host_weight, percentile, self._absolute())
         return keep.view(bool)
 
     def _ranking(self) -> tuple[float, NDArray[np.uint8] | None]:
@@ -255,10 +324,10 @@ class LastLayer(Detector):
                 UserWarning,
                 stacklevel=9,  # who calls score_samples
             )
-        weight, p = self._layer()[0], real(self.p, "p")
+        p = real(self.p, "p")
         if _core.device_offers(self._device(), "rank"):
-            return _core.device_rank(mean, weight, p, absolute, self._device())
-        return _core.contribution_percentile(mean, weight, p, absolute), None
+            return _core.device_rank(mean, self._layer()[0], p, absolute, self._device())
+        return _core.contribution_percentile(mean, last_layer(self.W, self.b)[0], p, absolute), None
 
     # -- scoring
 
@@ -271,9 +340,7 @@ class LastLayer(Detector):
                 self._checked(h),
                 np.float32,
             )
-        if score not in SCORES:
-            raise InputError(f"score: got {score!r}, want energy, msp, maxlogit or a detector of logits")
-        return self._forward(h, score)
+        return self._forward(h, self._named_score())
 
     def score_with_logits(self, h: np.ndarray, z: np.ndarray) -> NDArray[np.float64]:
         is_networks = self.p is None and self._activation() is None
@@ -311,7 +378,7 @@ class LastLayer(Detector):
             return forward(h)
         return scored(forward, self._checked(h), np.float32)
 
-    def _prepare(self) -> tuple[_core.Linear, Activation | None, tuple[float, ...], float]:
+    def _prepare(self) -> tuple[_core.Linear, Activation | None, Cuts, float]:
         """The masked layer, the rule to apply before it, the cuts of that rule, and the value at which the
         layer itself clips features."""
         weight, bias = self._layer()
@@ -319,5 +386,5 @@ class LastLayer(Detector):
         layer = _core.Linear(weight, bias, keep, self._device())
         rule, cuts = self._activation(), self.cuts_
         if isinstance(rule, Clip):
-            return layer, None, (), cuts[0] if cuts else real(rule.at, "at")
+            return layer, None, (), float(cuts[0]) if cuts else real(rule.at, "at")
         return layer, rule, cuts, np.inf

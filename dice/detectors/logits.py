@@ -51,6 +51,16 @@ class LogitScore(Detector):
             labels = labels[len(block) :]
         self._state = sample
 
+    def _check_sample(self) -> None:
+        """InputError or Unfit where what was learnt is no sample of logits (n, C) with labels (n,) below
+        C."""
+        if self._state is not None:
+            sample = self._fitted_state(Thinned)
+            sample.check(columns=2)
+            z, y = sample.rows()
+            if z.size:
+                class_labels(y, *z.shape)
+
     def _sampled(self) -> tuple[np.ndarray, np.ndarray]:
         """Logits (n, C) and labels (n,) of that sample. InputError where it has none."""
         sample = self._fitted_state(Thinned)
@@ -69,6 +79,10 @@ class MSP(LogitScore):
     def __init__(self, T: float = 1.0) -> None:
         self.T = T
 
+    def _check(self) -> None:
+        super()._check()
+        positive(self.T, "T")
+
     def _score_block(self, z: np.ndarray) -> NDArray[np.float64]:
         return _core.score("msp", z, None, (), (1 / positive(self.T, "T"),))
 
@@ -86,12 +100,19 @@ class Energy(LogitScore):
     def __init__(self, T: float = 1.0) -> None:
         self.T = T
 
+    def _check(self) -> None:
+        super()._check()
+        positive(self.T, "T")
+
     def _score_block(self, z: np.ndarray) -> NDArray[np.float64]:
         return _core.score("energy", z, None, (), (positive(self.T, "T"),))
 
 
 class Entropy(LogitScore):
-    """sum p log p: Shannon's entropy of the softmax, negated so that higher means in-distribution."""
+    """sum p log p: Shannon's entropy of the softmax, negated so that higher means in-distribution.
+
+    pytorch-ood raises every p to at least 1e-7 first.
+    """
 
     def _score_block(self, z: np.ndarray) -> NDArray[np.float64]:
         return _core.score("entropy", z, None, (), ())
@@ -109,6 +130,11 @@ class GEN(LogitScore):
         self.gamma = gamma
         self.M = M
 
+    def _check(self) -> None:
+        super()._check()
+        positive(self.gamma, "gamma")
+        whole(self.M, "M")
+
     def _score_block(self, z: np.ndarray) -> NDArray[np.float64]:
         return _core.score("gen", z, None, (), (positive(self.gamma, "gamma"), whole(self.M, "M")))
 
@@ -117,8 +143,14 @@ class TempScale(LogitScore):
     """MSP at the temperature that fits held-out ID labels best (Guo et al., ICML 2017, arXiv 1706.04599): max
     softmax(z / T).
 
-    T minimises the mean negative log-likelihood. In 1 / T that is convex: Newton's method finds the minimum
-    that OpenOOD and pytorch-ood approach by a fixed number of steps of LBFGS from 1.5.
+    T minimises the mean negative log-likelihood. In 1 / T that is convex, and Newton's method finds the
+    minimum. OpenOOD and pytorch-ood stop short of it after 50 steps of LBFGS at a learning rate of 0.01, from
+    1.5 and from 1: where the minimum is at 1.806 they end at 1.605 and 1.183.
+
+    Where no image is classified wrong the likelihood has no maximum (T would be 0). T is then that of one
+    further image whose label is spread evenly over all classes and images, so that T goes with the scale of
+    the logits. Where the labels go with the logits no better than chance T would be infinite: it is at most
+    `LARGEST` standard deviations of the logits.
 
     `fit` keeps the logits, since Newton's method reads them many times: all of them up to `KEPT` numbers (64
     MB as float32), of more an evenly spread sample, also over several calls of `partial_fit`. Classes are 0
@@ -133,12 +165,17 @@ class TempScale(LogitScore):
     saved_classes = (Thinned,)
     KEPT = 1 << 24
     STEPS = 50
+    LARGEST = 1024
     WRONG = 10  # with fewer images classified wrong, T says little
 
     def partial_fit(self, z: Any, y: Any = None) -> "TempScale":
         """Adds logits `z` (N, C) with labels `y` (N,) of held-out ID images."""
         self._sample_logits(z, y, self.KEPT)
         return self
+
+    def _check(self) -> None:
+        super()._check()
+        self._check_sample()
 
     def _unfitted(self) -> str:
         return "temperature: not fitted; call fit(z, y) with held-out ID logits and labels"
@@ -148,9 +185,13 @@ class TempScale(LogitScore):
 
     def shortfall(self) -> str:
         z, y = self._sampled()
-        wrong = np.count_nonzero(z.argmax(axis=1) != y)
+        if self._inverse() <= self._least(z):
+            return "the labels go with the logits no better than chance: T is bounded"
+        wrong = np.count_nonzero(_wrong(z, y))
         if wrong >= self.WRONG:
             return ""
+        if not wrong:
+            return f"none of {len(y)} images is classified wrong: T is bounded by one label spread evenly"
         why = "as where the network was trained on them"
         return f"{wrong} of {len(y)} images are classified wrong, {why}: T says little"
 
@@ -165,19 +206,34 @@ class TempScale(LogitScore):
 
     def _minimise(self) -> float:
         z, y = self._sampled()
-        target = z[np.arange(len(z)), y].astype(np.float64).mean()
-        low, high, s = 0.0, np.inf, 1.0  # the root of the slope lies between low and high
+        target, every = z[np.arange(len(z)), y].mean(dtype=np.float64), z.mean(dtype=np.float64)
+        if not _wrong(z, y).any():
+            target += (every - target) / (len(z) + 1)
+        least = self._least(z)
+        if target <= every:
+            return least
+        low, high, s = 0.0, np.inf, least * self.LARGEST  # the slope's root is between low and high
         for _ in range(self.STEPS):
             _, mean, variance = _core.score("likelihood", z, None, (), (s,)).mean(axis=0)
             slope = mean - target
             low, high = (s, high) if slope < 0 else (low, s)
             step = s - slope / variance if variance > 0 else np.inf
-            if not low < step < high:  # Newton's step leaves what is known: halve or double
-                step = min(2 * low, 1e6) if high == np.inf else (low + high) / 2
+            if not low < step < min(high, 4 * s):  # Newton's step leaves what is known: double or halve
+                step = 2 * low if high == np.inf else (low + high) / 2
             if abs(step - s) <= 1e-12 * s:
                 break
             s = step
-        return s
+        return max(s, least)
+
+    def _least(self, z: np.ndarray) -> float:
+        """The least 1 / T for logits `z`."""
+        return 1 / (self.LARGEST * (float(z.std(dtype=np.float64)) or 1.0))
 
     def _score_block(self, z: np.ndarray) -> NDArray[np.float64]:
         return _core.score("msp", z, None, (), (self._inverse(),))
+
+
+def _wrong(z: np.ndarray, y: np.ndarray) -> NDArray[np.bool_]:
+    """bool (n,): whether a logit of `z` (n, C) is larger than that of the label `y` (n,)."""
+    wrong: NDArray[np.bool_] = z[np.arange(len(z)), y] < z.max(axis=1)
+    return wrong

@@ -10,26 +10,37 @@ from typing import Any
 from dice.detectors.activations import ASH, SCALE, VRA, Clip
 from dice.detectors.bank import KNN, NNGuide, Relation
 from dice.detectors.base import Detector
+from dice.detectors.class_means import CTM, CADRef
 from dice.detectors.dice import DICE
-from dice.detectors.gaussian import RMDS, Mahalanobis
-from dice.detectors.head import FDBD, NCI, SHE, GradNorm
+from dice.detectors.gaussian import RMDS, SSD, Mahalanobis
+from dice.detectors.head import FDBD, LTS, NCI, SHE, GradNorm
 from dice.detectors.last_layer import LastLayer
 from dice.detectors.logits import GEN, MSP, Energy, Entropy, MaxLogit, TempScale
-from dice.detectors.subspace import Residual, ViM
+from dice.detectors.regret import PNML
+from dice.detectors.subspace import KPCA, NECO, Residual, ViM
+from dice.detectors.texts import MCM, NegLabel
 from dice.detectors.typical import KLM, OpenMax
 from dice.detectors.weiper import WeiPer
 from dice.errors import InputError
 
 __all__ = [
+    "CTM",
     "DICE",
     "FDBD",
     "GEN",
     "KLM",
     "KNN",
+    "KPCA",
+    "LTS",
+    "MCM",
     "MSP",
     "NCI",
+    "NECO",
+    "PNML",
     "RMDS",
     "SHE",
+    "SSD",
+    "CADRef",
     "Energy",
     "Entropy",
     "GradNorm",
@@ -37,6 +48,7 @@ __all__ = [
     "Mahalanobis",
     "MaxLogit",
     "NNGuide",
+    "NegLabel",
     "OpenMax",
     "Relation",
     "Residual",
@@ -82,7 +94,7 @@ class TableRow:
 
     @property
     def needs_fit(self) -> bool:
-        """Whether it learns from training images, with the table's parameters."""
+        """Whether it learns from training images, with the parameters for data sets without their own."""
         return self.make(None, None, self.parameters).needs_fit
 
     @property
@@ -97,7 +109,7 @@ class TableRow:
         return self.detector(**layer, **parameters)
 
 
-CIFAR100, IMAGENET = "CIFAR-100", "imagenet"
+CIFAR10, CIFAR100, IMAGENET = "CIFAR-10", "CIFAR-100", "imagenet"
 
 METHODS: Mapping[str, TableRow] = {
     row.name: row
@@ -112,17 +124,28 @@ METHODS: Mapping[str, TableRow] = {
         TableRow("openmax", OpenMax, "1511.06233"),
         TableRow("mds", Mahalanobis, "1807.03888"),
         TableRow("rmds", RMDS, "2106.09022"),
+        TableRow("mds++", Mahalanobis, "2505.18032", {"normalize": True}),
+        TableRow("rmds++", RMDS, "2505.18032", {"normalize": True}),
+        TableRow("ssd+", SSD, "2103.12051"),
         TableRow("react", LastLayer, "2111.12797", {"activation": Clip()},
                  {IMAGENET: {"activation": Clip(at=1.0)}}),
         TableRow("dice", DICE, "2111.09805", {"p": 90}, {IMAGENET: {"p": 70}}),
         TableRow("dice+react", LastLayer, "2111.09805", {"activation": Clip(at=1.0), "p": 10}),
-        TableRow("ash-p", LastLayer, "2209.09858", {"activation": ASH("p", 90)}),
-        TableRow("ash-b", LastLayer, "2209.09858", {"activation": ASH("b", 90)}),
+        # the table of Djurisic et al. as Qinyu-Allen-Zhao/OptFSOOD, detector/__init__.py:32-40, has it;
+        # ash-s of CIFAR-100 is the 95 of andrijazz/ash, config, where that table has 90
+        TableRow("ash-p", LastLayer, "2209.09858", {"activation": ASH("p", 90)},
+                 {CIFAR100: {"activation": ASH("p", 80)}, IMAGENET: {"activation": ASH("p", 60)}}),
+        TableRow("ash-b", LastLayer, "2209.09858", {"activation": ASH("b", 95)},
+                 {CIFAR100: {"activation": ASH("b", 85)}, IMAGENET: {"activation": ASH("b", 65)}}),
         TableRow("ash-s", LastLayer, "2209.09858", {"activation": ASH("s", 95)},
                  {IMAGENET: {"activation": ASH("s", 90)}}),
         TableRow("scale", LastLayer, "2310.00227", {"activation": SCALE(85)}),
-        TableRow("vra", LastLayer, "2302.11716", {"activation": VRA()}),
-        TableRow("knn", KNN, "2204.06507", {"k": 50}, {IMAGENET: {"k": 1000}}),
+        # zeroQiaoba/VRA, readme.md
+        TableRow("vra", LastLayer, "2302.11716", {"activation": VRA(quantiles_=(0.6, 0.95))},
+                 {CIFAR10: {"activation": VRA(quantiles_=(0.6, 0.9))},
+                  IMAGENET: {"activation": VRA(low=0.5, high=1.0)}}),
+        # section 4.1 of the paper; deeplearning-wisc/knn-ood, run_imagenet.py:76
+        TableRow("knn", KNN, "2204.06507", {"k": 50}, {CIFAR100: {"k": 200}, IMAGENET: {"k": 1000}}),
         TableRow("vim", ViM, "2203.10807"),
         TableRow("residual", Residual, "2203.10807"),
         TableRow("she", SHE, "ICLR 2023"),
@@ -134,6 +157,14 @@ METHODS: Mapping[str, TableRow] = {
         TableRow("weiper", WeiPer, "2405.17164", {},
                  {CIFAR100: {"delta": 2.4, "lambda_1": 0.1, "lambda_2": 1.0, "smooth_copies": 40},
                   IMAGENET: {"delta": 2.4, "lambda_2": 0.25, "smooth": 40}}),
+        TableRow("lts", LTS, "2409.01175"),
+        TableRow("ctm", CTM, "2306.14920"),
+        TableRow("cadref", CADRef, "2503.00325"),
+        TableRow("pnml", PNML, "2110.09246"),
+        # fanghenshaometeor/ood-kernel-pca, run_detection.sh
+        TableRow("kpca", KPCA, "2402.02949", {}, {IMAGENET: {"ratio": 0.99}}),
+        TableRow("neco", NECO, "2310.06823"),
+        TableRow("mcm", MCM, "2211.13445"),
     ]
 }  # fmt: skip
 

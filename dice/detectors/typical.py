@@ -8,7 +8,7 @@ from scipy.special import softmax
 
 from dice import _core
 from dice.arrays import blocks
-from dice.detectors.checks import class_labels, finite, real, whole
+from dice.detectors.checks import chosen, class_labels, finite, positive, whole
 from dice.detectors.logits import LogitScore
 from dice.detectors.sample import Thinned
 from dice.errors import InputError
@@ -42,9 +42,15 @@ class KLM(LogitScore):
         self.variant = variant
 
     def _by_label(self) -> bool:
-        if self.variant not in ("prediction", "label"):
-            raise InputError(f"variant: got {self.variant!r}, want prediction or label")
-        return self.variant == "label"
+        return chosen(self.variant, "variant", "prediction", "label") == "label"
+
+    def _check(self) -> None:
+        super()._check()
+        self._by_label()
+        if self._state is not None:
+            moments = self._fitted_state(ClassMoments)
+            if len(moments.count) != moments.features:
+                raise InputError(f"KLM: holds {len(moments.count)} classes of {moments.features}; fit anew")
 
     def partial_fit(self, z: Any, y: Any = None) -> "Self":
         """Adds logits `z` (N, C), with labels `y` (N,) for variant "label"."""
@@ -58,13 +64,6 @@ class KLM(LogitScore):
             labels = labels[len(block) :]
         self._state = moments
         return self
-
-    def merge(self, other: "Self") -> "Self":
-        """Adds what `other` has learnt; it stays as it is. InputError where it is of another variant, and as
-        for any detector."""
-        if isinstance(other, KLM) and other.variant != self.variant:
-            raise InputError(f"merge: got a KLM of variant={other.variant!r}, this one has {self.variant!r}")
-        return super().merge(other)
 
     def _unfitted(self) -> str:
         return f"KLM: not fitted for variant={self.variant!r}; call fit with held-out ID logits first"
@@ -106,10 +105,12 @@ class OpenMax(LogitScore):
     For each class a Weibull distribution is fitted, by maximum likelihood, to the `tail` largest Euclidean
     distances between the logits of its training images classified correctly and their mean. Of each of the
     `alpha` largest logits (all, where alpha is more than C) the unknown class takes a share: the probability,
-    by that class's distribution, of a smaller distance than the image's. As in libMR, which the paper and
-    OpenOOD use, distances are moved to begin at `translation`. A class with fewer than two different
+    by that class's distribution, of a smaller distance than the image's. Distances are moved so that the
+    least of the tail lies at `translation`: 1 as in libMR (MetaRecognition.h:70), which OpenOOD calls; the
+    copy of libMR in the authors' OSDN, and pytorch-ood, have 10000. A class with fewer than two different
     distances has no distribution: its share is 1. pytorch-ood takes all images of a class, not the correct
-    ones alone.
+    ones alone, tail=25 and alpha=10; the authors alpha=10 on ImageNet, with a distance that adds the cosine.
+    InputError where logits are so large that a distance overflows.
 
     Distances need the mean first: `fit` and `partial_fit` keep an evenly spread sample of the logits of up to
     2^25 numbers (128 MB), all of them where they fit.
@@ -120,7 +121,7 @@ class OpenMax(LogitScore):
     saved_classes = (Thinned,)
     KEPT = 1 << 25
 
-    def __init__(self, tail: int = 20, alpha: int = 3, translation: float = 10000.0) -> None:
+    def __init__(self, tail: int = 20, alpha: int = 3, translation: float = 1.0) -> None:
         self.tail = tail
         self.alpha = alpha
         self.translation = translation
@@ -129,6 +130,13 @@ class OpenMax(LogitScore):
         """Adds logits `z` (N, C) with labels `y` (N,)."""
         self._sample_logits(z, y, self.KEPT, right=True)
         return self
+
+    def _check(self) -> None:
+        super()._check()
+        for name in ("tail", "alpha"):
+            whole(getattr(self, name), name)
+        self._translation()
+        self._check_sample()
 
     def _unfitted(self) -> str:
         return "OpenMax: not fitted; call fit(z, y) with training logits, some of them right, first"
@@ -141,32 +149,36 @@ class OpenMax(LogitScore):
         return f"{short} of {z.shape[1]} classes have fewer than tail={self.tail} images classified right"
 
     def _model(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Means (C, C), and origin, scale and shape of each class (C, 3)."""
+        """Means (C, C), and of each class (C, 3) where its tail begins, and the tail's scale and shape."""
         z, y = self._sampled()
         tail = whole(self.tail, "tail")
         moments = ClassMoments(z.shape[1], z.shape[1]).add(z, y)
         model = np.zeros((z.shape[1], 3))
         for c in np.flatnonzero(moments.count):
             distances = np.sort(np.linalg.norm(z[y == c] - moments.mean[c], axis=1))[-tail:]
-            model[c] = weibull_tail(distances, real(self.translation, "translation"))
+            if not np.isfinite(distances).all():
+                raise InputError("z: distances between logits overflow; scale the logits")
+            model[c] = distances[0], *weibull_tail(distances - distances[0] + self._translation())
         return moments.mean, model
+
+    def _translation(self) -> float:
+        return positive(self.translation, "translation")
 
     def _score_block(self, z: np.ndarray) -> NDArray[np.float64]:
         means, model = self._cached("model", self._model)
-        return _core.score("openmax", z, None, (means, model), (whole(self.alpha, "alpha"),))
+        alpha = whole(self.alpha, "alpha")
+        return _core.score("openmax", z, None, (means, model), (alpha, self._translation()))
 
 
-def weibull_tail(distances: NDArray[np.floating[Any]], translation: float) -> tuple[float, float, float]:
-    """Origin, scale and shape of the Weibull distribution that is most likely for x = distances - origin.
+def weibull_tail(x: NDArray[np.floating[Any]]) -> tuple[float, float]:
+    """Scale and shape of the Weibull distribution that is most likely for `x` (n,), positive and ascending.
 
-    `distances` (n,) ascend; origin = distances[0] - translation. Shape 0 where the distances do not differ.
-    With y = log x the shape k solves sum(e^(k y) y) / sum(e^(k y)) - 1 / k = mean y. The left side rises with
-    k, so Newton's method, kept between bounds, finds it.
+    Shape 0 where the numbers do not differ. With y = log x the shape k solves sum(e^(k y) y) / sum(e^(k y)) -
+    1 / k = mean y. The left side rises with k, so Newton's method, kept between bounds, finds it.
     """
-    origin = distances[0] - translation
-    y = np.log(distances - origin) - np.log(distances[-1] - origin)  # at most 0
+    y = np.log(x) - np.log(x[-1])  # at most 0
     if y[0] == 0:
-        return origin, 1.0, 0.0
+        return 1.0, 0.0
     mean = y.mean()
     low, high = 0.0, np.inf
     k = 1 / y.std()
@@ -182,5 +194,5 @@ def weibull_tail(distances: NDArray[np.floating[Any]], translation: float) -> tu
         if abs(step - k) <= 1e-13 * k:
             break
         k = step
-    scale = (distances[-1] - origin) * np.exp(np.log(np.exp(k * y).mean()) / k)
-    return origin, float(scale), float(k)
+    scale = x[-1] * np.exp(np.log(np.exp(k * y).mean()) / k)
+    return float(scale), float(k)

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from dice import _core
 from dice.arrays import blocks
-from dice.detectors.checks import positive, real, whole
+from dice.detectors.checks import MOST_SEED, bounded, positive, whole
 from dice.detectors.head import HeadScore
 from dice.detectors.sample import Thinned
 from dice.errors import InputError
@@ -36,6 +36,10 @@ class WeiPer(HeadScore):
     running mean of `smooth` bins (`smooth_copies` for the logits), eps (`eps_copies`) added to every bin.
     Defaults are CIFAR-10's.
 
+    The authors' code takes the histogram of more than 1000 features in runs of 1000 that weigh alike, so that
+    the last 48 of 2048 have a third of the weight; here every feature weighs the same. It draws new copies
+    for every batch.
+
     Directions come from `seed`, copy by copy; copies beyond 1 GB are not kept but drawn again for each block.
     Training histograms need the range first: an evenly spread sample of at most `images` features is kept,
     all of them where they are fewer; the authors take all.
@@ -43,6 +47,7 @@ class WeiPer(HeadScore):
 
     fit_depends_on = ("images",)
     saved_classes = (Thinned,)
+    MOST = 10_000  # copies, bins and bins of a running mean: each costs time and memory for every image
     CACHED = 1 << 30  # bytes of copies kept: all 100 of an ImageNet head
 
     def __init__(
@@ -75,25 +80,49 @@ class WeiPer(HeadScore):
         self.images = images
         self.seed = seed
 
-    def _learn_block(self, h: np.ndarray, z: np.ndarray, y: NDArray[np.int64]) -> None:
+    def _add_block(self, h: np.ndarray, z: np.ndarray, y: NDArray[np.int64]) -> None:
         sample = self._state_to_extend(Thinned, lambda: Thinned(whole(self.images, "images")))
         sample.add(h.astype(np.float32, copy=False))
         self._state = sample
 
+    def _check(self) -> None:
+        super()._check()
+        self._seed()
+        self._copy_count()
+        self._bins()
+        for name in ("delta", "lambda_1", "lambda_2"):
+            bounded(getattr(self, name), name)
+        for name in ("smooth", "smooth_copies"):
+            whole(getattr(self, name), name, 1, self.MOST)
+        for name in ("eps", "eps_copies"):
+            positive(getattr(self, name), name)
+        whole(self.images, "images")
+        if self._state is not None:
+            self._fitted_state(Thinned).check(columns=1)
+
+    def _seed(self) -> int:
+        return whole(self.seed, "seed", 0, MOST_SEED)
+
+    def _copy_count(self) -> int:
+        return whole(self.copies, "copies", 1, self.MOST)
+
+    def _bins(self) -> int:
+        return whole(self.bins, "bins", 1, self.MOST)
+
     def disturbed(self, copy: int) -> NDArray[np.float32]:
         """float32 (C, D): W of that copy, from 0."""
         weight, _ = self._layer()
-        random = np.random.default_rng((whole(self.seed, "seed", 0), copy))
+        random = np.random.default_rng((self._seed(), copy))
         noise = random.standard_normal(weight.shape, dtype=np.float32)
         length = np.linalg.norm(weight, axis=1, keepdims=True) / np.linalg.norm(noise, axis=1, keepdims=True)
-        noise *= np.float32(real(self.delta, "delta")) * length
+        noise *= np.float32(bounded(self.delta, "delta")) * length
         noise += weight
         return noise
 
     def _copies(self) -> Iterator[_core.Linear]:
         """The disturbed copies, packed: the first of them kept, the others drawn again."""
         weight, bias = self._layer()
-        copies = whole(self.copies, "copies")
+        copies = self._copy_count()
         kept = min(copies, self.CACHED // weight.nbytes)
         yield from self._cached(
             "copies", lambda: [self._copy(copy, bias) for copy in range(kept)], from_parameters=True
@@ -104,21 +133,17 @@ class WeiPer(HeadScore):
     def _copy(self, copy: int, bias: NDArray[np.float32]) -> _core.Linear:
         return _core.Linear(self.disturbed(copy), bias)
 
-    def _range(self, low: float, high: float, images: int) -> tuple[float, float]:
-        gap = (high - low) / images
-        return low - gap, high + gap + 1e-8
-
     def _training(self) -> _Training:
         (h,) = self._fitted_state(Thinned).rows()
         if not len(h):
             raise InputError(self._unfitted())
-        span = self._range(float(h.min()), float(h.max()), len(h))
+        span = _range(h.min(), h.max())
         low, high = np.inf, -np.inf
         for layer in self._copies():
             for block in blocks(h, np.float32):
                 (z,) = layer.forward(block, np.inf, "logits")
                 low, high = min(low, float(z.min())), max(high, float(z.max()))
-        span_copies = self._range(low, high, len(h))
+        span_copies = _range(low, high)
         of_h, of_z, _ = self._histograms(h, span, span_copies)
         return _Training(span, span_copies, of_h.mean(axis=0), of_z.mean(axis=0))
 
@@ -127,7 +152,7 @@ class WeiPer(HeadScore):
     ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
         """Of images with features `h` (n, D): the shares (n, bins) of the features in each bin, those of the
         disturbed logits, and the largest softmax probability (n,), the mean over the copies."""
-        bins, classes = whole(self.bins, "bins"), len(self._layer()[0])
+        bins, classes = self._bins(), len(self._layer()[0])
         of_h, of_z, msp = np.zeros((len(h), bins)), np.zeros((len(h), bins)), np.zeros(len(h))
         _core.count_bins(h, *span, of_h)
         h = h.astype(np.float32, copy=False)
@@ -144,12 +169,20 @@ class WeiPer(HeadScore):
     def _score_block(self, h: np.ndarray, z: np.ndarray) -> NDArray[np.float64]:
         training = self._cached("training", self._training)
         of_h, of_z, msp = self._histograms(h, training.span, training.span_copies)
-        smooth, smooth_copies = whole(self.smooth, "smooth"), whole(self.smooth_copies, "smooth_copies")
+        smooth = whole(self.smooth, "smooth", 1, self.MOST)
+        smooth_copies = whole(self.smooth_copies, "smooth_copies", 1, self.MOST)
         features = divergence(training.shares, of_h, smooth, positive(self.eps, "eps"))
         logits = divergence(
             training.shares_copies, of_z, smooth_copies, positive(self.eps_copies, "eps_copies")
         )
-        return -(features + real(self.lambda_1, "lambda_1") * logits - real(self.lambda_2, "lambda_2") * msp)
+        lambda_1, lambda_2 = bounded(self.lambda_1, "lambda_1"), bounded(self.lambda_2, "lambda_2")
+        return -(features + lambda_1 * logits - lambda_2 * msp)
+
+
+def _range(low: float, high: float) -> tuple[float, float]:
+    """The range that the authors' bins divide: its end is high + 1e-8 as float32 has it, so that from 0.25 on
+    the largest training number lies outside and is not counted."""
+    return float(low), float(np.float32(high) + np.float32(1e-8))
 
 
 def divergence(

@@ -1,6 +1,5 @@
 """Features of image sets: read where a run has stored them, else computed and stored, chunk by chunk."""
 
-import json
 import re
 import time
 from collections.abc import Iterable, Iterator
@@ -19,7 +18,8 @@ from dice.eval.folders import features_folder
 from dice.eval.results import Seconds
 from dice.images.imagesets import Decoding, ImageSet
 from dice.images.preprocess import Transform
-from dice.io import fingerprint, read_npz
+from dice.io import fingerprint, read_npz, schema
+from dice.io.files import read_bounded
 from dice.io.output import WriteError, write_json, write_npz
 from dice.version import __version__
 
@@ -27,6 +27,7 @@ __all__ = ["Chunk", "Clock", "FeatureCache", "FeaturePass", "gathered"]
 
 CHUNK_IMAGES = 1024
 CHUNK_SECONDS = 15.0  # a slow network's features are stored at least this often
+MANIFEST_BYTES = 1 << 16
 _FORMAT = 1
 
 #: Indices (n,) of images within their set, and their features (n, D).
@@ -261,8 +262,8 @@ class FeatureCache:
         if not path.exists():
             return False
         try:
-            fits: bool = json.loads(path.read_text()) == self._manifest
-        except (OSError, ValueError):
+            fits: bool = schema.parse(read_bounded(path, MANIFEST_BYTES)) == self._manifest
+        except ValueError:
             fits = False
         if not fits:
             note(f"{path}: comes from another version or build; computing these features again")

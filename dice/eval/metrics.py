@@ -5,9 +5,9 @@ Higher scores mean ID. A number is only comparable under its convention, which i
 `paper`    the original DICE code. ID is positive; FPR95 is the share of OOD scores strictly above
            sorted(ID)[round(0.05 N)], half to even; AUIN and AUOUT (ID and OOD as the positive class) are
            trapezoids of precision against recall that end in precision 0.5 at recall 1 and 0 at recall 0.
-`openood`  OpenOOD v1.5. OOD is positive: FPR95 is the share of ID rejected where 95 % of OOD is caught, which
-           is another number than the paper's; AUIN and AUOUT are trapezoids that end in precision 1 at
-           recall 0.
+`openood`  OpenOOD v1.5, and pytorch-ood's OODMetrics. OOD is positive: FPR95 is the share of ID rejected
+           where 95 % of OOD is caught, which is another number than the paper's; AUIN and AUOUT are
+           trapezoids that end in precision 1 at recall 0.
 `sklearn`  scikit-learn with ID positive: FPR95 is `fpr[argmax(tpr >= 0.95)]` of `roc_curve`; AUIN and AUOUT
            are `average_precision_score`.
 

@@ -13,18 +13,9 @@ typedef struct run_job {
     dice_activation rule;
     const float *h;
     size_t n, features, kept;
-    double a, b;
     double *memory; /* (threads, D) */
     float *out;
 } run_job;
-
-static void cut(const run_job *job, const float *h, float *out)
-{
-    const float low = (float)job->a, high = (float)job->b, below = job->rule == DICE_VRA ? 0 : low;
-    for (size_t d = 0; d < job->features; d++) {
-        out[d] = h[d] < low ? below : h[d] > high ? high : h[d];
-    }
-}
 
 /* out (D) = h (D) by an ASH rule or SCALE; order (D) is working memory. Returns 0 if one is not finite. */
 static int shape(const run_job *job, const float *h, double *order, float *out)
@@ -69,9 +60,7 @@ static dice_status run_task(void *context, size_t index, int thread)
     for (size_t i = first; i < end; i++) {
         const float *h = job->h + i * job->features;
         float *out = job->out + i * job->features;
-        if (job->rule == DICE_VRA || job->rule == DICE_VRA_CLIP) {
-            cut(job, h, out);
-        } else if (!shape(job, h, order, out)) {
+        if (!shape(job, h, order, out)) {
             return dice_fail(DICE_E_INPUT,
                              "h: a feature times exp(s1 / s2) leaves the range of float32; scale them");
         }
@@ -79,11 +68,11 @@ static dice_status run_task(void *context, size_t index, int thread)
     return DICE_OK;
 }
 
-dice_status dice_activation_run(dice_activation rule, const float *h, size_t n, size_t features, double a,
-                                double b, float *out)
+dice_status dice_activation_run(dice_activation rule, const float *h, size_t n, size_t features,
+                                double percentile, float *out)
 {
-    run_job job = {.rule = rule, .h = h, .n = n, .features = features, .a = a, .b = b, .out = out};
-    const double pruned = nearbyint((double)features * a / 100);
+    run_job job = {.rule = rule, .h = h, .n = n, .features = features, .out = out};
+    const double pruned = nearbyint((double)features * percentile / 100);
     job.kept = pruned < (double)features ? features - (size_t)fmax(pruned, 0) : 1;
     void *memory;
     dice_status status = dice_alloc((size_t)dice_threads_count() * features, sizeof(double), &memory);
@@ -93,4 +82,33 @@ dice_status dice_activation_run(dice_activation rule, const float *h, size_t n, 
         dice_free(memory);
     }
     return status;
+}
+
+typedef struct cut_job {
+    const float *h, *low, *high, *below;
+    size_t n, features;
+    float *out;
+} cut_job;
+
+static dice_status cut_task(void *context, size_t index, int thread)
+{
+    (void)thread;
+    const cut_job *job = context;
+    const size_t first = index * IMAGES, end = first + IMAGES < job->n ? first + IMAGES : job->n;
+    for (size_t i = first; i < end; i++) {
+        const float *h = job->h + i * job->features;
+        float *out = job->out + i * job->features;
+        for (size_t d = 0; d < job->features; d++) {
+            out[d] = h[d] < job->low[d] ? job->below[d] : h[d] > job->high[d] ? job->high[d] : h[d];
+        }
+    }
+    return DICE_OK;
+}
+
+dice_status dice_activation_cut(const float *h, size_t n, size_t features, const float *low,
+                                const float *high, const float *below, float *out)
+{
+    cut_job job = {
+        .h = h, .n = n, .features = features, .low = low, .high = high, .below = below, .out = out};
+    return dice_parallel_for((n + IMAGES - 1) / IMAGES, cut_task, &job);
 }

@@ -1,4 +1,4 @@
-/* Scores that compare the features with a property of the predicted class y: fDBD, NCI, SHE. */
+/* Scores that compare the features with a property of the predicted class y: fDBD, NCI, SHE, CADRef. */
 #include <math.h>
 
 #include "ood/scores/rule.h"
@@ -14,17 +14,21 @@ static double centre(const dice_score_image *image, const double *mean, double *
 }
 
 /* fDBD (Liu & Qin, ICML 2024): sum over c of |z_y - z_c| / norm(w_y - w_c), the distances to the decision
- * boundaries, divided by norm(h - mean). arrays: mean (D); 1 / norm(w_y - w_c) (C, C) as floats */
+ * boundaries, divided by norm(h - mean), which counts as at least half a float32 step of norm(h): so an image
+ * at the mean gets a large finite score, and 0 where h is 0 too. arrays: mean (D); 1 / norm(w_y - w_c) (C, C)
+ * as floats */
 static void fdbd(const dice_score_image *image, double *out)
 {
     double *away;
-    const double norm = centre(image, image->arrays[0], &away);
+    double norm = centre(image, image->arrays[0], &away);
+    norm = fmax(norm, 0x1p-24 * sqrt(image->kernels->dot(image->h, image->h, image->features)));
     const size_t label = dice_score_label(image), classes = image->classes;
     const float *inverse = (const float *)(const void *)image->arrays[1] + label * classes;
     for (size_t c = 0; c < classes; c++) {
         image->scratch[c] = (double)inverse[c];
     }
-    *out = image->kernels->distance(image->z, classes, image->z[label], image->scratch) / norm;
+    const double apart = image->kernels->distance(image->z, classes, image->z[label], image->scratch);
+    *out = norm > 0 ? apart / norm : 0;
 }
 
 const dice_score_rule dice_score_fdbd = {
@@ -52,3 +56,25 @@ static void she(const dice_score_image *image, double *out)
 
 const dice_score_rule dice_score_she = {
     .name = "she", .reads = "zh", .arrays = "CD", .numbers = 0, .outputs = 1, .score = she};
+
+/* CADRef (Ling et al., CVPR 2025), two numbers: the sums of the positive and of the negative parts of
+ * sign(w_y) (h - mean of y), over norm1(h); 0 where h is 0. arrays: means, W */
+static void cadref(const dice_score_image *image, double *out)
+{
+    const size_t label = dice_score_label(image);
+    const double *mean = image->arrays[0] + label * image->features;
+    const double *weight = image->arrays[1] + label * image->features;
+    const double norm = image->kernels->distance(image->h, image->features, 0, NULL);
+    double parts[2] = {0, 0};
+    for (size_t d = 0; d < image->features; d++) {
+        const double away = image->h[d] - mean[d];
+        if (weight[d] != 0) {
+            parts[(away > 0) != (weight[d] > 0)] += fabs(away);
+        }
+    }
+    out[0] = norm > 0 ? parts[0] / norm : 0;
+    out[1] = norm > 0 ? parts[1] / norm : 0;
+}
+
+const dice_score_rule dice_score_cadref = {
+    .name = "cadref", .reads = "zh", .arrays = "CD CD", .numbers = 0, .outputs = 2, .score = cadref};

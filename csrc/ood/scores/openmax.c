@@ -3,8 +3,9 @@
 
 #include "ood/scores/rule.h"
 
-/* arrays: (C, C) the mean logits of each class; (C, 3) the origin, scale and shape of each class's Weibull
- * tail, shape 0 for a class without one. numbers: alpha, how many of the largest logits are revised. */
+/* arrays: (C, C) the mean logits of each class; (C, 3) for each class the distance at which its Weibull tail
+ * begins, its scale and its shape, 0 for a class without one. numbers: alpha, how many of the largest logits
+ * are revised; the translation, which is where the tail's variable begins. */
 static void openmax(const dice_score_image *image, double *out)
 {
     const double *means = image->arrays[0], *tails = image->arrays[1];
@@ -32,7 +33,8 @@ static void openmax(const dice_score_image *image, double *out)
         for (size_t c = 0; c < classes; c++) {
             away[c] = image->z[c] - mean[c];
         }
-        const double x = sqrt(image->kernels->dot(away, away, classes)) - tail[0];
+        /* the difference first: a large distance would swallow the translation */
+        const double x = sqrt(image->kernels->dot(away, away, classes)) - tail[0] + image->numbers[1];
         const double share = tail[2] == 0 ? 1 : x <= 0 ? 0 : -expm1(-pow(x / tail[1], tail[2]));
         const double taken = v[label] * share * ((double)(alpha - rank) / (double)alpha);
         v[label] -= taken;
@@ -45,4 +47,4 @@ static void openmax(const dice_score_image *image, double *out)
 }
 
 const dice_score_rule dice_score_openmax = {
-    .name = "openmax", .reads = "z", .arrays = "CC C3", .numbers = 1, .outputs = 1, .score = openmax};
+    .name = "openmax", .reads = "z", .arrays = "CC C3", .numbers = 2, .outputs = 1, .score = openmax};

@@ -1,6 +1,7 @@
 /* The table of rules and their runner. See score.h. */
 #include "ood/scores/score.h"
 
+#include <math.h>
 #include <string.h>
 
 #include "base/memory.h"
@@ -40,7 +41,16 @@ static dice_status run_task(void *context, size_t index, int thread)
     for (size_t i = first; i < end; i++) {
         image.z = job->z != NULL ? dice_rows_at(job->z, i, z) : NULL;
         image.h = job->h != NULL ? dice_rows_at(job->h, i, h) : NULL;
-        job->rule->score(&image, job->out + i * (size_t)job->rule->outputs);
+        double *out = job->out + i * (size_t)job->rule->outputs;
+        job->rule->score(&image, out);
+        for (int o = 0; o < job->rule->outputs; o++) {
+            if (isnan(out[o])) {
+                return dice_fail(DICE_E_INPUT,
+                                 "%s: a score is not a number, since the logits or features are too "
+                                 "large; scale them",
+                                 job->rule->name);
+            }
+        }
     }
     return DICE_OK;
 }
