@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from dice import _core
 from dice.arrays import as_array
-from dice.detectors.checks import real
+from dice.detectors.checks import bounded, real
 from dice.errors import InputError
 
 __all__ = ["ASH", "SCALE", "VRA", "Activation", "Clip", "Cuts"]
@@ -152,7 +152,7 @@ class VRA(Activation):
             raise InputError(f"quantiles_: got {self.quantiles_}, want two rising fractions")
         for name in ("low", "high"):
             if getattr(self, name) is not None:
-                real(getattr(self, name), name)
+                bounded(getattr(self, name), name)
 
     @property
     def quantiles(self) -> tuple[float, ...]:

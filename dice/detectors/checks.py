@@ -24,6 +24,7 @@ __all__ = [
     "positive",
     "real",
     "scored",
+    "truth",
     "whole",
 ]
 
@@ -48,6 +49,13 @@ def real(value: Any, name: str) -> float:
     if np.isnan(number):
         raise InputError(f"{name}: is NaN, want a number")
     return number
+
+
+def truth(value: Any, name: str) -> bool:
+    """A parameter that is True or False."""
+    if not isinstance(value, bool | np.bool_):
+        raise InputError(f"{name}: got {value!r:.60}, want True or False")
+    return bool(value)
 
 
 def bounded(value: Any, name: str) -> float:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from dice import _core
 from dice.arrays import on_gpu, unit_rows
 from dice.detectors.base import Detector
-from dice.detectors.checks import scored
+from dice.detectors.checks import scored, truth
 from dice.errors import InputError
 from dice.io.schema import Unfit, instance, restore
 from dice.stats.moments import ClassMoments
@@ -122,7 +122,7 @@ class Mahalanobis(Detector):
 
     def _prepared(self, h: Any) -> Any:
         """`h`, normalised where that is asked for."""
-        if not self.normalize:
+        if not truth(self.normalize, "normalize"):
             return h
         if on_gpu(h):
             raise InputError("h: lives on a GPU, which normalize=True does not take; copy it to the host")
@@ -134,6 +134,7 @@ class Mahalanobis(Detector):
 
     def _check(self) -> None:
         super()._check()
+        truth(self.normalize, "normalize")
         if self._state is not None:
             self._fitted_state(NamedClasses).check()
 

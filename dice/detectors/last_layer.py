@@ -40,12 +40,12 @@ class FeatureStatistics:
     """
 
     KEPT = 1 << 25
-    sample: Thinned | None = None
 
     def __init__(self, features: int) -> None:
         self.features = features
         self.moments = Moments(features)
         self.histogram: ValueHistogram | None = None
+        self.sample: Thinned | None = None
 
     def __setstate__(self, state: Mapping[str, Any]) -> None:
         """Unfit where it is not what such an object holds."""

@@ -9,6 +9,7 @@ from dice import _core
 from dice.arrays import unit_rows
 from dice.detectors.head import HeadScore
 from dice.detectors.subspace import check_scatter
+from dice.errors import InputError
 from dice.stats.moments import ClassMoments
 
 __all__ = ["PNML"]
@@ -38,7 +39,11 @@ class PNML(HeadScore):
     def _check(self) -> None:
         super()._check()
         if self._state is not None:
-            check_scatter(self._fitted_state(ClassMoments))
+            moments = self._fitted_state(ClassMoments)
+            check_scatter(moments)
+            scatter, mean = moments.scatter()
+            if max(np.linalg.norm(mean), scatter.trace() / moments.count[0]) > 1 + 1e-6:
+                raise InputError("ClassMoments: not of unit features; fit anew")
 
     def shortfall(self) -> str:
         found = self._fitted_state(ClassMoments)

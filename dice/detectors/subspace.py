@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from dice import _core
 from dice.arrays import blocks, on_gpu, unit_rows
 from dice.detectors.base import Detector
-from dice.detectors.checks import finite, float_type, last_layer, real, scored, whole
+from dice.detectors.checks import finite, float_type, last_layer, real, scored, truth, whole
 from dice.detectors.head import HeadScore
 from dice.detectors.sample import Thinned
 from dice.errors import InputError
@@ -333,6 +333,7 @@ class NECO(HeadScore):
     def _check(self) -> None:
         super()._check()
         _check_dim(self.dim)
+        truth(self.max_logit, "max_logit")
         if self._state is not None:
             check_scatter(self._fitted_state(ClassMoments))
 
@@ -365,7 +366,7 @@ class NECO(HeadScore):
         share: NDArray[np.float64] = np.divide(
             -_residual(inside, h), whole_norm, out=np.zeros(len(h)), where=whole_norm > 0
         )
-        return share * z.max(axis=1) if self.max_logit else share
+        return share * z.max(axis=1) if truth(self.max_logit, "max_logit") else share
 
 
 def _principal(scatter: NDArray[np.float64], size: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

@@ -397,14 +397,14 @@ TARGETS: dict[str, Target] = {
     "detector": Target(
         _read_detector,
         _detectors,
-        ("dice.detectors.files:load,_read,_checksum,_array,_unpack", "dice.detectors.merging"),
+        ("dice.detectors.files:_Row,_Header,load,_read,_checksum,_arrays,_Tree", "dice.detectors.origin"),
         mend=forge.detector_file,
         change=forge.change_header,
     ),
     "statistics": Target(
         _read_statistics,
         _statistics,
-        ("dice.stats.training:load,_fill,check,_check_about,merge", "dice.stats.moments:from_arrays"),
+        ("dice.stats.training:About,Sample,load,_fill,check,merge", "dice.stats.moments:from_arrays"),
         mend=forge.zip_checksums,
         change=_change_about,
     ),
@@ -412,7 +412,7 @@ TARGETS: dict[str, Target] = {
         _read_run,
         _runs,
         (
-            "dice.eval.results:from_json,_number,find_runs,_read_run",
+            "dice.eval.results:from_json,_interval_from_json,_parameter,find_runs,_read_run,_run_from_json",
             "dice.eval.report:markdown,_rows,_about,_groups",
         ),
         "run.json",
