@@ -50,8 +50,9 @@ double dice_score_exp(const dice_score_image *image, double scale, double *e, do
     X(maxlogit)                                                                                              \
     X(energy)                                                                                                \
     X(entropy)                                                                                               \
-    X(gen) X(likelihood) X(openmax) X(gradnorm) X(fdbd) X(nci) X(she) X(klm_label) X(residual) X(lts)        \
-        X(pnml) X(cadref)
+    X(gen)                                                                                                   \
+    X(likelihood) X(openmax) X(gradnorm) X(fdbd) X(nci) X(she) X(klm_label) X(residual) X(lts) X(pnml)       \
+        X(cadref)
 #define DICE_SCORE_DECLARE(name) extern const dice_score_rule dice_score_##name;
 DICE_SCORE_RULES(DICE_SCORE_DECLARE)
 
