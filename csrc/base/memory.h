@@ -5,6 +5,7 @@
 
 #include <stddef.h>
 
+#include "base/sizes.h"
 #include "base/status.h"
 
 enum { DICE_ALIGN = 64 }; /* one cache line, one AVX-512 vector, one tile row */
@@ -12,7 +13,7 @@ enum { DICE_ALIGN = 64 }; /* one cache line, one AVX-512 vector, one tile row */
 /* `bytes` rounded up to a multiple of DICE_ALIGN. */
 static inline size_t dice_align_up(size_t bytes)
 {
-    return (bytes + DICE_ALIGN - 1) / DICE_ALIGN * DICE_ALIGN;
+    return dice_round_up(bytes, DICE_ALIGN);
 }
 
 /* *out = `count` * `size` bytes, DICE_ALIGN-aligned and uninitialised; a valid pointer for 0 bytes too. NULL

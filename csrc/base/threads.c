@@ -15,6 +15,7 @@
 #include <unistd.h>
 
 #include "base/memory.h"
+#include "base/sizes.h"
 
 enum { MAX_THREADS = 256, SPINS = 4000 };
 
@@ -212,7 +213,7 @@ dice_status dice_parallel_for(size_t count, dice_task task, void *context)
     job work = {.task = task, .context = context, .count = count};
     pthread_mutex_lock(&p->lock);
     p->current = &work;
-    p->wanted = helpers < p->workers ? helpers : p->workers;
+    p->wanted = dice_least32(helpers, p->workers);
     atomic_fetch_add(&p->generation, 1);
     pthread_cond_broadcast(&p->wake);
     pthread_mutex_unlock(&p->lock);

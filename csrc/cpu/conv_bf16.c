@@ -5,6 +5,7 @@
  * channel blocks of all taps form one list; the unit takes two blocks at a time, a pair. */
 #include "base/bf16.h"
 #include "base/memory.h"
+#include "base/sizes.h"
 #include "cpu/conv_strip.h"
 #include "cpu/conv_tile.h"
 
@@ -22,7 +23,7 @@ static int fits(const dice_conv *conv)
 
 static size_t pair_count(const dice_conv *conv)
 {
-    return (dice_conv_block_count(conv) + 1) / 2;
+    return dice_ceil_div(dice_conv_block_count(conv), 2);
 }
 
 /* How many channels block `index` of the list has; 0 past the end of the list. */
@@ -104,7 +105,7 @@ static size_t split_bytes(const dice_conv *conv) /* bytes of a pixel */
 static size_t strip_pixels(const dice_conv *conv, size_t pixels)
 {
     return dice_conv_strip_length(DICE_CONV_STRIP_BYTES, split_bytes(conv), ROWS,
-                                  (pixels + ROWS - 1) / ROWS * ROWS);
+                                  dice_round_up(pixels, ROWS));
 }
 
 static size_t scratch_bytes(const dice_conv *conv, int32_t height, int32_t width, size_t images)
@@ -148,13 +149,13 @@ static void run_image(const dice_conv *conv, const dice_conv_tensors *tensors, d
     uint16_t *split = (uint16_t *)(void *)(packed + dice_conv_block_count(conv) * strip * DICE_BLOCK);
     amx->begin();
     for (size_t start = (size_t)piece.y0 * width; start < end; start += strip) {
-        const size_t count = start + strip < end ? strip : end - start;
+        const size_t count = dice_least(strip, end - start);
         split_strip(conv, &tensors->x, y->width, start, count, strip, packed, split);
         for (int32_t panel = piece.p0; panel < piece.p1; panel++) {
             const uint16_t *w = dice_conv_panel_weight(conv, panel);
             dice_conv_pixel at = {(int32_t)(start / width), (int32_t)(start % width)};
             for (size_t row = 0; row < count; row += ROWS) {
-                const int rows = (int)(count - row < ROWS ? count - row : ROWS);
+                const int rows = (int)dice_least(count - row, ROWS);
                 amx->tile(split + row * LANES, strip, (int32_t)pair_count(conv), conv->parts, w,
                           conv->bias + panel * PANEL, c);
                 dice_conv_store_tile(conv, c, rows, panel, tensors, &at);

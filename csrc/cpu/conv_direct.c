@@ -1,5 +1,6 @@
 /* The direct convolution: the register tiles read x where it lies, one row of the image at a time. The
  * weights of a panel pass over a strip of rows before the next panel does. */
+#include "base/sizes.h"
 #include "cpu/conv_strip.h"
 #include "cpu/conv_tile.h"
 
@@ -48,7 +49,7 @@ static void run(const dice_conv *conv, const dice_conv_tensors *tensors, dice_gr
         strip = 1;
     }
     for (int32_t top = piece.y0; top < piece.y1; top += strip) {
-        const int32_t bottom = top + strip < piece.y1 ? top + strip : piece.y1;
+        const int32_t bottom = dice_least32(top + strip, piece.y1);
         const int32_t step = joined ? bottom - top : 1;
         for (int32_t panel = piece.p0; panel < piece.p1; panel++) {
             for (size_t image = 0; image < group.images; image++) {

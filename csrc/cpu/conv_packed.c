@@ -1,5 +1,6 @@
 /* The convolution that fits everything: a strip of pixels is packed through the prologue and rounded to the
  * precision, then the register tiles of all panels pass over it. */
+#include "base/sizes.h"
 #include "cpu/conv_strip.h"
 #include "cpu/conv_tile.h"
 
@@ -57,7 +58,7 @@ static void run_image(const dice_conv *conv, const dice_conv_tensors *tensors, d
         space.a[i] = space.packed + i * strip * DICE_BLOCK;
     }
     for (size_t start = (size_t)piece.y0 * width; start < end; start += strip) {
-        const size_t count = start + strip < end ? strip : end - start;
+        const size_t count = dice_least(strip, end - start);
         dice_conv_pack_strip(conv, &tensors->x, y->width, start, count, strip, space.packed);
         if (conv->parts < 3) {
             conv->kernels->round(space.packed, blocks * strip, conv->parts);

@@ -9,6 +9,7 @@
  * (dice_graph.winograd says that its measured error stays inside the bound). */
 #include <string.h>
 
+#include "base/sizes.h"
 #include "cpu/conv_strip.h"
 #include "cpu/conv_tile.h"
 
@@ -52,7 +53,7 @@ static dice_status pack_weight(dice_conv *conv, const float *weight)
 
 static size_t strip_tiles(const dice_conv *conv, int32_t height, int32_t width, size_t images)
 {
-    const size_t all = (size_t)((height + 1) / 2) * (size_t)((width + 1) / 2) * images;
+    const size_t all = dice_ceil_div((size_t)height, 2) * dice_ceil_div((size_t)width, 2) * images;
     const size_t each = (size_t)conv->blocks * ELEMENTS * DICE_BLOCK * sizeof(float);
     const size_t bytes = conv->weight_bytes > LARGE_WEIGHTS ? LARGE_STRIP : SMALL_STRIP;
     const size_t rows = (size_t)conv->kernels->conv->max_rows[conv->vectors - 1];
@@ -106,7 +107,8 @@ typedef struct place {
  * image. */
 static place locate(size_t index, const dice_view *y, dice_conv_piece piece)
 {
-    const size_t columns = (size_t)(y->width + 1) / 2, rows = (size_t)(piece.y1 - piece.y0 + 1) / 2;
+    const size_t columns = dice_ceil_div((size_t)y->width, 2),
+                 rows = dice_ceil_div((size_t)(piece.y1 - piece.y0), 2);
     const size_t of_image = index % (rows * columns);
     const dice_conv_pixel first = {piece.y0 + 2 * (int32_t)(of_image / columns),
                                    2 * (int32_t)(of_image % columns)};
@@ -149,8 +151,8 @@ static void multiply(const dice_conv *conv, int32_t panel, size_t count, const s
         }
         const dice_conv_sum sum = {space->a, 1, conv->blocks, conv->tail};
         size_t done = 0;
-        for (size_t tiles = (count + most - 1) / most; tiles > 0; tiles--) {
-            const size_t rows = (count - done + tiles - 1) / tiles;
+        for (size_t tiles = dice_ceil_div(count, most); tiles > 0; tiles--) {
+            const size_t rows = dice_ceil_div(count - done, tiles);
             const dice_conv_out out = {.y = space->m + e * (size_t)vectors * plane + done * DICE_BLOCK,
                                        .plane = (ptrdiff_t)plane};
             conv->kernels->conv->tile[vectors - 1][rows - 1](&sum, (ptrdiff_t)(done * DICE_BLOCK), w,
@@ -197,13 +199,14 @@ static void run(const dice_conv *conv, const dice_conv_tensors *tensors, dice_gr
                 dice_conv_piece piece, void *scratch)
 {
     const dice_view *y = &tensors->y;
-    const size_t rows = (size_t)(piece.y1 - piece.y0 + 1) / 2, columns = (size_t)(y->width + 1) / 2;
+    const size_t rows = dice_ceil_div((size_t)(piece.y1 - piece.y0), 2),
+                 columns = dice_ceil_div((size_t)y->width, 2);
     const size_t all = rows * columns * group.images;
     const size_t strip = strip_tiles(conv, y->height, y->width, group.images);
     const scratch_space space = divide_scratch(conv, strip, scratch);
     memset(space.zeros, 0, (size_t)conv->vectors * DICE_BLOCK * sizeof(float));
     for (size_t start = 0; start < all; start += strip) {
-        const size_t count = start + strip < all ? strip : all - start;
+        const size_t count = dice_least(strip, all - start);
         for (size_t t = 0; t < count; t++) {
             const place at = locate(start + t, y, piece);
             dice_view x = tensors->x;

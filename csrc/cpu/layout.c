@@ -2,6 +2,7 @@
 #include "cpu/layout.h"
 
 #include "base/memory.h"
+#include "base/sizes.h"
 #include "nn/plan.h"
 
 enum { LARGE_WEIGHTS = 8 << 20 }; /* bytes that exceed the caches: several images share a pass over them */
@@ -9,7 +10,7 @@ enum { LARGE_WEIGHTS = 8 << 20 }; /* bytes that exceed the caches: several image
 /* Bytes of a tensor with a border of one pixel, the widest there is. */
 static size_t tensor_bytes(int32_t channels, int32_t height, int32_t width)
 {
-    const size_t blocks = ((size_t)channels + DICE_BLOCK - 1) / DICE_BLOCK;
+    const size_t blocks = dice_ceil_div((size_t)channels, DICE_BLOCK);
     return blocks * ((size_t)height + 2) * ((size_t)width + 2) * DICE_BLOCK * sizeof(float);
 }
 
@@ -23,7 +24,7 @@ static size_t scratch_bytes(const dice_steps *steps, const dice_plan *plan, int 
             const int32_t y = step->op->y;
             const size_t bytes = step->conv.algorithm->scratch(&step->conv, plan->height[y], plan->width[y],
                                                                (size_t)group);
-            most = bytes > most ? bytes : most;
+            most = dice_most(most, bytes);
         }
     }
     return dice_align_up(most);

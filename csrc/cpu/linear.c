@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "base/memory.h"
+#include "base/sizes.h"
 #include "base/threads.h"
 #include "cpu/linear_kernels.h"
 #include "cpu/kernels.h"
@@ -42,16 +43,6 @@ struct dice_linear {
     uint8_t *index; /* (slots, 4) */
 };
 
-static size_t ceil_div(size_t a, size_t b)
-{
-    return (a + b - 1) / b;
-}
-
-static size_t least(size_t a, size_t b)
-{
-    return a < b ? a : b;
-}
-
 void dice_linear_free(dice_linear *linear)
 {
     if (linear != NULL) {
@@ -82,7 +73,7 @@ static dice_status pack_dense(void *context, size_t vector, int thread)
     (void)thread;
     const packing *p = context;
     const size_t features = p->linear->features, first = 16 * vector,
-                 lanes = least(16, p->linear->classes - first);
+                 lanes = dice_least(16, p->linear->classes - first);
     float *to = p->linear->dense + first * features;
     memset(to, 0, 16 * features * sizeof *to);
     for (size_t lane = 0; lane < lanes; lane++) {
@@ -100,9 +91,10 @@ static size_t group_block(const packing *p, size_t panel, size_t block_index, di
 {
     const dice_linear *linear = p->linear;
     const size_t first = panel * DICE_LINEAR_PANEL,
-                 classes = least(DICE_LINEAR_PANEL, linear->classes - first);
-    const size_t d0 = block_index * DICE_LINEAR_SPAN, count = least(DICE_LINEAR_SPAN, linear->features - d0);
-    const size_t n_groups = ceil_div(classes, DICE_LINEAR_GROUP);
+                 classes = dice_least(DICE_LINEAR_PANEL, linear->classes - first);
+    const size_t d0 = block_index * DICE_LINEAR_SPAN,
+                 count = dice_least(DICE_LINEAR_SPAN, linear->features - d0);
+    const size_t n_groups = dice_ceil_div(classes, DICE_LINEAR_GROUP);
     size_t place[DICE_LINEAR_SPAN + 2] = {0}; /* counting sort, by falling number */
     uint16_t number[DICE_LINEAR_PANEL] = {0};
     for (size_t m = 0; m < n_groups * DICE_LINEAR_GROUP; m++) {
@@ -151,7 +143,7 @@ static dice_status fill_panel(void *context, size_t panel, int thread)
     const dice_linear *linear = p->linear;
     for (size_t b = 0; b < linear->blocks; b++) {
         const block *begin = linear->begin + panel * linear->blocks + b;
-        const size_t d0 = b * DICE_LINEAR_SPAN, count = least(DICE_LINEAR_SPAN, linear->features - d0);
+        const size_t d0 = b * DICE_LINEAR_SPAN, count = dice_least(DICE_LINEAR_SPAN, linear->features - d0);
         dice_linear_group *groups = linear->groups + begin->group;
         const size_t n_groups = group_block(p, panel, b, groups);
         float *weight = linear->sparse + begin->slot * DICE_LINEAR_GROUP;
@@ -182,7 +174,7 @@ static dice_status fill_panel(void *context, size_t panel, int thread)
 static dice_status create_dense(packing *p)
 {
     dice_linear *linear = p->linear;
-    const size_t vectors = ceil_div(linear->classes, 16);
+    const size_t vectors = dice_ceil_div(linear->classes, 16);
     void *memory;
     const dice_status status = dice_alloc(vectors * 16, linear->features * sizeof *linear->dense, &memory);
     if (status != DICE_OK) {
@@ -197,7 +189,7 @@ static dice_status create_sparse(packing *p)
 {
     dice_linear *linear = p->linear;
     void *memory;
-    linear->panels = ceil_div(linear->classes, DICE_LINEAR_PANEL);
+    linear->panels = dice_ceil_div(linear->classes, DICE_LINEAR_PANEL);
     const size_t all_blocks = linear->panels * linear->blocks;
     dice_status status = dice_alloc(all_blocks + 1, sizeof *linear->begin, &memory);
     if (status != DICE_OK) {
@@ -245,7 +237,7 @@ dice_status dice_linear_create(const float *weight, const float *bias, const uin
     linear->kernels = dice_cpu_kernels_for(options->isa)->linear;
     linear->classes = classes;
     linear->features = features;
-    linear->blocks = ceil_div(features, DICE_LINEAR_SPAN);
+    linear->blocks = dice_ceil_div(features, DICE_LINEAR_SPAN);
     status = dice_alloc(classes, sizeof *linear->bias, &memory);
     if (status == DICE_OK) {
         linear->bias = memory;
@@ -287,7 +279,7 @@ typedef struct wave {
 
 static size_t images_of(const wave *w, size_t tile)
 {
-    return least(w->lanes, w->n - tile * w->lanes);
+    return dice_least(w->lanes, w->n - tile * w->lanes);
 }
 
 /* The last tile may be narrower. */
@@ -311,10 +303,10 @@ static void multiply_sparse(const wave *w, size_t panel, size_t tile)
 {
     const dice_linear *linear = w->linear;
     const size_t first = panel * DICE_LINEAR_PANEL,
-                 classes = least(DICE_LINEAR_PANEL, linear->classes - first);
+                 classes = dice_least(DICE_LINEAR_PANEL, linear->classes - first);
     const size_t lanes = lanes_of(w, tile);
     _Alignas(64) float z[DICE_LINEAR_PANEL * DICE_LINEAR_IMAGES];
-    for (size_t m = 0; m < ceil_div(classes, DICE_LINEAR_GROUP) * DICE_LINEAR_GROUP; m++) {
+    for (size_t m = 0; m < dice_round_up(classes, DICE_LINEAR_GROUP); m++) {
         const float bias = m < classes ? linear->bias[first + m] : 0;
         for (size_t i = 0; i < lanes; i++) {
             z[m * lanes + i] = bias;
@@ -335,7 +327,7 @@ static void multiply_sparse(const wave *w, size_t panel, size_t tile)
 static void multiply_dense(const wave *w, size_t panel, size_t tile)
 {
     const dice_linear *linear = w->linear;
-    const size_t first = panel * DENSE_PANEL, classes = least(DENSE_PANEL, linear->classes - first);
+    const size_t first = panel * DENSE_PANEL, classes = dice_least(DENSE_PANEL, linear->classes - first);
     const size_t n = images_of(w, tile), lanes = lanes_of(w, tile), stride = 16 * linear->features;
     _Alignas(64) float z[DICE_LINEAR_IMAGES * DENSE_PANEL], bias[DENSE_PANEL] = {0};
     memcpy(bias, linear->bias + first, classes * sizeof *bias);
@@ -345,8 +337,8 @@ static void multiply_dense(const wave *w, size_t panel, size_t tile)
     const float *ht = w->packed + tile * w->lanes * linear->features;
     for (size_t d = 0; d < linear->features; d += DICE_LINEAR_SPAN) {
         linear->kernels->dense(ht + d * lanes, lanes, n, linear->dense + first * linear->features + 16 * d,
-                               stride, (int)ceil_div(classes, 16),
-                               least(DICE_LINEAR_SPAN, linear->features - d), z);
+                               stride, (int)dice_ceil_div(classes, 16),
+                               dice_least(DICE_LINEAR_SPAN, linear->features - d), z);
     }
     for (size_t i = 0; i < n; i++) {
         memcpy(w->logits + (tile * w->lanes + i) * linear->classes + first, z + i * DENSE_PANEL,
@@ -376,7 +368,7 @@ static dice_status reduce(void *context, size_t task, int thread)
     (void)thread;
     const reduction *r = context;
     const size_t classes = r->linear->classes;
-    for (size_t i = task * REDUCE_IMAGES; i < least(r->n, (task + 1) * REDUCE_IMAGES); i++) {
+    for (size_t i = task * REDUCE_IMAGES; i < dice_least(r->n, (task + 1) * REDUCE_IMAGES); i++) {
         const float *z = r->logits + i * classes;
         float max;
         double sum;
@@ -406,7 +398,7 @@ dice_status dice_linear_reduce(const dice_linear *linear, const float *z, size_t
 {
     reduction r = {linear, z, n, *outputs};
     const int wanted = r.out.energy || r.out.msp || r.out.maxlogit || r.out.label;
-    return wanted ? dice_parallel_for(ceil_div(n, REDUCE_IMAGES), reduce, &r) : DICE_OK;
+    return wanted ? dice_parallel_for(dice_ceil_div(n, REDUCE_IMAGES), reduce, &r) : DICE_OK;
 }
 
 /* Whether the dense layout is to be used for n images: it is the faster one, or the only one. */
@@ -414,24 +406,24 @@ static int prefers_dense(const dice_linear *linear, size_t n)
 {
     return linear->begin == NULL
         || (linear->dense != NULL
-            && (double)ceil_div(n, 4) < sparse_cost * linear->density * (double)ceil_div(n, 16));
+            && (double)dice_ceil_div(n, 4) < sparse_cost * linear->density * (double)dice_ceil_div(n, 16));
 }
 
 dice_status dice_linear_forward(dice_linear *linear, const float *h, size_t n, float clip,
                                 const dice_linear_outputs *outputs)
 {
     const int dense = prefers_dense(linear, n);
-    const size_t panels = dense ? ceil_div(linear->classes, DENSE_PANEL) : linear->panels;
+    const size_t panels = dense ? dice_ceil_div(linear->classes, DENSE_PANEL) : linear->panels;
     const size_t lanes = n > 16 && linear->kernels->sparse[2] != NULL ? 32 : 16;
     const size_t tile_floats = lanes * (linear->features + (outputs->logits == NULL ? linear->classes : 0));
     const size_t most = 1 + WAVE_BYTES / sizeof(float) / tile_floats;
-    const size_t tiles = least(most, ceil_div(n, lanes));
+    const size_t tiles = dice_least(most, dice_ceil_div(n, lanes));
     void *scratch;
     dice_status status = dice_alloc(tiles, tile_floats * sizeof(float), &scratch);
     for (size_t first = 0; status == DICE_OK && first < n; first += tiles * lanes) {
         wave w = {.linear = linear,
                   .h = h + first * linear->features,
-                  .n = least(n - first, tiles * lanes),
+                  .n = dice_least(n - first, tiles * lanes),
                   .lanes = lanes,
                   .dense = dense,
                   .clip = clip,
@@ -440,7 +432,7 @@ dice_status dice_linear_forward(dice_linear *linear, const float *h, size_t n, f
                                              .msp = outputs->msp ? outputs->msp + first : NULL,
                                              .maxlogit = outputs->maxlogit ? outputs->maxlogit + first : NULL,
                                              .label = outputs->label ? outputs->label + first : NULL};
-        w.tiles = ceil_div(w.n, lanes);
+        w.tiles = dice_ceil_div(w.n, lanes);
         w.logits = outputs->logits != NULL ? outputs->logits + first * linear->classes
                                            : w.packed + tiles * lanes * linear->features;
         status = dice_parallel_for(w.tiles, pack_tile, &w);

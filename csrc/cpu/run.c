@@ -7,6 +7,7 @@
 #include <stdatomic.h>
 #include <string.h>
 
+#include "base/sizes.h"
 #include "base/threads.h"
 
 typedef struct job {
@@ -99,11 +100,11 @@ static void store_features(const job *work, size_t image, const float *arena)
 /* [from, to) = a share of [0, count), cut at multiples of `unit`. */
 static void cut(int32_t count, int32_t unit, share mine, int32_t *from, int32_t *to)
 {
-    const int64_t units = (count + unit - 1) / unit;
+    const int64_t units = dice_ceil_div32(count, unit);
     const int64_t a = units * mine.index / mine.count * unit,
                   b = units * (mine.index + 1) / mine.count * unit;
-    *from = (int32_t)(a < count ? a : count);
-    *to = (int32_t)(b < count ? b : count);
+    *from = dice_least32((int32_t)a, count);
+    *to = dice_least32((int32_t)b, count);
 }
 
 /* Whether a step has more bytes of weights than of input. Then the images of a group share one pass over the
@@ -135,7 +136,7 @@ static area run_conv(const dice_layout *layout, const dice_step *step, const flo
     }
     conv->algorithm->run(conv, &tensors, group, piece, scratch);
     const int32_t width = conv->vectors * DICE_BLOCK, end = piece.p1 * width;
-    return (area){piece.y0, piece.y1, piece.p0 * width, end < conv->out ? end : conv->out};
+    return (area){piece.y0, piece.y1, piece.p0 * width, dice_least32(end, conv->out)};
 }
 
 /* The same of another op, for one image: x and y are its tensors. */
@@ -314,8 +315,8 @@ dice_status dice_run(const dice_steps *steps, const dice_layout *layout, const d
     job work = {.steps = steps, .layout = layout, .images = images, .features = features, .count = whole};
     dice_status status = DICE_OK;
     if (whole > 0) {
-        const size_t groups = (whole + of_group - 1) / of_group;
-        work.groups = (groups + threads - 1) / threads * threads;
+        const size_t groups = dice_ceil_div(whole, of_group);
+        work.groups = dice_round_up(groups, threads);
         status = dice_parallel_for(threads, run_groups, &work);
     }
     for (size_t image = whole; image < images->n && status == DICE_OK; image++) {

@@ -13,6 +13,7 @@
 enum { THREADS = 128, ROWS = 64, DEPTH = 32 }; /* threads and pixels of a block; k of a step */
 enum { LANES = 4 };                            /* channels that a thread fetches at once */
 
+/* dice_round_up is for the host alone. */
 static __host__ __device__ inline int round_up(int n, int to)
 {
     return (n + to - 1) / to * to;
@@ -264,8 +265,9 @@ cudaError_t conv_check()
 /* Tiles are 16 channels wide if there are no more channels, or if wider tiles would leave processors idle. */
 void conv_start(int parts, int processors, conv_args p, cudaStream_t stream)
 {
-    const unsigned rows = unsigned(p.pixels + ROWS - 1) / ROWS;
-    const unsigned wide = unsigned(p.out_channels + 63) / 64, narrow = unsigned(p.out_channels + 15) / 16;
+    const unsigned rows = unsigned(dice_ceil_div32(p.pixels, ROWS));
+    const unsigned wide = unsigned(dice_ceil_div32(p.out_channels, 64)),
+                   narrow = unsigned(dice_ceil_div32(p.out_channels, 16));
     p.vectors = reinterpret_cast<uintptr_t>(p.x) % 16 == 0 && p.x_ld % LANES == 0
              && (p.channels % LANES == 0 || p.x_ld == round_up(p.channels, LANES));
     if (p.out_channels <= 16 || rows * wide < unsigned(processors)) {

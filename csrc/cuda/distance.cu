@@ -163,7 +163,7 @@ static dice_status run_rows(dice_distance *d, const void *h, int is_double, size
         CUDA_TRY(cudaMemcpyAsync(piece(at.h), h, bytes, cudaMemcpyDefault, d->stream), "features");
         h = piece(at.h);
     }
-    const dim3 blocks(unsigned((count + THREADS - 1) / THREADS));
+    const dim3 blocks(unsigned(dice_ceil_div(count, THREADS)));
     if (is_double) {
         launch(centred<double>, blocks, dim3(THREADS), d->stream, static_cast<const double *>(h),
                array(d->centre), x, d->features, count);

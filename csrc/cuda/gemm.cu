@@ -231,7 +231,7 @@ dice_status gemm_doubles(const gemm_handle *gemm, const double *x, const double 
         return multiply(gemm, &one, &zero, REAL_64F, COMPUTE_64F, x, inputs, w, y, outputs, n, outputs,
                         inputs);
     }
-    const dim3 blocks(unsigned(n + TILE - 1) / TILE, unsigned(outputs + TILE - 1) / TILE);
+    const dim3 blocks(unsigned(dice_ceil_div32(n, TILE)), unsigned(dice_ceil_div32(outputs, TILE)));
     launch(product, blocks, dim3(TILE, TILE), gemm->stream, x, w, y, n, outputs, inputs);
     CUDA_TRY(cudaGetLastError(), "product");
     return DICE_OK;

@@ -263,12 +263,12 @@ static dice_status start_logits(const dice_linear *linear, const float *h, float
 {
     const float *bias = reinterpret_cast<const float *>(linear->weights.data + linear->bias);
     if (linear->sparse) {
-        const unsigned tiles = unsigned(rows + IMAGES - 1) / IMAGES;
+        const unsigned tiles = unsigned(dice_ceil_div32(rows, IMAGES));
         const size_t count = size_t(tiles) * IMAGES * size_t(linear->features);
-        launch(transpose, dim3(unsigned((count + 255) / 256)), dim3(256), linear->stream, h, room, rows,
+        launch(transpose, dim3(unsigned(dice_ceil_div(count, 256))), dim3(256), linear->stream, h, room, rows,
                linear->features);
-        launch(sparse_logits, dim3(tiles, unsigned(linear->classes + WARPS - 1) / WARPS), dim3(IMAGES, WARPS),
-               linear->stream, const_cast<const float *>(room),
+        launch(sparse_logits, dim3(tiles, unsigned(dice_ceil_div32(linear->classes, WARPS))),
+               dim3(IMAGES, WARPS), linear->stream, const_cast<const float *>(room),
                reinterpret_cast<const uint32_t *>(linear->weights.data),
                reinterpret_cast<const uint32_t *>(linear->weights.data + linear->columns),
                reinterpret_cast<const float *>(linear->weights.data + linear->values), bias, clip, rows,
@@ -277,8 +277,8 @@ static dice_status start_logits(const dice_linear *linear, const float *h, float
         const map to = {logits, linear->classes, linear->classes, 1, 1};
         if (clip < INFINITY) {
             const size_t count = size_t(rows) * size_t(linear->features);
-            launch(clip_to, dim3(unsigned((count + 255) / 256)), dim3(256), linear->stream, h, clip, room,
-                   count);
+            launch(clip_to, dim3(unsigned(dice_ceil_div(count, 256))), dim3(256), linear->stream, h, clip,
+                   room, count);
             h = room;
         }
         TRY(gemm_floats(&linear->gemm, false,
@@ -304,7 +304,7 @@ struct pieces {
     size_t h, room, logits, energy, msp, maxlogit, label, bytes;
     pieces(const dice_linear *linear, size_t rows, bool direct)
     {
-        const size_t padded = (rows + IMAGES - 1) / IMAGES * IMAGES, features = size_t(linear->features);
+        const size_t padded = dice_round_up(rows, IMAGES), features = size_t(linear->features);
         const bool copies = linear->sparse || linear->gemm.library != nullptr;
         carver c;
         h = c.take(direct ? 0 : rows * features * sizeof(float));

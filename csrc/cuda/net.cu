@@ -58,7 +58,7 @@ struct dice_net {
 
 static size_t tensor_bytes(int32_t channels, int32_t height, int32_t width)
 {
-    return size_t((channels + 3) / 4 * 4) * size_t(height) * size_t(width) * sizeof(float);
+    return dice_round_up(size_t(channels), 4) * size_t(height) * size_t(width) * sizeof(float);
 }
 
 /* ---- create ---- */
@@ -124,7 +124,7 @@ static dice_status put_weights(dice_net *net, const dice_graph *graph, void *pac
     for (int32_t i = 0; i < graph->n_ops; i++) {
         const size_t before = c.used;
         TRY(put_op(net, graph, &graph->ops[i], &net->layers[i], &c, packed));
-        *largest = c.used - before > *largest ? c.used - before : *largest;
+        *largest = dice_most(*largest, c.used - before);
     }
     *bytes = c.used;
     return DICE_OK;
@@ -180,7 +180,7 @@ dice_status net_create(const dice_graph *graph, const dice_options *options, dic
         return dice_core->fail(DICE_E_MEMORY, "out of memory");
     }
     net->device = options->device;
-    net->parts = conv_parts(options->precision);
+    net->parts = dice_precision_parts(options->precision);
     const dice_status status = fill(net, graph);
     if (status != DICE_OK) {
         net_free(net);
@@ -253,7 +253,8 @@ static map map_of(const dice_net *net, const lane *l, const shape *s, int32_t id
     const dice_tensor *t = &net->graph.tensors[id];
     const int channels = t->parent == DICE_NONE ? t->channels : net->graph.tensors[t->parent].channels;
     float *data = reinterpret_cast<float *>(l->arena.data + s->plan.offset[id] * size_t(s->n));
-    return {data + t->offset, (channels + 3) / 4 * 4, t->channels, s->plan.height[id], s->plan.width[id]};
+    return {data + t->offset, int(dice_round_up(size_t(channels), 4)), t->channels, s->plan.height[id],
+            s->plan.width[id]};
 }
 
 static const float *floats_at(const dice_net *net, size_t at)
@@ -507,7 +508,7 @@ static dice_status choose_chunk(dice_net *net, int height, int width)
     const dice_status status = measure(net, 1, height, width, &one);
     if (status == DICE_OK) {
         const size_t most = ARENA_GOAL / (one.plan.arena_bytes + 1);
-        net->chunk = most < 1 ? 1 : most > MOST_IMAGES ? size_t(MOST_IMAGES) : most;
+        net->chunk = dice_least(dice_most(most, 1), MOST_IMAGES);
         net->chunk_height = height;
         net->chunk_width = width;
     }
@@ -522,7 +523,7 @@ static dice_status run_chunks(dice_net *net, const dice_images *images, float *f
     for (size_t first = 0; first < images->n;) {
         lane *l = &net->lanes[turn];
         TRY(finish(l));
-        const size_t left = images->n - first, n = left < net->chunk ? left : net->chunk;
+        const size_t n = dice_least(images->n - first, net->chunk);
         shape *s;
         TRY(prepare(net, l, int(n), images->height, images->width, &s));
         if (s == nullptr && n == 1 && net->lanes[(turn + 1) % LANES].arena.bytes == 0) {
@@ -533,7 +534,7 @@ static dice_status run_chunks(dice_net *net, const dice_images *images, float *f
                 TRY(finish(&every));
                 release_lane(&every);
             }
-            net->chunk = (n + 1) / 2;
+            net->chunk = dice_ceil_div(n, 2);
             continue;
         }
         TRY(submit(net, l, s, images, first, features + first * s->per_image));

@@ -208,10 +208,9 @@ struct session { /* what one call holds on the device */
 static dice_status run_finite(const session &s, const float *x, size_t count, int *finite)
 {
     int found = 0;
-    const size_t needed = (count + THREADS - 1) / THREADS;
+    const size_t blocks = dice_least(dice_ceil_div(count, THREADS), BLOCKS);
     CUDA_TRY(cudaMemsetAsync(s.at<int>(0), 0, sizeof(int), s.stream), "finite");
-    launch(find_nonfinite, dim3(unsigned(needed < BLOCKS ? needed : size_t(BLOCKS))), dim3(THREADS), s.stream,
-           x, count, s.at<int>(0));
+    launch(find_nonfinite, dim3(unsigned(blocks)), dim3(THREADS), s.stream, x, count, s.at<int>(0));
     CUDA_TRY(cudaGetLastError(), "finite");
     CUDA_TRY(cudaMemcpyAsync(&found, s.at<int>(0), sizeof found, cudaMemcpyDefault, s.stream), "finite");
     CUDA_TRY(cudaStreamSynchronize(s.stream), "finite");
@@ -262,8 +261,8 @@ static dice_status add_moments(const session &s, const float *h, size_t before, 
     int below = 0;
     TRY(s.bring(h, rows * features, at.h, &h, device));
     CUDA_TRY(cudaMemsetAsync(s.at<int>(at.negative), 0, sizeof(int), s.stream), "moments");
-    launch(column_moments, dim3(unsigned(features + 31) / 32), dim3(32, THREADS / 32), s.stream, h, rows,
-           int(features), s.at<double>(at.mean), s.at<double>(at.squares), s.at<int>(at.negative));
+    launch(column_moments, dim3(unsigned(dice_ceil_div(features, 32))), dim3(32, THREADS / 32), s.stream, h,
+           rows, int(features), s.at<double>(at.mean), s.at<double>(at.squares), s.at<int>(at.negative));
     CUDA_TRY(cudaGetLastError(), "moments");
     CUDA_TRY(
         cudaMemcpyAsync(added, s.at<double>(at.mean), features * sizeof(double), cudaMemcpyDefault, s.stream),
@@ -358,8 +357,7 @@ dice_status statistics_rank(const double *mean, const float *weight, size_t clas
     TRY(s.bring(mean, features, mean_at, &v.mean, options->device));
     TRY(s.bring(weight, count, weight_at, &v.weight, options->device));
 
-    const size_t needed = (count + THREADS - 1) / THREADS;
-    const dim3 blocks(unsigned(needed < BLOCKS ? needed : size_t(BLOCKS)));
+    const dim3 blocks(unsigned(dice_least(dice_ceil_div(count, THREADS), BLOCKS)));
     const double index = double(count - 1) * (p / 100), whole = floor(index), t = index - whole;
     selection found;
     TRY(select_rank(v, size_t(whole), s.at<selection>(selection_at), blocks, s.stream, &found));

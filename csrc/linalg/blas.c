@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "base/memory.h"
+#include "base/sizes.h"
 
 #if defined(DICE_BLAS_PREFIXED) /* the scipy-openblas32 wheel prefixes its symbols */
 #define BLAS(name) scipy_##name
@@ -215,8 +216,8 @@ dice_status dice_blas_least_norm(size_t m, size_t n, const double *a, const doub
         memset(x, 0, n * sizeof *x);
         return DICE_OK;
     }
-    const int rows = (int)m, columns = (int)n, one = 1, ask = -1, longer = rows > columns ? rows : columns;
-    const int shorter = rows < columns ? rows : columns;
+    const int rows = (int)m, columns = (int)n, one = 1, ask = -1;
+    const int longer = (int)dice_most(m, n), shorter = (int)dice_least(m, n);
     const double least = (double)longer * DBL_EPSILON;
     int rank, info, integers;
     double numbers;

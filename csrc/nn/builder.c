@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "base/memory.h"
+#include "base/sizes.h"
 
 const float dice_cifar_mean[3] = {0.4914f, 0.4822f, 0.4465f}, dice_cifar_std[3] = {0.2023f, 0.1994f, 0.2010f};
 const float dice_imagenet_mean[3] = {0.485f, 0.456f, 0.406f}, dice_imagenet_std[3] = {0.229f, 0.224f, 0.225f};
@@ -125,7 +126,7 @@ dice_status dice_builder_conv(dice_builder *builder, const dice_conv_spec *conv)
                   cy = builder->graph->tensors[conv->y].channels;
     void *scratch;
     snprintf(op.name, sizeof op.name, "%s", conv->name);
-    dice_status status = dice_alloc(2 * (size_t)(cx > cy ? cx : cy), sizeof(double), &scratch);
+    dice_status status = dice_alloc(2 * dice_most((size_t)cx, (size_t)cy), sizeof(double), &scratch);
     if (status == DICE_OK && conv->pre_bn != NULL) {
         status = set_pre(builder, conv->pre_bn, scratch, &op);
     }

@@ -4,6 +4,7 @@
 #include <string.h>
 #include <structmember.h>
 
+#include "base/sizes.h"
 #include "nn/plan.h"
 
 typedef struct network {
@@ -77,18 +78,12 @@ static int set_attributes(network *self, const dice_graph *graph)
              : 0;
 }
 
-static int32_t storage_of(const dice_graph *graph, int32_t tensor)
-{
-    const int32_t parent = graph->tensors[tensor].parent;
-    return parent == DICE_NONE ? tensor : parent;
-}
-
 static int is_pooled(const dice_graph *graph)
 {
-    const int32_t output = storage_of(graph, graph->output);
+    const int32_t output = dice_tensor_root(graph, graph->output);
     for (int32_t i = 0; i < graph->n_ops; i++) {
         const dice_op *op = &graph->ops[i];
-        if (op->kind == DICE_OP_GLOBAL_MEAN && storage_of(graph, op->y) == output) {
+        if (op->kind == DICE_OP_GLOBAL_MEAN && dice_tensor_root(graph, op->y) == output) {
             return 1;
         }
     }
@@ -159,8 +154,8 @@ static dice_images images_of(const dice_py_view *view)
     return (dice_images){.bytes = bytes ? view->data : NULL,
                          .floats = bytes ? NULL : view->data,
                          .n = (size_t)view->shape[0],
-                         .height = (int32_t)(height < INT32_MAX ? height : INT32_MAX),
-                         .width = (int32_t)(width < INT32_MAX ? width : INT32_MAX)};
+                         .height = (int32_t)dice_least((size_t)height, INT32_MAX),
+                         .width = (int32_t)dice_least((size_t)width, INT32_MAX)};
 }
 
 /* InputError for images of another type or shape, with what is wanted; NULL stands for images on a GPU. */

@@ -7,6 +7,7 @@
 #include <ucontext.h>
 #include <vector>
 
+#include "base/sizes.h"
 #include "machine.cuh"
 
 thread_local dim3 threadIdx, blockIdx, blockDim, gridDim;
@@ -265,7 +266,7 @@ void emulation::run_grid(dim3 grid, dim3 threads, const std::function<void()> &b
     blockDim = threads;
     block.body = &body;
     block.threads = threads.x * threads.y * threads.z;
-    block.warps.assign((block.threads + WARP - 1) / WARP, warp());
+    block.warps.assign(dice_ceil_div(block.threads, WARP), warp());
     block.gate = barrier();
     block.step = emulation::setting("DICE_EMULATED_BACKWARDS", 0) != 0 ? block.threads - 1 : 1;
     while (block.fibers.size() < block.threads) {
