@@ -95,18 +95,12 @@ void dice_conv_store_tile(const dice_conv *conv, const float *c, int rows, int32
                               panel * conv->vectors * DICE_BLOCK, y, y_at, residual, residual_at, conv->relu);
 }
 
-/* Whether channels [first, first + 16 vectors) are whole blocks of the tensor, all of them the slice's. */
-static int are_whole_blocks(const dice_view *view, int32_t first, int vectors)
-{
-    return (view->offset + first) % DICE_BLOCK == 0 && view->channels - first >= vectors * DICE_BLOCK;
-}
-
 int dice_conv_fills_blocks(const dice_conv *conv, int32_t panel, const dice_conv_tensors *tensors)
 {
     const int vectors = dice_conv_panel_vectors(conv, panel);
     const int32_t first = panel * conv->vectors * DICE_BLOCK;
-    return are_whole_blocks(&tensors->y, first, vectors)
-        && (tensors->residual.data == NULL || are_whole_blocks(&tensors->residual, first, vectors));
+    return dice_view_has_blocks(&tensors->y, first, vectors)
+        && (tensors->residual.data == NULL || dice_view_has_blocks(&tensors->residual, first, vectors));
 }
 
 /* Whether `rows` pixels from column x on are consecutive in memory. */

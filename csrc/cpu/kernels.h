@@ -23,6 +23,13 @@ typedef struct dice_view {
     ptrdiff_t plane; /* floats from a block to the next */
 } dice_view;
 
+/* Whether channels [first, first + 16 count) are `count` blocks of the tensor, and the slice has all of them.
+ */
+static inline int dice_view_has_blocks(const dice_view *view, int32_t first, int count)
+{
+    return (view->offset + first) % DICE_BLOCK == 0 && view->channels - first >= count * DICE_BLOCK;
+}
+
 /* Where the inputs of a convolution's sums lie: for each tap and channel block a pointer to consecutive
  * pixels.
  */

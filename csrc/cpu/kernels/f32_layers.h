@@ -47,12 +47,6 @@ INLINE void store_channels(const dice_view *y, int32_t channel, ptrdiff_t at, ve
     }
 }
 
-/* Whether channels [channel, channel + 16) are one block of the tensor, all of it the slice's. */
-INLINE int is_whole_block(const dice_view *x, int32_t channel)
-{
-    return (x->offset + channel) % 16 == 0 && x->channels - channel >= 16;
-}
-
 INLINE vec16 apply(dice_affine pre, int32_t channel, vec16 value)
 {
     if (pre.scale == NULL) {
@@ -72,7 +66,8 @@ static void conv_store(const float *c, int rows, int vectors, int32_t first, con
             return;
         }
         const float *from = c + v * DICE_TILE_PLANE;
-        if (is_whole_block(y, channel) && (residual == NULL || is_whole_block(residual, channel))) {
+        if (dice_view_has_blocks(y, channel, 1)
+            && (residual == NULL || dice_view_has_blocks(residual, channel, 1))) {
             float *to = y->data + (y->offset + channel) / 16 * y->plane;
             const float *add = residual == NULL
                                  ? NULL
