@@ -8,7 +8,7 @@
 static const dice_conv_algorithm *choose_algorithm(const dice_conv *conv)
 {
     /* the fastest first; the last fits everything */
-    static const dice_conv_algorithm *const algorithms[] = {&dice_conv_bf16, &dice_conv_winograd,
+    static const dice_conv_algorithm *const algorithms[] = {&dice_conv_amx, &dice_conv_winograd,
                                                             &dice_conv_direct, &dice_conv_packed};
     size_t i = 0;
     while (!algorithms[i]->fits(conv)) {

@@ -1,6 +1,6 @@
 /* What a convolution on the CPU is, and what an algorithm for one offers.
  *
- * conv_bf16.c, conv_winograd.c, conv_direct.c and conv_packed.c fill one dice_conv_algorithm each; conv.c
+ * conv_amx.c, conv_winograd.c, conv_direct.c and conv_packed.c fill one dice_conv_algorithm each; conv.c
  * chooses between them. The output channels of a convolution are cut into panels of 16, 32 or 48; the weights
  * of a panel lie together. */
 #ifndef DICE_CPU_CONV_ALGORITHM_H
@@ -69,7 +69,7 @@ struct dice_conv_algorithm {
                 dice_conv_piece piece, void *scratch);
 };
 
-extern const dice_conv_algorithm dice_conv_bf16, dice_conv_winograd, dice_conv_direct, dice_conv_packed;
+extern const dice_conv_algorithm dice_conv_amx, dice_conv_winograd, dice_conv_direct, dice_conv_packed;
 
 /* The number of channel blocks in the sum of one output, over all taps. */
 static inline size_t dice_conv_block_count(const dice_conv *conv)

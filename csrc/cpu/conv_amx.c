@@ -174,8 +174,8 @@ static void run(const dice_conv *conv, const dice_conv_tensors *tensors, dice_gr
     }
 }
 
-const dice_conv_algorithm dice_conv_bf16 = {
-    .name = "bf16",
+const dice_conv_algorithm dice_conv_amx = {
+    .name = "amx",
     .vectors = PANEL / DICE_BLOCK,
     .row_unit = 1,
     .fits = fits,
