@@ -21,7 +21,7 @@ static inline size_t dice_most(size_t a, size_t b)
     return a > b ? a : b;
 }
 
-/* How many pieces of at most `unit` make n: n / unit, rounded up. n >= 0, unit > 0. */
+/* How many times `unit` is needed to hold n: n / unit, rounded up. n >= 0, unit > 0. */
 static inline size_t dice_ceil_div(size_t n, size_t unit)
 {
     return (n + unit - 1) / unit;

@@ -39,9 +39,9 @@ typedef struct dice_conv_tensors {
 
 /* Images that are computed together. The tensors of each lie `stride` floats after those of the image before
  * it. */
-typedef struct dice_group {
+typedef struct dice_bundle {
     size_t images, stride;
-} dice_group;
+} dice_bundle;
 
 /* A piece of a convolution: rows [y0, y1) and panels [p0, p1) of y. */
 typedef struct dice_conv_piece {
@@ -61,11 +61,11 @@ struct dice_conv_algorithm {
     /* Fills conv->weight and weight_bytes from weight (out, in, kernel, kernel). */
     dice_status (*pack)(dice_conv *conv, const float *weight);
 
-    /* Bytes of scratch that `run` needs for a group of `images` images whose y has height x width pixels. */
+    /* Bytes of scratch that `run` needs for a bundle of `images` images whose y has height x width pixels. */
     size_t (*scratch)(const dice_conv *conv, int32_t height, int32_t width, size_t images);
 
-    /* Computes a piece of y for each image of a group; `tensors` are those of the first. */
-    void (*run)(const dice_conv *conv, const dice_conv_tensors *tensors, dice_group group,
+    /* Computes a piece of y for each image of a bundle; `tensors` are those of the first. */
+    void (*run)(const dice_conv *conv, const dice_conv_tensors *tensors, dice_bundle bundle,
                 dice_conv_piece piece, void *scratch);
 };
 
@@ -77,15 +77,15 @@ static inline size_t dice_conv_block_count(const dice_conv *conv)
     return (size_t)conv->taps * (size_t)conv->blocks;
 }
 
-/* The tensors of image `image` of a group. */
-static inline dice_conv_tensors dice_conv_image(const dice_conv_tensors *tensors, dice_group group,
+/* The tensors of image `image` of a bundle. */
+static inline dice_conv_tensors dice_conv_image(const dice_conv_tensors *tensors, dice_bundle bundle,
                                                 size_t image)
 {
     dice_conv_tensors moved = *tensors;
-    moved.x.data += image * group.stride;
-    moved.y.data += image * group.stride;
+    moved.x.data += image * bundle.stride;
+    moved.y.data += image * bundle.stride;
     if (moved.residual.data != NULL) {
-        moved.residual.data += image * group.stride;
+        moved.residual.data += image * bundle.stride;
     }
     return moved;
 }

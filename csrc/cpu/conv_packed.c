@@ -70,12 +70,12 @@ static void run_image(const dice_conv *conv, const dice_conv_tensors *tensors, d
     }
 }
 
-static void run(const dice_conv *conv, const dice_conv_tensors *tensors, dice_group group,
+static void run(const dice_conv *conv, const dice_conv_tensors *tensors, dice_bundle bundle,
                 dice_conv_piece piece, void *scratch)
 {
     const scratch_space space = divide_scratch(conv, scratch);
-    for (size_t image = 0; image < group.images; image++) {
-        const dice_conv_tensors of_image = dice_conv_image(tensors, group, image);
+    for (size_t image = 0; image < bundle.images; image++) {
+        const dice_conv_tensors of_image = dice_conv_image(tensors, bundle, image);
         run_image(conv, &of_image, piece, space);
     }
 }

@@ -79,9 +79,9 @@ typedef struct dice_amx_kernels {
                  const float *bias, float *c);
 } dice_amx_kernels;
 
-/* The transforms of F(2 x 2, 3 x 3): a tile of 4 x 4 inputs gives 2 x 2 outputs. */
+/* The transforms of F(2 x 2, 3 x 3): a patch of 4 x 4 inputs gives 2 x 2 outputs. */
 typedef struct dice_winograd_kernels {
-    /* One tile and block: v (16 elements, step floats apart, 16) from the pixels at[i] + shift, i = 4 y + x;
+    /* One patch and block: v (16 elements, step floats apart, 16) from the pixels at[i] + shift, i = 4 y + x;
      * at[i] == zeros is a pixel outside. */
     void (*input)(const float *const *at, ptrdiff_t shift, const float *zeros, float *v, size_t step);
     /* The 2 x 2 pixels from m (16 elements, step floats apart, 16); `plane` in out is from a row to the next.

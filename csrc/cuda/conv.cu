@@ -87,8 +87,8 @@ template <int PARTS, int COLUMNS> __global__ void __launch_bounds__(THREADS, 3) 
         STRIDE = THREADS / FETCHERS, /* rows that are fetched at once */
         FETCHES = ROWS / STRIDE
     };
-    __shared__ __align__(16) uint32_t a_tile[PARTS][ROWS][PITCH];
-    __shared__ __align__(16) uint32_t b_tile[PARTS][COLUMNS][PITCH];
+    __shared__ __align__(16) uint32_t a_shared[PARTS][ROWS][PITCH];
+    __shared__ __align__(16) uint32_t b_shared[PARTS][COLUMNS][PITCH];
 
     const int thread = int(threadIdx.x), lane = thread % 32, warp = thread / 32;
     const int g = lane / 4, t = lane % 4;
@@ -131,7 +131,7 @@ template <int PARTS, int COLUMNS> __global__ void __launch_bounds__(THREADS, 3) 
                 split(v[j], parts[j]);
             }
             for (int part = 0; part < PARTS; part++) {
-                uint32_t *words = &a_tile[part][my_row + STRIDE * i][my_k / 2];
+                uint32_t *words = &a_shared[part][my_row + STRIDE * i][my_k / 2];
                 words[0] = parts[0][part] >> 16 | parts[1][part];
                 words[1] = parts[2][part] >> 16 | parts[3][part];
             }
@@ -141,8 +141,8 @@ template <int PARTS, int COLUMNS> __global__ void __launch_bounds__(THREADS, 3) 
                       part = i / (DEPTH / 8) / COLUMNS;
             const size_t row = size_t(part) * size_t(packed_columns(p.out_channels))
                              + size_t(first_channel + column);
-            *reinterpret_cast<uint4 *>(&b_tile[part][column][eighth * 4]) = *reinterpret_cast<const uint4 *>(
-                p.weight + row * size_t(depth) + size_t(k0 + eighth * 8));
+            *reinterpret_cast<uint4 *>(&b_shared[part][column][eighth * 4]) =
+                *reinterpret_cast<const uint4 *>(p.weight + row * size_t(depth) + size_t(k0 + eighth * 8));
         }
         __syncthreads();
 
@@ -153,7 +153,7 @@ template <int PARTS, int COLUMNS> __global__ void __launch_bounds__(THREADS, 3) 
             for (int part = 0; part < PARTS; part++) {
 #pragma unroll
                 for (int n = 0; n < TILES_N; n++) {
-                    const uint32_t *row = b_tile[part][warp_column + 8 * n + g];
+                    const uint32_t *row = b_shared[part][warp_column + 8 * n + g];
                     b[part][n][0] = row[k + t];
                     b[part][n][1] = row[k + t + 4];
                 }
@@ -163,7 +163,7 @@ template <int PARTS, int COLUMNS> __global__ void __launch_bounds__(THREADS, 3) 
                 uint32_t a[PARTS][4];
 #pragma unroll
                 for (int part = 0; part < PARTS; part++) {
-                    const uint32_t (*rows)[PITCH] = &a_tile[part][warp_row + 16 * m + g];
+                    const uint32_t (*rows)[PITCH] = &a_shared[part][warp_row + 16 * m + g];
                     a[part][0] = rows[0][k + t];
                     a[part][1] = rows[8][k + t];
                     a[part][2] = rows[0][k + t + 4];

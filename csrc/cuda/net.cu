@@ -1,9 +1,9 @@
 /* Networks on the device.
  *
- * net_create packs and uploads the weights. A forward call cuts its images into chunks, which two lanes run
+ * net_create packs and uploads the weights. A forward call cuts its images into waves, which two lanes run
  * in turn. Each lane has a stream, an arena and pinned memory of its own, so that one uploads while the other
- * computes. The work for a number and size of images is captured once as a CUDA graph. While a chunk is under
- * way, nothing is allocated and nothing is waited for. If there is too little memory for a chunk, chunks are
+ * computes. The work for a number and size of images is captured once as a CUDA graph. While a wave is under
+ * way, nothing is allocated and nothing is waited for. If there is too little memory for a wave, waves are
  * halved; the bits of an image do not depend on that. */
 #include <mutex>
 
@@ -13,7 +13,7 @@
 #include "slots.cuh"
 
 enum { LANES = 2, GRAPHS = 4, MOST_IMAGES = 256, MOST_PIXELS = 1 << 30 }; /* pixels are counted in int */
-static const size_t ARENA_GOAL = size_t(1) << 30; /* wanted bytes of activations of a chunk */
+static const size_t ARENA_GOAL = size_t(1) << 30; /* wanted bytes of activations of a wave */
 
 struct layer { /* where an op's weights are, in bytes from the start of dice_net::weights */
     size_t weight, bias, scale, shift;
@@ -21,7 +21,7 @@ struct layer { /* where an op's weights are, in bytes from the start of dice_net
 };
 static const size_t ABSENT = SIZE_MAX;
 
-struct shape { /* number and size of a chunk's images, and what depends on them */
+struct shape { /* number and size of a wave's images, and what depends on them */
     int n, height, width;
     dice_plan plan;
     size_t per_image;            /* number of features of one image */
@@ -51,8 +51,8 @@ struct dice_net {
     bool library; /* use cuBLAS for plain 1 x 1 convolutions */
     /* Graphs are captured on this stream, which other code's work on the default stream cannot disturb. */
     cudaStream_t recorder;
-    size_t chunk; /* images in a chunk for the size below, fewer if memory was short */
-    int chunk_height, chunk_width;
+    size_t wave; /* images in a wave for the size below, fewer if memory was short */
+    int wave_height, wave_width;
     lane lanes[LANES];
 };
 
@@ -246,7 +246,7 @@ void net_info(const dice_net *net, dice_net_info *info)
     info->kernels = names[net->library][net->parts];
 }
 
-/* ---- one chunk ---- */
+/* ---- one wave ---- */
 
 static map map_of(const dice_net *net, const lane *l, const shape *s, int32_t id)
 {
@@ -363,7 +363,7 @@ static dice_status capture(const dice_net *net, const lane *l, shape *s)
     return DICE_OK;
 }
 
-/* *s = the sizes of a chunk of n images. The caller frees s->plan. */
+/* *s = the sizes of a wave of n images. The caller frees s->plan. */
 static dice_status measure(const dice_net *net, int n, int height, int width, shape *s)
 {
     *s = shape();
@@ -386,7 +386,7 @@ static dice_status measure(const dice_net *net, int n, int height, int width, sh
     return DICE_OK;
 }
 
-/* Makes room for a chunk of this shape. If the lane's memory must grow, its graphs are freed. */
+/* Makes room for a wave of this shape. If the lane's memory must grow, its graphs are freed. */
 static cudaError_t make_room(lane *l, const shape *s)
 {
     const size_t pinned = s->bytes - s->raw;
@@ -402,7 +402,7 @@ static cudaError_t make_room(lane *l, const shape *s)
     return error;
 }
 
-/* *out = the chunk's shape, ready to run on the lane; null, with DICE_OK and a recorded detail, if there is
+/* *out = the wave's shape, ready to run on the lane; null, with DICE_OK and a recorded detail, if there is
  * too little memory for it. */
 static dice_status prepare(const dice_net *net, lane *l, int n, int height, int width, shape **out)
 {
@@ -498,32 +498,32 @@ static dice_status finish(lane *l)
 
 /* ---- the whole call ---- */
 
-/* Sets net->chunk such that the activations of a chunk take about ARENA_GOAL bytes. */
-static dice_status choose_chunk(dice_net *net, int height, int width)
+/* Sets net->wave such that the activations of a wave take about ARENA_GOAL bytes. */
+static dice_status choose_wave(dice_net *net, int height, int width)
 {
-    if (net->chunk != 0 && net->chunk_height == height && net->chunk_width == width) {
+    if (net->wave != 0 && net->wave_height == height && net->wave_width == width) {
         return DICE_OK;
     }
     shape one;
     const dice_status status = measure(net, 1, height, width, &one);
     if (status == DICE_OK) {
         const size_t most = ARENA_GOAL / (one.plan.arena_bytes + 1);
-        net->chunk = dice_least(dice_most(most, 1), MOST_IMAGES);
-        net->chunk_height = height;
-        net->chunk_width = width;
+        net->wave = dice_least(dice_most(most, 1), MOST_IMAGES);
+        net->wave_height = height;
+        net->wave_width = width;
     }
     forget_shape(&one);
     return status;
 }
 
-static dice_status run_chunks(dice_net *net, const dice_images *images, float *features)
+static dice_status run_waves(dice_net *net, const dice_images *images, float *features)
 {
-    TRY(choose_chunk(net, images->height, images->width));
+    TRY(choose_wave(net, images->height, images->width));
     int turn = 0;
     for (size_t first = 0; first < images->n;) {
         lane *l = &net->lanes[turn];
         TRY(finish(l));
-        const size_t n = dice_least(images->n - first, net->chunk);
+        const size_t n = dice_least(images->n - first, net->wave);
         shape *s;
         TRY(prepare(net, l, int(n), images->height, images->width, &s));
         if (s == nullptr && n == 1 && net->lanes[(turn + 1) % LANES].arena.bytes == 0) {
@@ -534,7 +534,7 @@ static dice_status run_chunks(dice_net *net, const dice_images *images, float *f
                 TRY(finish(&every));
                 release_lane(&every);
             }
-            net->chunk = dice_ceil_div(n, 2);
+            net->wave = dice_ceil_div(n, 2);
             continue;
         }
         TRY(submit(net, l, s, images, first, features + first * s->per_image));
@@ -553,7 +553,7 @@ dice_status net_forward(dice_net *net, const dice_images *images, float *feature
     const std::lock_guard<std::mutex> hold(net->lock);
     const on_device here(net->device);
     CUDA_TRY(here.error, "device");
-    const dice_status status = run_chunks(net, images, features);
+    const dice_status status = run_waves(net, images, features);
     for (lane &l : net->lanes) {
         if (l.running
             != nullptr) { /* after a failure: nothing may use the caller's arrays after the return */

@@ -239,9 +239,9 @@ dice_status statistics_finite(const float *x, size_t count, int device, int *fin
 }
 
 /* Offsets of the arrays in the memory for the moments of `rows` rows, and its size. */
-struct moments_pieces {
+struct moments_offsets {
     size_t mean, squares, negative, h, bytes;
-    moments_pieces(size_t features, size_t rows, bool direct)
+    moments_offsets(size_t features, size_t rows, bool direct)
     {
         carver c;
         mean = c.take(features * sizeof(double));
@@ -257,7 +257,7 @@ struct moments_pieces {
 static dice_status add_moments(const session &s, const float *h, size_t before, size_t rows, size_t features,
                                int device, double *added, double *mean, double *squares, int *negative)
 {
-    const moments_pieces at(features, rows, lives_on(h, device));
+    const moments_offsets at(features, rows, lives_on(h, device));
     int below = 0;
     TRY(s.bring(h, rows * features, at.h, &h, device));
     CUDA_TRY(cudaMemsetAsync(s.at<int>(at.negative), 0, sizeof(int), s.stream), "moments");
@@ -302,7 +302,7 @@ dice_status statistics_moments(const float *h, size_t n, size_t features, const 
     const bool direct = lives_on(h, options->device);
     const size_t most = direct ? n : MOST_FLOATS / features + 1;
     const dice_status status = in_waves(
-        n, most, [&](size_t rows) { return s.memory.reserve(moments_pieces(features, rows, direct).bytes); },
+        n, most, [&](size_t rows) { return s.memory.reserve(moments_offsets(features, rows, direct).bytes); },
         [&](size_t first, size_t rows) {
             const dice_status result = add_moments(s, h + first * features, first, rows, features,
                                                    options->device, static_cast<double *>(memory), mean,

@@ -169,9 +169,9 @@ static int refuse_images(const network *self, PyArrayObject *images)
         return dice_py_check(dice_fail(DICE_E_INPUT, "images: on the GPU, want %s", both));
     }
     const int known = typenum == NPY_FLOAT32 || (typenum == NPY_UINT8 && takes_bytes);
-    PyObject *part = known ? PyObject_GetAttrString((PyObject *)images, "shape")
-                           : Py_NewRef((PyObject *)PyArray_DESCR(images));
-    PyObject *text = part == NULL ? NULL : PyObject_Str(part);
+    PyObject *described = known ? PyObject_GetAttrString((PyObject *)images, "shape")
+                                : Py_NewRef((PyObject *)PyArray_DESCR(images));
+    PyObject *text = described == NULL ? NULL : PyObject_Str(described);
     const char *got = text == NULL ? NULL : PyUnicode_AsUTF8(text);
     if (got != NULL) {
         dice_py_check(!known ? dice_fail(DICE_E_INPUT, "images: got dtype %s, want %s", got, both)
@@ -179,7 +179,7 @@ static int refuse_images(const network *self, PyArrayObject *images)
                           ? dice_fail(DICE_E_INPUT, "images: got uint8 %s, want (N, H, W, 3)", got)
                           : dice_fail(DICE_E_INPUT, "images: got float32 %s, want %s", got, planes));
     }
-    Py_XDECREF(part);
+    Py_XDECREF(described);
     Py_XDECREF(text);
     return -1;
 }
