@@ -26,7 +26,7 @@ typedef struct job {
     atomic_size_t next;
     /* under the pool's lock: */
     size_t failed;      /* smallest failing index + 1, 0 = none */
-    dice_status status; /* of that index, as its detail */
+    dice_status status; /* of the task of that index, as is the detail */
     char detail[512];
 } job;
 
@@ -66,7 +66,8 @@ static void relax(int spin)
     }
 }
 
-/* Only the forking thread lives on in the child: the pool has no workers there, and its locks may be held. */
+/* Only the thread that forks exists in the child: the pool has no workers there, and its locks may be held by
+ * threads that do not exist. */
 static void after_fork_in_child(void)
 {
     atomic_store(&the_pool, NULL);

@@ -17,7 +17,7 @@ typedef struct dice_conv {
     int32_t in, out; /* channels */
     int32_t kernel, stride, pad;
     int relu;
-    int narrow;           /* x has fewer channels than a block and lies pixel by pixel */
+    int narrow;           /* x has fewer channels than a block and is stored pixel by pixel, without blocks */
     int aligned;          /* x begins with the first channel of a block */
     int may_use_winograd; /* F(2 x 2, 3 x 3) is accurate enough for the network */
     int parts;            /* bfloat16 parts of each factor: 1 (bf16), 2 (bf16x3) or 3 (float32) */
@@ -37,8 +37,8 @@ typedef struct dice_conv_tensors {
     dice_view x, y, residual; /* residual.data is NULL where nothing is added */
 } dice_conv_tensors;
 
-/* Images that are computed together. The tensors of each lie `stride` floats after those of the image before
- * it. */
+/* The images of a bundle, which are computed together. The tensors of each lie `stride` floats after those of
+ * the image before it. */
 typedef struct dice_bundle {
     size_t images, stride;
 } dice_bundle;

@@ -13,7 +13,7 @@ enum {
     ROWS = 32,            /* pixels of a tile */
     PANEL = 32,           /* outputs of a tile */
     LANES = 32,           /* values of a pixel in a pair of blocks */
-    PLANE = PANEL * LANES /* bfloat16 weights of a pair, in one part: two tiles */
+    PLANE = PANEL * LANES /* bfloat16 weights of a pair, in one part: two registers */
 };
 
 static int fits(const dice_conv *conv)
@@ -57,8 +57,8 @@ static uint16_t upper_half(float x)
     return (uint16_t)(bits >> 16);
 }
 
-/* Packs weights as bfloat16 (panels, pairs, parts, 2 tiles, 16 lanes, 16 outputs, 2 halves). The two halves
- * are the weights of the same lane in both blocks of the pair, which the unit multiplies at once. */
+/* Packs weights as bfloat16 (panels, pairs, parts, 2 registers, 16 lanes, 16 outputs, 2 halves). The two
+ * halves are the weights of the same lane in both blocks of the pair, which the unit multiplies at once. */
 static dice_status pack_weight(dice_conv *conv, const float *weight)
 {
     const size_t pairs = pair_count(conv), parts = (size_t)conv->parts;
@@ -74,7 +74,7 @@ static dice_status pack_weight(dice_conv *conv, const float *weight)
             for (size_t n = 0; n < PANEL; n++) {
                 for (int lane = 0; lane < DICE_BLOCK; lane++) {
                     for (size_t half = 0; half < 2; half++) {
-                        /* (2 tiles, lanes, outputs of a tile, halves) */
+                        /* (2 registers, lanes, outputs of a register, halves) */
                         const size_t at = (n / 16) * (PLANE / 2) + (size_t)lane * LANES + (n % 16) * 2 + half;
                         float rest = weight_at(conv, weight, panel * PANEL + n, 2 * pair + half, lane);
                         for (size_t part = 0; part < parts; part++) {

@@ -15,7 +15,7 @@
 
 enum {
     ELEMENTS = 16,
-    BIASED = 5,                /* the element that reaches all four outputs with weight 1 */
+    BIASED = 5,                /* the element that counts once in all four outputs: the bias is added to it */
     SMALL_STRIP = 48 * 1024,   /* bytes of transformed inputs, beside weights that fit the caches */
     LARGE_STRIP = 1024 * 1024, /* the same beside weights that do not */
     LARGE_WEIGHTS = 256 * 1024 /* bytes that do not fit */

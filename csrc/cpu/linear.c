@@ -12,8 +12,8 @@
 #include "cpu/linear_kernels.h"
 #include "cpu/kernels.h"
 
-/* Measured (benchmarks/bench_head.py): to multiply 16 images by one weight of the sparse layout takes
- * sparse_cost times as long as to multiply four images by one weight of the dense layout. So for many images
+/* Measured (benchmarks/bench_head.py): multiplying 16 images by one weight of the sparse layout takes
+ * sparse_cost times as long as multiplying four images by one weight of the dense layout. So for many images
  * the sparse layout is faster where the share of weights kept is below 4 / sparse_cost. */
 static const double sparse_cost = 6.8;
 
@@ -21,7 +21,7 @@ enum {
     DENSE_PANEL = 16 * DICE_LINEAR_VECTORS,
     WAVE_BYTES = 2 << 20,  /* of a wave's packed images and logits, which stay in the cache */
     BOTH_BYTES = 16 << 20, /* up to here dense weights are kept too: for few images they are faster */
-    REDUCE_IMAGES = 8      /* a task */
+    REDUCE_IMAGES = 8      /* images of a task that reduces logits */
 };
 
 /* The first quad and the first entry of a block of a sparse panel. */

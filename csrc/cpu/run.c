@@ -15,7 +15,7 @@ typedef struct job {
     const dice_layout *layout;
     const dice_images *images;
     float *features;
-    size_t count, bundles; /* images [0, count) in `bundles` bundles */
+    size_t count, bundles; /* images [0, count) are cut into so many bundles */
     atomic_size_t next_bundle;
     const dice_step *step; /* that the threads share */
 } job;
@@ -139,7 +139,8 @@ static area run_conv(const dice_layout *layout, const dice_step *step, const flo
     return (area){piece.y0, piece.y1, piece.p0 * width, dice_least32(end, conv->out)};
 }
 
-/* The same of another op, for one image: x and y are its tensors. */
+/* Computes a share of another op for one image, whose tensors are x and y. Returns the area of y that it
+ * computed. */
 typedef area (*layer)(const dice_cpu_kernels *kernels, const dice_step *step, const dice_view *x,
                       const dice_view *y, share mine);
 

@@ -16,7 +16,8 @@ static dice_status copy_array(const void *from, int32_t count, size_t size, void
     return status;
 }
 
-/* A narrow input lies pixel by pixel, which only convolutions that pack it can read. */
+/* Whether the input may be stored pixel by pixel: it has fewer channels than a block, and nothing but
+ * convolutions, which pack it, reads it. */
 static int input_is_narrow(const dice_graph *graph)
 {
     if (graph->tensors[graph->input].channels >= DICE_BLOCK || graph->output == graph->input) {

@@ -96,8 +96,8 @@ dice_status distance_create(const double *centre, const double *root, const doub
                             size_t rank, size_t classes, const dice_options *options, dice_distance **out)
 {
     TRY(device_check(options->device));
-    if (features > 1u << 19
-        || classes > 1u << 19) { /* a block takes 16, and a grid has at most 65535 blocks */
+    /* a block takes 16 of them, and a grid has at most 65535 blocks */
+    if (features > 1u << 19 || classes > 1u << 19) {
         return dice_core->fail(DICE_E_INPUT, "%zu features and %zu classes are too many for the device",
                                features, classes);
     }

@@ -373,8 +373,8 @@ dice_status linear_forward(dice_linear *linear, const float *h, size_t n, float 
             const dice_status status = run_rows(linear, h + first * size_t(linear->features), rows, clip,
                                                 outputs, first);
             if (status != DICE_OK) {
-                cudaStreamSynchronize(
-                    linear->stream); /* nothing may use the caller's arrays after the return */
+                /* nothing may use the caller's arrays after the return */
+                cudaStreamSynchronize(linear->stream);
             }
             return status;
         });

@@ -49,7 +49,8 @@ struct dice_net {
     layer *layers;    /* (n_ops) */
     device_buffer weights;
     bool library; /* use cuBLAS for plain 1 x 1 convolutions */
-    /* Graphs are captured on this stream, which other code's work on the default stream cannot disturb. */
+    /* Graphs are captured on this stream, which the work of other code on the default stream cannot
+     * disturb. */
     cudaStream_t recorder;
     size_t wave; /* images in a wave for the size below, fewer if memory was short */
     int wave_height, wave_width;
@@ -331,7 +332,7 @@ static dice_status start_op(const dice_net *net, const lane *l, const shape *s, 
     return DICE_OK;
 }
 
-/* Starts all ops, from the input tensor to the features, which lie after the activations. */
+/* Starts all ops, from the input tensor to the features, which are stored after the activations. */
 static dice_status start_ops(const dice_net *net, const lane *l, const shape *s)
 {
     const cudaStream_t stream = net->recorder;

@@ -189,7 +189,7 @@ struct session { /* what one call holds on the device */
     {
         return reinterpret_cast<T *>(memory.data + offset);
     }
-    /* `from` where kernels can read it, else its copy at `offset`. */
+    /* *there = `from` where kernels can read it, else its copy at `offset` in `memory`. */
     template <typename T>
     dice_status bring(const T *from, size_t count, size_t offset, const T **there, int device) const
     {
@@ -233,7 +233,7 @@ dice_status statistics_finite(const float *x, size_t count, int device, int *fin
     TRY(s->open(sizeof(int)));
     const dice_status status = run_finite(*s, x, count, finite);
     if (status != DICE_OK) {
-        cudaStreamSynchronize(s->stream); /* it may still write to what was ours */
+        cudaStreamSynchronize(s->stream); /* it may still write to `found` of run_finite */
     }
     return status;
 }
@@ -308,7 +308,7 @@ dice_status statistics_moments(const float *h, size_t n, size_t features, const 
                                                    options->device, static_cast<double *>(memory), mean,
                                                    squares, negative);
             if (result != DICE_OK) {
-                cudaStreamSynchronize(s.stream); /* it may still write to what was ours */
+                cudaStreamSynchronize(s.stream); /* it may still write to `memory` and `below` */
             }
             return result;
         });
@@ -367,7 +367,8 @@ dice_status statistics_rank(const double *mean, const float *weight, size_t clas
         return dice_core->fail(DICE_E_INPUT,
                                "mean, W: their products leave the range of float64; scale the features");
     }
-    *threshold = t >= 0.5 ? b - (b - a) * (1 - t) : a + (b - a) * t; /* numpy's: from the nearer end */
+    *threshold = t >= 0.5 ? b - (b - a) * (1 - t)
+                          : a + (b - a) * t; /* as numpy does, from the nearer value */
 
     launch(mark, blocks, dim3(THREADS), s.stream, v, *threshold, s.at<uint8_t>(keep_at));
     CUDA_TRY(cudaGetLastError(), "mask");

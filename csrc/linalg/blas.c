@@ -30,9 +30,11 @@ extern void BLAS(dgelsd_)(const int *m, const int *n, const int *nrhs, double *a
                           const int *lwork, int *iwork, int *info);
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
-static int users;         /* calls of ours that are under way */
+static int users;         /* our calls that are under way */
 static int saved_threads; /* the library's number of threads before the first of them */
-static int left_alone;    /* whether their threads are gone, so that nobody has set that number again */
+/* In the child of a fork: whether calls were under way in the parent, so that the library still has the
+ * number that they set, one, and saved_threads is the number to restore. */
+static int left_alone;
 
 /* The library's number of threads does not change while the process is forked: in a child whose parent was
  * changing it, the library's own lock would be held for ever. */

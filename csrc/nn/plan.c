@@ -53,8 +53,8 @@ static dice_status op_size(const dice_graph *graph, const dice_op *op, dice_plan
     return set_size(graph, op->y, height, width, op->name, plan);
 }
 
-/* stored (n_tensors) = when each tensor lives; first > last for slices and unused tensors. The input lives
- * from op 0, the output to the last op. */
+/* stored (n_tensors) = when each tensor lives: first > last for slices, which have no storage, and for unused
+ * tensors. The input lives from op 0 on, the output past the last op. */
 static void find_lives(const dice_graph *graph, storage *stored)
 {
     for (int32_t t = 0; t < graph->n_tensors; t++) {

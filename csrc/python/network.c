@@ -145,8 +145,8 @@ static int are_images(const network *self, const dice_py_view *view)
         && view->shape[bytes ? 3 : 1] == self->channels;
 }
 
-/* A view as the core takes images. A side that does not fit 32 bits becomes the largest
- * that does, which the planner refuses. */
+/* A view as the core takes images. A side that does not fit 32 bits becomes the largest that does, which the
+ * planner refuses. */
 static dice_images images_of(const dice_py_view *view)
 {
     const int bytes = view->typenum == NPY_UINT8;
@@ -351,9 +351,8 @@ static PyMethodDef network_methods[] = {
     {"features", features, METH_O,
      "features($self, images, /)\n--\n\n"
      "The features of images: float32 (N, D).\n\n"
-     "images: uint8 (N, H, W, 3), to be normalised, or float32 (N, C, H, W), already normalised, on the "
-     "host\n"
-     "or on the network's device. InputError where the output is more than one pixel."},
+     "images: uint8 (N, H, W, 3), to be normalised, or float32 (N, C, H, W), already normalised, on\n"
+     "the host or on the network's device. InputError where the output is more than one pixel."},
     {"forward", forward, METH_O,
      "forward($self, images, /)\n--\n\n"
      "The features and the logits of images: (h, z), float32 (N, D) and (N, M)."},

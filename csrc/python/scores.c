@@ -251,9 +251,8 @@ static PyMethodDef methods[] = {
     {"activate", activate, METH_VARARGS,
      "activate($module, rule, h, a, b, /)\n--\n\n"
      "The features h, float32 (N, D), reshaped by a rule: float32 (N, D).\n\n"
-     "rule: \"ash-p\", \"ash-b\", \"ash-s\" or \"scale\", at the percentile a of an image's features (b is "
-     "not\n"
-     "read); \"vra\" or \"vra-clip\", which keep features from a to b."},
+     "rule: \"ash-p\", \"ash-b\", \"ash-s\" or \"scale\", at the percentile a of an image's features\n"
+     "(b is not read); \"vra\" or \"vra-clip\", which keep features from a to b."},
     {NULL, NULL, 0, NULL},
 };
 

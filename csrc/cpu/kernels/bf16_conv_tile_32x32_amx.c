@@ -1,9 +1,9 @@
-/* The tile multiply on AMX: 32 pixels x 32 outputs in four tiles, float32 as sums of bfloat16 parts.
+/* The tile multiply on AMX: 32 pixels x 32 outputs in four registers, float32 as sums of bfloat16 parts.
  *
- * A float32 x is hi + mid + lo, each a bfloat16. One product (hi hi) is the precision
- * bf16; three (+ hi mid + mid hi) bf16x3; six (+ mid mid + hi lo + lo hi) are as
- * accurate as float32. The products of a pair of blocks are ordered so that each loads one new
- * operand: 7 loads of two tiles for six, 4 for three. */
+ * A float32 x is hi + mid + lo, each a bfloat16. One product (hi hi) is the precision bf16; three (+ hi mid +
+ * mid hi) are bf16x3; six (+ mid mid + hi lo + lo hi) are as accurate as float32. The products of a pair of
+ * blocks are ordered so that each but the first loads one new operand, two registers: seven loads for six
+ * products, four for three. */
 #include <immintrin.h>
 
 #include "cpu/kernels.h"
@@ -33,7 +33,7 @@ static void amx_split(const float *a, int lanes_a, const float *b, int lanes_b, 
     }
 }
 
-/* Tile numbers; the intrinsics want literals. */
+/* The registers by number; the intrinsics want literals. */
 #define C00 0
 #define C01 1
 #define C10 2

@@ -1,8 +1,9 @@
 /* The kernels of linear, for one instruction set. Included by f32_linear_<isa>.c.
  *
- * Every logit is bias + block sums in the order of the features, each a chain of fused multiply-adds over the
- * DICE_LINEAR_SPAN features of a block, whatever the layout, the tile or the set: an image's bits are always
- * the same, and a weight of 0 may be left out or kept. */
+ * Every logit is the bias plus the sums of the blocks, in the order of the features; the sum of a block is a
+ * chain of fused multiply-adds over its DICE_LINEAR_SPAN features. This holds for either layout of the
+ * weights and for every tile and instruction set. So an image's bits are always the same, and a weight of 0
+ * may be left out or kept. */
 #include <string.h>
 
 #include "base/exp8.h"
@@ -186,7 +187,7 @@ INLINE void dense_tile(const float *ht, size_t lanes, const float *w, size_t w_s
     }
 }
 
-/* w: `vectors` (1 to 4) runs of (features, 16), w_stride floats apart. */
+/* w (vectors, count, 16), its vectors (1 to 4) w_stride floats apart. */
 static void linear_dense(const float *ht, size_t lanes, size_t n, const float *w, size_t w_stride,
                          int vectors, size_t count, float *z)
 {

@@ -243,7 +243,7 @@ static void multiply_all(fragments *lanes, int count)
         }
     }
     for (int n = 0; n < count && any != 0;
-         n++) { /* nothing to do for tiles after the last pixel, all zeros */
+         n++) { /* tiles after the last pixel are all zeros: nothing to add */
         multiply_fragments(lanes, n, a);
     }
 }

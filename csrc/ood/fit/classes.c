@@ -38,7 +38,7 @@ typedef struct add_job {
     const double *x;
     const int64_t *label;
     size_t n;
-    const double *step, *root; /* (n): 1 / k and sqrt((k - 1) / k) of the k-th image of its class */
+    const double *step, *root; /* (n): 1 / k and sqrt((k - 1) / k) for the k-th image of a class */
     double *rows;              /* (n, D), or NULL */
 } add_job;
 

@@ -13,7 +13,7 @@
 #include "linalg/order.h"
 
 enum { ROWS = 1024, IMAGES = 16 }; /* rows in a block of the bank; images in a task */
-static const double DOUBT = 2e-6;  /* more than the error of a float product of unit vectors */
+static const double DOUBT = 2e-6;  /* a float product of unit vectors has a smaller error */
 
 typedef struct candidate {
     float product;

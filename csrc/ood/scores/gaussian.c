@@ -20,7 +20,7 @@ struct dice_gaussian {
     double *centre;             /* (D) */
     double *norms;              /* (K) squares of the whitened means' norms */
     const dice_backend *backend;
-    dice_distance *elsewhere; /* the distances by the back end; NULL: the products above are used */
+    dice_distance *elsewhere; /* computes the distances on the back end; NULL: `whiten` and `means` do */
 };
 
 void dice_gaussian_free(dice_gaussian *gaussian)
@@ -75,7 +75,8 @@ static dice_status root_of_singular(double *a, size_t n, size_t *rank)
     return status;
 }
 
-/* Sets g->means and g->norms from means (K, D), and g->elsewhere from these and root (rank, D). */
+/* Sets g->means and g->norms from means (K, D); and, where the back end computes distances, g->elsewhere from
+ * the whitened means and root (rank, D). */
 static dice_status set_means(dice_gaussian *g, const double *means, const double *root,
                              const dice_options *options)
 {

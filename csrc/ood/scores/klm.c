@@ -24,7 +24,7 @@ typedef struct klm_job {
     size_t first, n;       /* the wave's first image and its size */
     double *scratch;       /* (threads, C) */
     double *p;             /* (WAVE, C) */
-    float *short_p;        /* (WAVE, C) */
+    float *short_p;        /* (WAVE, C): p as floats */
     const float *products; /* (WAVE, K) */
     double *out;
 } klm_job;

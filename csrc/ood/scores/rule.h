@@ -39,8 +39,8 @@ typedef struct dice_score_rule {
     void (*score)(const dice_score_image *image, double *out);
 } dice_score_rule;
 
-/* The index of the largest logit, the first where several are equal; and dice_rows_exp of an
- * image's logits. */
+/* The index of the largest logit, the first where several are equal; and dice_rows_exp of an image's
+ * logits. */
 size_t dice_score_label(const dice_score_image *image);
 double dice_score_exp(const dice_score_image *image, double scale, double *e, double *max);
 
