@@ -242,8 +242,8 @@ static void multiply_all(fragments *lanes, int count)
             any |= pair;
         }
     }
-    for (int n = 0; n < count && any != 0;
-         n++) { /* tiles after the last pixel are all zeros: nothing to add */
+    /* tiles after the last pixel are all zeros: nothing to add */
+    for (int n = 0; n < count && any != 0; n++) {
         multiply_fragments(lanes, n, a);
     }
 }
