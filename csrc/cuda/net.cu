@@ -1,7 +1,7 @@
 /* Networks on the device.
  *
- * net_create packs and uploads the weights. A forward call cuts its images into waves, which two lanes run
- * in turn. Each lane has a stream, an arena and pinned memory of its own, so that one uploads while the other
+ * net_create packs and uploads the weights. A forward call cuts its images into waves, which two pipes run
+ * in turn. Each pipe has a stream, an arena and pinned memory of its own, so that one uploads while the other
  * computes. The work for a number and size of images is captured once as a CUDA graph. While a wave is under
  * way, nothing is allocated and nothing is waited for. If there is too little memory for a wave, waves are
  * halved; the bits of an image do not depend on that. */
@@ -12,7 +12,7 @@
 #include "device.cuh"
 #include "slots.cuh"
 
-enum { LANES = 2, GRAPHS = 4, MOST_IMAGES = 256, MOST_PIXELS = 1 << 30 }; /* pixels are counted in int */
+enum { PIPES = 2, GRAPHS = 4, MOST_IMAGES = 256, MOST_PIXELS = 1 << 30 }; /* pixels are counted in int */
 static const size_t ARENA_GOAL = size_t(1) << 30; /* wanted bytes of activations of a wave */
 
 struct layer { /* where an op's weights are, in bytes from the start of dice_net::weights */
@@ -30,7 +30,7 @@ struct shape { /* number and size of a wave's images, and what depends on them *
     cudaGraphExec_t graph;
 };
 
-struct lane {
+struct pipe {
     cudaStream_t stream;
     gemm_handle gemm;
     device_buffer arena;
@@ -54,7 +54,7 @@ struct dice_net {
     cudaStream_t recorder;
     size_t wave; /* images in a wave for the size below, fewer if memory was short */
     int wave_height, wave_width;
-    lane lanes[LANES];
+    pipe pipes[PIPES];
 };
 
 static size_t tensor_bytes(int32_t channels, int32_t height, int32_t width)
@@ -155,7 +155,7 @@ static dice_status fill(dice_net *net, const dice_graph *graph)
     CUDA_TRY(conv_check(), "device");
     CUDA_TRY(cudaStreamCreateWithFlags(&net->recorder, cudaStreamNonBlocking), "stream");
     net->library = net->parts != 2 && gemm_forced();
-    for (lane &l : net->lanes) {
+    for (pipe &l : net->pipes) {
         /* a blocking stream: it waits for earlier work of the default stream */
         CUDA_TRY(cudaStreamCreate(&l.stream), "stream");
         if (net->library) {
@@ -191,7 +191,7 @@ dice_status net_create(const dice_graph *graph, const dice_options *options, dic
     return DICE_OK;
 }
 
-/* ---- lanes ---- */
+/* ---- pipes ---- */
 
 static void forget_shape(shape *s)
 {
@@ -202,8 +202,8 @@ static void forget_shape(shape *s)
     *s = shape();
 }
 
-/* Frees the lane's memory, and the graphs that point into it. */
-static void release_lane(lane *l)
+/* Frees the pipe's memory, and the graphs that point into it. */
+static void release_pipe(pipe *l)
 {
     for (shape &s : l->shapes) {
         forget_shape(&s);
@@ -220,8 +220,8 @@ void net_free(dice_net *net)
         return;
     }
     const on_device here(net->device);
-    for (lane &l : net->lanes) {
-        release_lane(&l);
+    for (pipe &l : net->pipes) {
+        release_pipe(&l);
         gemm_close(&l.gemm);
         if (l.stream != nullptr) {
             cudaStreamDestroy(l.stream);
@@ -242,14 +242,14 @@ void net_info(const dice_net *net, dice_net_info *info)
     static const char *const names[2][4] = {{"", "bf16", "bf16x3", "bf16x6"},
                                             {"", "bf16+cublas", "", "bf16x6+cublas"}};
     *info = dice_net_info();
-    info->arena_bytes = net->lanes[0].arena.bytes + net->lanes[1].arena.bytes;
+    info->arena_bytes = net->pipes[0].arena.bytes + net->pipes[1].arena.bytes;
     info->weight_bytes = net->weights.bytes;
     info->kernels = names[net->library][net->parts];
 }
 
 /* ---- one wave ---- */
 
-static map map_of(const dice_net *net, const lane *l, const shape *s, int32_t id)
+static map map_of(const dice_net *net, const pipe *l, const shape *s, int32_t id)
 {
     const dice_tensor *t = &net->graph.tensors[id];
     const int channels = t->parent == DICE_NONE ? t->channels : net->graph.tensors[t->parent].channels;
@@ -289,7 +289,7 @@ int net_takes(dice_op_kind kind)
 }
 
 /* Each kind that net_takes names has a case here. */
-static dice_status start_op(const dice_net *net, const lane *l, const shape *s, int32_t index)
+static dice_status start_op(const dice_net *net, const pipe *l, const shape *s, int32_t index)
 {
     const cudaStream_t stream = net->recorder;
     const dice_op *op = &net->graph.ops[index];
@@ -333,7 +333,7 @@ static dice_status start_op(const dice_net *net, const lane *l, const shape *s, 
 }
 
 /* Starts all ops, from the input tensor to the features, which are stored after the activations. */
-static dice_status start_ops(const dice_net *net, const lane *l, const shape *s)
+static dice_status start_ops(const dice_net *net, const pipe *l, const shape *s)
 {
     const cudaStream_t stream = net->recorder;
     for (int32_t i = 0; i < net->graph.n_ops; i++) {
@@ -345,7 +345,7 @@ static dice_status start_ops(const dice_net *net, const lane *l, const shape *s)
     return DICE_OK;
 }
 
-static dice_status capture(const dice_net *net, const lane *l, shape *s)
+static dice_status capture(const dice_net *net, const pipe *l, shape *s)
 {
     /* relaxed, because the first launch of a kernel loads its code, and cuBLAS may allocate then */
     CUDA_TRY(cudaStreamBeginCapture(net->recorder, cudaStreamCaptureModeRelaxed), "graph");
@@ -387,14 +387,14 @@ static dice_status measure(const dice_net *net, int n, int height, int width, sh
     return DICE_OK;
 }
 
-/* Makes room for a wave of this shape. If the lane's memory must grow, its graphs are freed. */
-static cudaError_t make_room(lane *l, const shape *s)
+/* Makes room for a wave of this shape. If the pipe's memory must grow, its graphs are freed. */
+static cudaError_t make_room(pipe *l, const shape *s)
 {
     const size_t pinned = s->bytes - s->raw;
     if (s->bytes <= l->arena.bytes && pinned <= l->pinned_bytes) {
         return cudaSuccess;
     }
-    release_lane(l);
+    release_pipe(l);
     cudaError_t error = l->arena.reserve(s->bytes);
     if (error == cudaSuccess) {
         error = cudaMallocHost(&l->pinned, pinned);
@@ -403,9 +403,9 @@ static cudaError_t make_room(lane *l, const shape *s)
     return error;
 }
 
-/* *out = the wave's shape, ready to run on the lane; null, with DICE_OK and a recorded detail, if there is
+/* *out = the wave's shape, ready to run on the pipe; null, with DICE_OK and a recorded detail, if there is
  * too little memory for it. */
-static dice_status prepare(const dice_net *net, lane *l, int n, int height, int width, shape **out)
+static dice_status prepare(const dice_net *net, pipe *l, int n, int height, int width, shape **out)
 {
     *out = nullptr;
     for (shape &s : l->shapes) {
@@ -438,7 +438,7 @@ static dice_status prepare(const dice_net *net, lane *l, int n, int height, int 
 }
 
 /* Starts the copy of the features: to the caller's array if the device can reach it, else to `pinned`. */
-static cudaError_t hand_out(const dice_net *net, lane *l, const shape *s, float *features)
+static cudaError_t hand_out(const dice_net *net, pipe *l, const shape *s, float *features)
 {
     const bool direct = lives_on(features, net->device);
     l->features = direct ? nullptr : features;
@@ -448,7 +448,7 @@ static cudaError_t hand_out(const dice_net *net, lane *l, const shape *s, float 
 }
 
 /* Starts the upload and the computation of images [first, first + s->n); finish() delivers the results. */
-static dice_status submit(const dice_net *net, lane *l, const shape *s, const dice_images *images,
+static dice_status submit(const dice_net *net, pipe *l, const shape *s, const dice_images *images,
                           size_t first, float *features)
 {
     l->running = s;
@@ -482,8 +482,8 @@ static dice_status submit(const dice_net *net, lane *l, const shape *s, const di
     return DICE_OK;
 }
 
-/* Waits for the lane's work and copies its results to the caller's array. */
-static dice_status finish(lane *l)
+/* Waits for the pipe's work and copies its results to the caller's array. */
+static dice_status finish(pipe *l)
 {
     const shape *s = l->running;
     if (s == nullptr) {
@@ -522,27 +522,27 @@ static dice_status run_waves(dice_net *net, const dice_images *images, float *fe
     TRY(choose_wave(net, images->height, images->width));
     int turn = 0;
     for (size_t first = 0; first < images->n;) {
-        lane *l = &net->lanes[turn];
+        pipe *l = &net->pipes[turn];
         TRY(finish(l));
         const size_t n = dice_least(images->n - first, net->wave);
         shape *s;
         TRY(prepare(net, l, int(n), images->height, images->width, &s));
-        if (s == nullptr && n == 1 && net->lanes[(turn + 1) % LANES].arena.bytes == 0) {
+        if (s == nullptr && n == 1 && net->pipes[(turn + 1) % PIPES].arena.bytes == 0) {
             return DICE_E_DEVICE;
         }
-        if (s == nullptr) { /* try half as many images, after freeing what the other lane holds */
-            for (lane &every : net->lanes) {
+        if (s == nullptr) { /* try half as many images, after freeing what the other pipe holds */
+            for (pipe &every : net->pipes) {
                 TRY(finish(&every));
-                release_lane(&every);
+                release_pipe(&every);
             }
             net->wave = dice_ceil_div(n, 2);
             continue;
         }
         TRY(submit(net, l, s, images, first, features + first * s->per_image));
         first += n;
-        turn = (turn + 1) % LANES;
+        turn = (turn + 1) % PIPES;
     }
-    for (lane &l : net->lanes) {
+    for (pipe &l : net->pipes) {
         TRY(finish(&l));
     }
     return DICE_OK;
@@ -555,7 +555,7 @@ dice_status net_forward(dice_net *net, const dice_images *images, float *feature
     const on_device here(net->device);
     CUDA_TRY(here.error, "device");
     const dice_status status = run_waves(net, images, features);
-    for (lane &l : net->lanes) {
+    for (pipe &l : net->pipes) {
         if (l.running
             != nullptr) { /* after a failure: nothing may use the caller's arrays after the return */
             cudaStreamSynchronize(l.stream);
