@@ -26,7 +26,7 @@ from torch_models import BiT, DenseNet, ResNet50
 import dice
 from dice import _core
 
-PEERS_ISA = {  # instruction set of dice: the environment that restricts other libraries to it
+OTHERS_ISA = {  # instruction set of dice: the environment that restricts other libraries to it
     "avx2": {"ONEDNN_MAX_CPU_ISA": "AVX2", "ATEN_CPU_CAPABILITY": "avx2"},
     "avx512": {"ONEDNN_MAX_CPU_ISA": "AVX512_CORE", "ATEN_CPU_CAPABILITY": "avx512"},
 }
@@ -178,14 +178,14 @@ def engines(net, batch, precisions, isa):
 
 
 def measure(net, batch, precisions, isa, rounds, seconds, clock):
-    """Rows {engine, peer, precision, images_per_s, difference or missing} of one network and batch size."""
+    """Rows {engine, other, precision, images_per_s, difference or missing} of one network and batch size."""
     side, gmac = NETS[net][2], NETS[net][4]
     x = torch.randn(batch, 3, side, side, generator=torch.Generator().manual_seed(1))
     rows, runs = [], []
     want = None
     with torch.inference_mode():
-        for name, peer, precision, run in engines(net, batch, precisions, isa):
-            row = {"net": net, "batch": batch, "engine": name, "peer": peer, "precision": precision}
+        for name, other, precision, run in engines(net, batch, precisions, isa):
+            row = {"net": net, "batch": batch, "engine": name, "other": other, "precision": precision}
             rows.append(row)
             if isinstance(run, str):
                 row["missing"] = run
@@ -193,7 +193,7 @@ def measure(net, batch, precisions, isa, rounds, seconds, clock):
             try:
                 got = np.asarray(run(x))
             except Exception as error:  # the failure of another library is a result and is shown
-                if not peer:
+                if not other:
                     raise
                 row["missing"] = f"fails: {type(error).__name__}: {str(error).splitlines()[0][:100]}"
                 continue
@@ -221,7 +221,7 @@ def show(rows, peak):
     """Print the table of one network and batch size."""
     best = {
         p: max(
-            (r["images_per_s"] for r in rows if r["peer"] and r["precision"] == p and "images_per_s" in r),
+            (r["images_per_s"] for r in rows if r["other"] and r["precision"] == p and "images_per_s" in r),
             default=float("nan"),
         )
         for p in ("float32", "bf16")
@@ -248,7 +248,7 @@ def main():
     parser.add_argument("--batch", type=int, nargs="+", help="default: 64 and 1 (densenet), 8 and 1, 1 (bit)")
     parser.add_argument("--precision", nargs="+", default=["float32", "bf16x3", "bf16"])
     parser.add_argument(
-        "--isa", choices=PEERS_ISA, help="restrict dice and the others to this instruction set"
+        "--isa", choices=OTHERS_ISA, help="restrict dice and the others to this instruction set"
     )
     parser.add_argument("--threads", type=int, default=0, help="default: all processors")
     parser.add_argument("--rounds", type=int, default=7)
@@ -260,7 +260,7 @@ def main():
     )
     parser.add_argument("--json", help="write the rows to this file")
     args = parser.parse_args()
-    wanted = PEERS_ISA.get(args.isa, {})
+    wanted = OTHERS_ISA.get(args.isa, {})
     # The libraries read these variables when they are loaded, so the program starts again with them.
     if any(os.environ.get(name) != value for name, value in wanted.items()):
         os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, **wanted})

@@ -75,7 +75,7 @@ def graph_of(run, x):
     return replay
 
 
-def peer_cases(model, x):
+def other_cases(model, x):
     """Yield (name, function that returns a run) for every other library."""
     last = model.to(x.device, memory_format=torch.channels_last)
     x = x.contiguous(memory_format=torch.channels_last)
@@ -129,8 +129,8 @@ def bench_network(name, batch, device, repeats):
     runs, missing, results = prepared(dice_cases(model, arch, side, batch, device, x))
     if hasattr(model, "standardise"):
         model.standardise()
-    for mine, peers in zip((runs, missing, results), prepared(peer_cases(model, x)), strict=True):
-        mine.update(peers)
+    for mine, others in zip((runs, missing, results), prepared(other_cases(model, x)), strict=True):
+        mine.update(others)
     if not runs:
         print(f"\n{name}, batch {batch}: nothing ran: {missing}")
         return []

@@ -12,7 +12,7 @@ The table names each score that pytorch-ood lacks and each case that fails or ex
 
 `score` is wall time, `cpu` the processor time of all threads, which varies less on a machine that others use
 too; both ratios are printed. Some methods of pytorch-ood need minutes or tens of gigabytes for all test
-images. They get only the first ones (`PEER_ROWS`): their time is scaled up to all images, their memory is
+images. They get only the first ones (`OTHER_ROWS`): their time is scaled up to all images, their memory is
 not, and the table says so.
 """
 
@@ -35,7 +35,7 @@ import numpy as np
 # The number of test images for methods of pytorch-ood that compute a D x D product for every class (mds,
 # rmds), a C x D matrix for every image (dice), all products of an image with the bank (nnguide) or a backward
 # pass for every image.
-PEER_ROWS = {"mds": 200, "rmds": 200, "dice": 500, "nnguide": 2000, "gradnorm": 1000}
+OTHER_ROWS = {"mds": 200, "rmds": 200, "dice": 500, "nnguide": 2000, "gradnorm": 1000}
 
 
 class Absent(importlib.abc.MetaPathFinder, importlib.abc.Loader):
@@ -63,7 +63,7 @@ class Absent(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         pass
 
 
-def peer(name, W, b):
+def other(name, W, b):
     """(detector of pytorch-ood with our parameters, what it takes, fit or None, predict), or None."""
     import torch
 
@@ -150,7 +150,7 @@ def run(who, name, folder, rows, repeats, threads):
         import torch
 
         torch.set_num_threads(threads)
-        found = peer(name, W, b)
+        found = other(name, W, b)
         if found is None:
             return {"absent": True}
         _, takes, fit, predict = found
@@ -213,7 +213,7 @@ def case(who, name, folder, args):
     if name == "knn":
         most = args.knn_rows or args.test
     else:
-        most = args.test if who == "dice" else PEER_ROWS.get(name, args.test)
+        most = args.test if who == "dice" else OTHER_ROWS.get(name, args.test)
     numbers = [str(number) for number in (min(args.test, most), args.repeats, args.threads)]
     command = [sys.executable, __file__, "--worker", who, name, folder, *numbers]
     limits = {"OMP_NUM_THREADS": str(args.threads), "OPENBLAS_NUM_THREADS": str(args.threads)}
@@ -264,8 +264,8 @@ def main():
     with tempfile.TemporaryDirectory() as folder:
         data(folder, args)
         for name in args.methods:
-            Path(folder, "peer_scores.npy").unlink(missing_ok=True)
-            ours, theirs = (case(who, name, folder, args) for who in ("dice", "peer"))
+            Path(folder, "other_scores.npy").unlink(missing_ok=True)
+            ours, theirs = (case(who, name, folder, args) for who in ("dice", "other"))
             results[name] = {"dice": ours, "pytorch-ood": theirs}
             line = f"{name:12}"
             for found in (ours, theirs):
@@ -275,7 +275,7 @@ def main():
             if "fit" in ours and "fit" in theirs:
                 rows = min(ours["rows"], theirs["rows"])
                 alike = spearmanr(
-                    *(np.load(Path(folder, f"{who}_scores.npy"))[:rows] for who in ("dice", "peer"))
+                    *(np.load(Path(folder, f"{who}_scores.npy"))[:rows] for who in ("dice", "other"))
                 ).statistic
                 results[name]["rank_correlation"] = float(alike)
                 line += f"{theirs['score'] / ours['score']:8.2f}x{theirs['cpu'] / ours['cpu']:8.2f}x"

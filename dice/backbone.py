@@ -83,9 +83,9 @@ class Backbone:
         """What runs, and the memory it takes, as plain values for reports.
 
         "algorithms" is a list of (layer, how it is computed). A convolution is "direct" (reads its input in
-        place), "packed" (copies it first), "winograd", or "bf16" (sums of bfloat16 products on the tile unit,
-        in every precision); another layer has the name of its op. The list is empty where the back end has
-        one way for each op.
+        place), "packed" (copies it first), "winograd", or "amx" (bfloat16 products on the processor's tile
+        unit, in every precision); another layer has the name of its op. The list is empty where the back end
+        has one way for each op.
         """
         return {
             "arch": self.arch,

@@ -292,6 +292,30 @@ def neco(h, W, b, H, share=0.9):
     return np.linalg.norm(s @ axes.T, axis=1) / np.linalg.norm(s, axis=1) * (h @ W.T + b).max(1)
 
 
+def gmm(h, H, y, reg):
+    logs = []
+    for c in np.unique(y):
+        covariance = np.cov(H[y == c].T, bias=True) + reg * np.eye(H.shape[1])
+        away = h - H[y == c].mean(0)
+        distance = (away * np.linalg.solve(covariance, away.T).T).sum(1)
+        volume = np.linalg.slogdet(2 * np.pi * covariance)[1]
+        logs.append(np.log(np.mean(y == c)) - (distance + volume) / 2)
+    return logsumexp(logs, axis=0)
+
+
+def optfs(h, W, b, H, bins=100, layer=None):
+    low, high = np.quantile(H, (0.001, 0.999))
+    edges = np.linspace(low, high, bins + 1)
+    parts = W[(H @ W.T + b).argmax(1)] * H
+    inside = [(edges[k] <= H) & (edges[k + 1] > H) for k in range(bins)]
+    theta = np.array([parts[each].sum() / len(H) for each in inside])
+    theta *= 1000 / np.linalg.norm(theta)
+    shaped = sum(t * h * ((edges[k] <= h) & (h < edges[k + 1])) for k, t in enumerate(theta))
+    if layer == "energy":
+        return energy(shaped @ W.T + b)
+    return (W[(h @ W.T + b).argmax(1)] * shaped).sum(1)
+
+
 def mcm(h, W, T=1.0):
     return msp(unit(h) @ unit(W).T / T)
 
@@ -362,6 +386,8 @@ FORMULAS = {
     "pnml": lambda k, det: pnml(k.h, k.W, k.b, k.H),
     "kpca": lambda k, det: kpca(k.h, k.H, 0.85),
     "neco": lambda k, det: neco(k.h, k.W, k.b, k.H),
+    "gmm": lambda k, det: gmm(k.h, k.H, k.y, 1e-6),
+    "optfs": lambda k, det: optfs(k.h, k.W, k.b, k.H),
     "mcm": lambda k, det: mcm(k.h, k.W),
     "weiper": lambda k, det: weiper(
         k.h,

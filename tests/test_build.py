@@ -135,8 +135,9 @@ def commands(folder: Path) -> dict[str, str]:
 
 
 def isa_of(source: str) -> str | None:
-    """The instruction set in a source's name."""
-    return next((name for name in SETS[1:] if source.endswith(f"_{name}.c")), None)
+    """The instruction set in the name of a kernel's source."""
+    found = re.search(rf"/kernels/[^/]*_({'|'.join(SETS[1:])})\.c$", source)
+    return found and found[1]
 
 
 @pytest.mark.parametrize(("name", "values"), [("OPENBLAS", "auto, system, wheel"), ("CUDA", "auto, on, off")])

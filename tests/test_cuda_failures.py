@@ -64,8 +64,8 @@ def test_a_batch_that_does_not_fit_is_split(small, emulated, monkeypatch):
     assert fresh.forward(images)[1].tobytes() == want
 
 
-def test_one_lane_is_enough(small, emulated, monkeypatch):
-    """Memory for one image on one lane, not on both."""
+def test_one_pipe_is_enough(small, emulated, monkeypatch):
+    """Memory for one image in one pipe, not in both."""
     net, weights = small
     images = noise(3, 8)
     want = net.forward(images)[1].tobytes()

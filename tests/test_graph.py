@@ -1,6 +1,9 @@
 """Networks made of op lists in Python: what they compute and refuse, and that nothing changes them later."""
 
+import ast
 import gc
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -264,3 +267,46 @@ def test_any_list_of_ops_is_run_or_refused(isa):
         ran += len(ops) > 0
         assert y.shape[:2] == (len(x), tensors[output]["channels"])
     assert ran > 100, "too few of the lists can be run"
+
+
+# --- the stub -----------------------------------------------------------------------------------------------
+
+ROOT = Path(__file__).resolve().parents[1]
+# The type in the stub of each type of field in nn/graph.h, without NotRequired and None.
+STUB_TYPES = {"TENSOR": "int", "INT": "int", "FLAG": "bool", "REAL": "float", "FLOATS": "Float32"}
+
+
+def stub_fields(name: str) -> dict[str, str]:
+    """The fields of the TypedDict `name` in the stub of the core, with the words of their types."""
+    tree = ast.parse((ROOT / "dice/_core.pyi").read_text("utf-8"))
+    (found,) = (node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == name)
+    fields = [node for node in found.body if isinstance(node, ast.AnnAssign)]
+    return {ast.unparse(field.target): ast.unparse(field.annotation) for field in fields}
+
+
+def is_known(argument: str, key: str) -> bool:
+    """Whether Graph knows the key in the dicts of this list; `...` is the value of no key."""
+    try:
+        small(**{argument: [{key: ...}]})
+    except InputError as error:
+        return "is not known" not in str(error)
+    return True
+
+
+def test_the_stub_has_every_field_of_an_op():
+    """`dice_op_fields` lists the fields that a Graph reads, beside kind and name; Op has them all."""
+    code = (ROOT / "csrc/nn/graph.c").read_text("utf-8")
+    fields = dict(re.findall(r"^    FIELD\((\w+), (\w+),", code, re.M))
+    assert len(fields) >= 14
+    op = stub_fields("Op")
+    assert set(op) == {"kind", "name", *fields}
+    for name, kind in fields.items():
+        assert re.fullmatch(rf"(NotRequired\[)?{STUB_TYPES[kind]}( \| None)?\]?", op[name]), name
+    assert [name for name in op if not is_known("ops", name)] == []
+    assert not is_known("ops", "kernal")
+
+
+def test_the_stub_has_every_field_of_a_tensor():
+    assert set(stub_fields("Tensor")) == {"channels", "parent", "offset"}
+    assert [name for name in stub_fields("Tensor") if not is_known("tensors", name)] == []
+    assert not is_known("tensors", "ofset")

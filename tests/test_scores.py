@@ -13,6 +13,7 @@ from dice.detectors import (
     DICE,
     FDBD,
     GEN,
+    GMM,
     KLM,
     KNN,
     LTS,
@@ -25,6 +26,7 @@ from dice.detectors import (
     NegLabel,
     NNGuide,
     OpenMax,
+    OptFS,
     Relation,
     Residual,
     TempScale,
@@ -421,6 +423,27 @@ def test_choices_of_neco():
     np.testing.assert_allclose(det.score_samples(case.test32), 1, rtol=1e-5)
     one = NECO(*case.layer32, max_logit=False).fit(case.train32[:1])
     assert np.array_equal(one.score_samples(case.train32[:1]), [0])
+
+
+def test_energy_of_optfs():
+    case = random_case()
+    det = OptFS(*case.layer32, bins=7, variant="energy").fit(case.train32)
+    close(det.score_samples(case.test32), formulas.optfs(case.h, case.W, case.b, case.H, 7, "energy"))
+    with pytest.raises(InputError, match="variant: got 'x'"):
+        OptFS(*case.layer32, variant="x").fit(case.train32).score_samples(case.test32)
+    with pytest.raises(InputError, match="the training features do not differ"):
+        OptFS(*case.layer32).fit(np.ones((4, 48))).score_samples(case.test32)
+
+
+def test_mixtures_too_large_are_refused(monkeypatch):
+    case = random_case()
+    monkeypatch.setattr(GMM, "LARGEST", 7 * 48 * 48 * 8 - 1)
+    with pytest.raises(InputError, match="7 covariances of 48 features take more than"):
+        GMM().fit(case.train32, case.y)
+    with pytest.raises(InputError, match="reg: got 0"):
+        GMM(reg=0).fit(case.train32, case.y % 2).score_samples(case.test32)
+    few = GMM().fit(case.train32[:90], np.arange(90) % 2)
+    assert few.shortfall() == "2 of 2 classes have too few images for 48 features: reg decides"
 
 
 def test_negative_labels():

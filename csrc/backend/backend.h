@@ -95,7 +95,7 @@ typedef struct dice_backend {
                                   const dice_linear_outputs *outputs);
 
     /* The reductions of logits z (N, M) that are there already: the bits that linear_forward gives beside
-     * them. outputs->logits is NULL. Safe from several threads. NULL = the logits are to be computed anew. */
+     * them. outputs->logits is NULL. Safe from several threads. NULL = the caller has them computed anew. */
     dice_status (*linear_reduce)(const dice_linear *linear, const float *z, size_t n,
                                  const dice_linear_outputs *outputs);
 

@@ -10,6 +10,7 @@
 #include "backend/reference_linear.h"
 #include "base/bf16.h"
 #include "base/memory.h"
+#include "base/sizes.h"
 #include "base/threads.h"
 #include "nn/plan.h"
 
@@ -119,10 +120,10 @@ static void conv(const dice_op *op, map x, map y, const map *residual, int parts
         x.height = y.height = 1;
     }
     for (size_t o = 0; o < y.channels; o += CONV_O) {
-        const size_t channels = y.channels - o < CONV_O ? y.channels - o : CONV_O;
+        const size_t channels = dice_least(y.channels - o, CONV_O);
         for (size_t i = 0; i < y.height; i++) {
             for (size_t j0 = 0; j0 < y.width; j0 += CONV_W) {
-                const size_t count = y.width - j0 < CONV_W ? y.width - j0 : CONV_W;
+                const size_t count = dice_least(y.width - j0, CONV_W);
                 conv_sums(op, x, padded, o, channels, i, j0, count, sums);
                 for (size_t k = 0; k < channels; k++) {
                     const size_t at = ((o + k) * y.height + i) * y.width + j0;
@@ -277,7 +278,7 @@ static size_t scratch_of(const dice_graph *graph, const dice_plan *plan)
             const size_t height = (size_t)(plan->height[op->x] + 2 * op->pad);
             const size_t width = (size_t)(plan->width[op->x] + 2 * op->pad);
             const size_t count = (size_t)graph->tensors[op->x].channels * height * width;
-            most = count > most ? count : most;
+            most = dice_most(most, count);
         }
     }
     return most;

@@ -1,4 +1,5 @@
-/* linear in plain C, with double sums and the C library's exp and log: faster ones are tested against it. */
+/* linear in plain C, with double sums and the C library's exp and log. The fast ones are tested against
+ * it. */
 #include "backend/reference_linear.h"
 
 #include <math.h>

@@ -1,4 +1,4 @@
-/* Which back end serves a device, and which one what that does not offer. */
+/* Which back end serves a device, and which one does the work that it does not offer. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -46,8 +46,8 @@ dice_status dice_backend_find(const char *device, dice_options *options, const d
     return DICE_OK;
 }
 
-/* Whether the back end runs every op of the graph; else *op = the first that it does not run, if it runs any.
- */
+/* Whether the back end runs every op of the graph. Where it runs networks but not this one, *op = the first
+ * op that it does not run; else *op = NULL. */
 static int runs(const dice_backend *backend, const dice_graph *graph, const dice_op **op)
 {
     *op = NULL;

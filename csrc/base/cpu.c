@@ -15,7 +15,7 @@
 static const char *const names[] = {"scalar", "avx2", "avx512", "amx"};
 
 #if defined(DICE_HAVE_AMX)
-/* A process must ask the kernel once for the 8 KB of tile state; a container may refuse it. */
+/* A process must ask the operating system once for the 8 KB of AMX's registers; a container may refuse. */
 static int amx_permitted(void)
 {
 #if defined(DICE_AMX_EMULATED)

@@ -8,7 +8,7 @@ typedef enum dice_isa {
     DICE_ISA_SCALAR = 0, /* plain C: the reference, and the only set on other processors than x86-64 */
     DICE_ISA_AVX2,       /* AVX2 + FMA */
     DICE_ISA_AVX512,     /* AVX-512 F, BW, DQ, VL */
-    DICE_ISA_AMX         /* the above + AMX tiles with bfloat16, where the operating system permits them */
+    DICE_ISA_AMX         /* the above + AMX with bfloat16, where the operating system permits it */
 } dice_isa;
 
 /* The best set that this processor, operating system and build offer. Found once, then remembered. */

@@ -8,8 +8,8 @@
 typedef double dice_double8 __attribute__((vector_size(64)));
 typedef int64_t dice_long8 __attribute__((vector_size(64)));
 
-/* *x = exp(*x) for x <= 0, to 1e-12 relative; below -708 the result is 2^-1021. With x = k ln 2 + r it is the
- * series of exp(r) times 2^k. */
+/* *x = exp(*x) for x <= 0, to 1e-12 relative; below -708 the result is 2^-1021. It writes x = k ln 2 + r with
+ * an integer k and a small r, and multiplies 2^k by the Taylor series of exp(r). */
 static inline __attribute__((always_inline)) void dice_exp8(dice_double8 *x)
 {
     const dice_double8 least = (dice_double8){0} - 708.0, magic = (dice_double8){0} + 0x1.8p52;

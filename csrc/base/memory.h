@@ -5,14 +5,15 @@
 
 #include <stddef.h>
 
+#include "base/sizes.h"
 #include "base/status.h"
 
-enum { DICE_ALIGN = 64 }; /* one cache line, one AVX-512 vector, one tile row */
+enum { DICE_ALIGN = 64 }; /* bytes: a cache line, an AVX-512 vector, a row of a tile register */
 
 /* `bytes` rounded up to a multiple of DICE_ALIGN. */
 static inline size_t dice_align_up(size_t bytes)
 {
-    return (bytes + DICE_ALIGN - 1) / DICE_ALIGN * DICE_ALIGN;
+    return dice_round_up(bytes, DICE_ALIGN);
 }
 
 /* *out = `count` * `size` bytes, DICE_ALIGN-aligned and uninitialised; a valid pointer for 0 bytes too. NULL

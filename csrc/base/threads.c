@@ -16,6 +16,7 @@
 
 #include "base/memory.h"
 #include "base/quota.h"
+#include "base/sizes.h"
 
 enum { MAX_THREADS = 256, SPINS = 4000 };
 
@@ -26,7 +27,7 @@ typedef struct job {
     atomic_size_t next;
     /* under the pool's lock: */
     size_t failed;      /* smallest failing index + 1, 0 = none */
-    dice_status status; /* of that index, as its detail */
+    dice_status status; /* of the task of that index, as is the detail */
     char detail[512];
 } job;
 
@@ -66,7 +67,8 @@ static void relax(int spin)
     }
 }
 
-/* Only the forking thread lives on in the child: the pool has no workers there, and its locks may be held. */
+/* Only the thread that forks exists in the child: the pool has no workers there, and its locks may be held by
+ * threads that do not exist. */
 static void after_fork_in_child(void)
 {
     atomic_store(&the_pool, NULL);
@@ -213,7 +215,7 @@ dice_status dice_parallel_for(size_t count, dice_task task, void *context)
     job work = {.task = task, .context = context, .count = count};
     pthread_mutex_lock(&p->lock);
     p->current = &work;
-    p->wanted = helpers < p->workers ? helpers : p->workers;
+    p->wanted = dice_least32(helpers, p->workers);
     atomic_fetch_add(&p->generation, 1);
     pthread_cond_broadcast(&p->wake);
     pthread_mutex_unlock(&p->lock);

@@ -1,4 +1,4 @@
-/* The CPU back end: fast kernels of ours, chosen by instruction set. */
+/* The CPU back end: our fast kernels, chosen by instruction set. */
 #include "backend/backend.h"
 
 #include "base/lock.h"

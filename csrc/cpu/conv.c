@@ -2,12 +2,13 @@
 #include "cpu/conv.h"
 
 #include "base/memory.h"
+#include "base/sizes.h"
 #include "cpu/conv_tile.h"
 
 static const dice_conv_algorithm *choose_algorithm(const dice_conv *conv)
 {
     /* the fastest first; the last fits everything */
-    static const dice_conv_algorithm *const algorithms[] = {&dice_conv_bf16, &dice_conv_winograd,
+    static const dice_conv_algorithm *const algorithms[] = {&dice_conv_amx, &dice_conv_winograd,
                                                             &dice_conv_direct, &dice_conv_packed};
     size_t i = 0;
     while (!algorithms[i]->fits(conv)) {
@@ -20,7 +21,7 @@ dice_status dice_conv_init(dice_conv *conv, const dice_op *op, const dice_conv_s
 {
     const int32_t in = setting->in, out = setting->out, taps = op->kernel * op->kernel;
     const int32_t length = setting->narrow ? taps * in : in; /* channels of a tap */
-    const int32_t blocks = (length + DICE_BLOCK - 1) / DICE_BLOCK;
+    const int32_t blocks = dice_ceil_div32(length, DICE_BLOCK);
     *conv = (dice_conv){.kernels = setting->kernels,
                         .in = in,
                         .out = out,
@@ -48,7 +49,7 @@ dice_status dice_conv_init(dice_conv *conv, const dice_op *op, const dice_conv_s
         conv->vectors = conv->algorithm->vectors > 0 ? conv->algorithm->vectors
                                                      : dice_conv_tile_vectors(conv);
         const int32_t width = conv->vectors * DICE_BLOCK;
-        conv->panels = (out + width - 1) / width;
+        conv->panels = dice_ceil_div32(out, width);
         status = dice_alloc_padded(op->bias, (size_t)out, (size_t)conv->panels * (size_t)width, &conv->bias);
     }
     if (status == DICE_OK) {

@@ -6,7 +6,7 @@
 #include "cpu/conv_algorithm.h"
 #include "nn/graph.h"
 
-/* What a network knows of a convolution beyond its op. */
+/* What a convolution's op does not say: the network around it and the choices for all of it. */
 typedef struct dice_conv_setting {
     const dice_cpu_kernels *kernels;
     int32_t in, out;                       /* channels of x and y */

@@ -1,5 +1,6 @@
 /* The direct convolution: the register tiles read x where it lies, one row of the image at a time. The
  * weights of a panel pass over a strip of rows before the next panel does. */
+#include "base/sizes.h"
 #include "cpu/conv_strip.h"
 #include "cpu/conv_tile.h"
 
@@ -31,7 +32,7 @@ static void point_at_inputs(const dice_conv *conv, const dice_view *x, const flo
     }
 }
 
-static void run(const dice_conv *conv, const dice_conv_tensors *tensors, dice_group group,
+static void run(const dice_conv *conv, const dice_conv_tensors *tensors, dice_bundle bundle,
                 dice_conv_piece piece, void *scratch)
 {
     const dice_view *x = &tensors->x;
@@ -42,17 +43,17 @@ static void run(const dice_conv *conv, const dice_conv_tensors *tensors, dice_gr
     const int joined = conv->kernel == 1 && x->pitch == (ptrdiff_t)x->width * DICE_BLOCK;
     const size_t row_bytes = (size_t)x->pitch * (size_t)conv->blocks * sizeof(float);
     int32_t strip = (int32_t)(DICE_CONV_STRIP_BYTES / row_bytes); /* rows */
-    if (group.images > 1 || piece.p1 - piece.p0 == 1) {
+    if (bundle.images > 1 || piece.p1 - piece.p0 == 1) {
         strip = piece.y1 - piece.y0;
     } else if (strip < 1) {
         strip = 1;
     }
     for (int32_t top = piece.y0; top < piece.y1; top += strip) {
-        const int32_t bottom = top + strip < piece.y1 ? top + strip : piece.y1;
+        const int32_t bottom = dice_least32(top + strip, piece.y1);
         const int32_t step = joined ? bottom - top : 1;
         for (int32_t panel = piece.p0; panel < piece.p1; panel++) {
-            for (size_t image = 0; image < group.images; image++) {
-                const dice_conv_tensors of_image = dice_conv_image(tensors, group, image);
+            for (size_t image = 0; image < bundle.images; image++) {
+                const dice_conv_tensors of_image = dice_conv_image(tensors, bundle, image);
                 point_at_inputs(conv, &of_image.x, a);
                 for (int32_t row = top; row < bottom; row += step) {
                     const dice_conv_span span = {

@@ -1,5 +1,6 @@
 /* The convolution that fits everything: a strip of pixels is packed through the prologue and rounded to the
  * precision, then the register tiles of all panels pass over it. */
+#include "base/sizes.h"
 #include "cpu/conv_strip.h"
 #include "cpu/conv_tile.h"
 
@@ -57,7 +58,7 @@ static void run_image(const dice_conv *conv, const dice_conv_tensors *tensors, d
         space.a[i] = space.packed + i * strip * DICE_BLOCK;
     }
     for (size_t start = (size_t)piece.y0 * width; start < end; start += strip) {
-        const size_t count = start + strip < end ? strip : end - start;
+        const size_t count = dice_least(strip, end - start);
         dice_conv_pack_strip(conv, &tensors->x, y->width, start, count, strip, space.packed);
         if (conv->parts < 3) {
             conv->kernels->round(space.packed, blocks * strip, conv->parts);
@@ -69,12 +70,12 @@ static void run_image(const dice_conv *conv, const dice_conv_tensors *tensors, d
     }
 }
 
-static void run(const dice_conv *conv, const dice_conv_tensors *tensors, dice_group group,
+static void run(const dice_conv *conv, const dice_conv_tensors *tensors, dice_bundle bundle,
                 dice_conv_piece piece, void *scratch)
 {
     const scratch_space space = divide_scratch(conv, scratch);
-    for (size_t image = 0; image < group.images; image++) {
-        const dice_conv_tensors of_image = dice_conv_image(tensors, group, image);
+    for (size_t image = 0; image < bundle.images; image++) {
+        const dice_conv_tensors of_image = dice_conv_image(tensors, bundle, image);
         run_image(conv, &of_image, piece, space);
     }
 }

@@ -1,13 +1,13 @@
 /* Packing of strips. See conv_strip.h. */
 #include "cpu/conv_strip.h"
+#include "base/sizes.h"
 
 #include <string.h>
 
 size_t dice_conv_strip_length(size_t bytes, size_t each, size_t unit, size_t all)
 {
     const size_t room = bytes / each;
-    const size_t strip = room < unit ? unit : room / unit * unit;
-    return strip < all ? strip : all;
+    return dice_least(dice_most(room / unit * unit, unit), all);
 }
 
 /* to (count, 16) = the inputs of one tap and channel block for `count` output pixels of one row, from column
@@ -51,11 +51,8 @@ static void pack_narrow(const dice_conv *conv, const dice_view *x, int32_t oy, i
         return;
     }
     /* in a row of taps, the values [begin, end) lie inside the image */
-    const int32_t begin = ix < 0 ? (-ix < conv->kernel ? -ix : conv->kernel) * conv->in : 0;
-    const int32_t right = x->width - ix, columns = right < 0            ? 0
-                                                 : right < conv->kernel ? right
-                                                                        : conv->kernel;
-    const int32_t end = columns * conv->in;
+    const int32_t begin = ix < 0 ? dice_least32(-ix, conv->kernel) * conv->in : 0;
+    const int32_t end = ix < x->width ? dice_least32(x->width - ix, conv->kernel) * conv->in : 0;
     int32_t lane = 0;
     for (int32_t iy = top; iy < bottom; iy++) {
         const int inside = iy >= 0 && iy < x->height;
@@ -81,8 +78,7 @@ void dice_conv_pack_strip(const dice_conv *conv, const dice_view *x, int32_t wid
     for (size_t done = 0; done < count;) {
         const int32_t oy = (int32_t)((start + done) / (size_t)width),
                       ox = (int32_t)((start + done) % (size_t)width);
-        const size_t rest = count - done, in_row = (size_t)(width - ox);
-        const int32_t run_length = (int32_t)(rest < in_row ? rest : in_row);
+        const int32_t run_length = (int32_t)dice_least(count - done, (size_t)(width - ox));
         float *to = packed + done * DICE_BLOCK;
         if (conv->narrow) {
             for (int32_t i = 0; i < run_length; i++) {

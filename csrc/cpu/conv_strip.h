@@ -6,8 +6,8 @@
 
 enum { DICE_CONV_STRIP_BYTES = 384 * 1024 }; /* of inputs that stay in L2 while the panels pass over them */
 
-/* How many of `all` pixels or tiles, of `each` bytes, make a strip of about `bytes`: a multiple of `unit`, at
- * least one unit, but no more than there are. */
+/* How many of `all` pixels or patches, of `each` bytes, make a strip of about `bytes`: a multiple of `unit`,
+ * at least one unit, but no more than there are. */
 size_t dice_conv_strip_length(size_t bytes, size_t each, size_t unit, size_t all);
 
 /* The inputs of output pixels [start, start + count), in raster order of an image `width` wide, to

@@ -3,11 +3,12 @@
 
 #include "base/bf16.h"
 #include "base/memory.h"
+#include "base/sizes.h"
 
 int dice_conv_tile_vectors(const dice_conv *conv)
 {
     const int *max_rows = conv->kernels->conv->max_rows;
-    const int32_t need = (conv->out + DICE_BLOCK - 1) / DICE_BLOCK;
+    const int32_t need = dice_ceil_div32(conv->out, DICE_BLOCK);
     if (need % 3 == 0 && need % 2 != 0 && max_rows[2] > 0) {
         return 3;
     }
@@ -16,8 +17,8 @@ int dice_conv_tile_vectors(const dice_conv *conv)
 
 int dice_conv_panel_vectors(const dice_conv *conv, int32_t panel)
 {
-    const int32_t left = (conv->out + DICE_BLOCK - 1) / DICE_BLOCK - panel * conv->vectors;
-    return left < conv->vectors ? (int)left : conv->vectors;
+    const int32_t left = dice_ceil_div32(conv->out, DICE_BLOCK) - panel * conv->vectors;
+    return dice_least32(left, conv->vectors);
 }
 
 const void *dice_conv_panel_weight(const dice_conv *conv, int32_t panel)
@@ -94,18 +95,12 @@ void dice_conv_store_tile(const dice_conv *conv, const float *c, int rows, int32
                               panel * conv->vectors * DICE_BLOCK, y, y_at, residual, residual_at, conv->relu);
 }
 
-/* Whether channels [first, first + 16 vectors) are whole blocks of the tensor, all of them the slice's. */
-static int are_whole_blocks(const dice_view *view, int32_t first, int vectors)
-{
-    return (view->offset + first) % DICE_BLOCK == 0 && view->channels - first >= vectors * DICE_BLOCK;
-}
-
 int dice_conv_fills_blocks(const dice_conv *conv, int32_t panel, const dice_conv_tensors *tensors)
 {
     const int vectors = dice_conv_panel_vectors(conv, panel);
     const int32_t first = panel * conv->vectors * DICE_BLOCK;
-    return are_whole_blocks(&tensors->y, first, vectors)
-        && (tensors->residual.data == NULL || are_whole_blocks(&tensors->residual, first, vectors));
+    return dice_view_has_blocks(&tensors->y, first, vectors)
+        && (tensors->residual.data == NULL || dice_view_has_blocks(&tensors->residual, first, vectors));
 }
 
 /* Whether `rows` pixels from column x on are consecutive in memory. */
@@ -124,8 +119,8 @@ void dice_conv_multiply(const dice_conv *conv, const dice_conv_sum *sum, dice_co
     const size_t most = (size_t)conv->kernels->conv->max_rows[vectors - 1];
     const int whole = dice_conv_fills_blocks(conv, panel, tensors);
     dice_conv_pixel at = span.first;
-    for (size_t tiles = (span.count + most - 1) / most; tiles > 0; tiles--) { /* as equal as can be */
-        const int rows = (int)((span.count + tiles - 1) / tiles);
+    for (size_t tiles = dice_ceil_div(span.count, most); tiles > 0; tiles--) { /* as equal as can be */
+        const int rows = (int)dice_ceil_div(span.count, tiles);
         const dice_conv_tile tile = conv->kernels->conv->tile[vectors - 1][rows - 1];
         dice_conv_out out = {.y = c, .plane = DICE_TILE_PLANE};
         if (whole && are_adjacent(y, at.x, rows) && (!adds || are_adjacent(residual, at.x, rows))) {

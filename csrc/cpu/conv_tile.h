@@ -16,8 +16,8 @@ int dice_conv_panel_vectors(const dice_conv *conv, int32_t panel);
 /* The packed weights of a panel. */
 const void *dice_conv_panel_weight(const dice_conv *conv, int32_t panel);
 
-/* to (products) = what the products of one kernel (kernel, kernel) multiply their inputs with: its weights,
- * or for Winograd its transform. */
+/* to (products) = the factors by which the inputs are multiplied, made from one kernel (kernel, kernel): its
+ * weights or, for Winograd, their transform. */
 typedef void (*dice_conv_factors)(const dice_conv *conv, const float *kernel, float *to);
 
 /* Packs weight (out, in, kernel, kernel) as float (panels, products, in, vectors, 16), with zeros past the
@@ -25,7 +25,8 @@ typedef void (*dice_conv_factors)(const dice_conv *conv, const float *kernel, fl
 dice_status dice_conv_pack_products(dice_conv *conv, const float *weight, size_t products,
                                     dice_conv_factors factors);
 
-/* dice_conv_pack_products with one product for each tap: its weight, rounded to the sum of conv->parts. */
+/* The same with one product for each tap, whose factor is the sum of the first conv->parts bfloat16 parts of
+ * the weight. */
 dice_status dice_conv_pack_taps(dice_conv *conv, const float *weight);
 
 /* Bytes of scratch for an array of `count` pointers. */

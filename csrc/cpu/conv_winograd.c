@@ -1,20 +1,21 @@
 /* 3 x 3 convolution by F(2 x 2, 3 x 3): 16 products for four outputs in place of 36 (Lavin and Gray, CVPR
  * 2016).
  *
- * The inputs of a strip of Winograd tiles (4 x 4 inputs, 2 x 2 outputs) are transformed, 16 elements a tile;
+ * The inputs of a strip of patches (4 x 4 inputs, 2 x 2 outputs) are transformed, 16 elements a patch;
  * for each panel of outputs every element is a plain product over the channels, made by the register tiles;
- * then the outputs are transformed back, four pixels a tile.
+ * then the outputs are transformed back, four pixels a patch.
  *
  * The error against float64 is 1 to 2 times that of the direct sum, so a network must allow it
  * (dice_graph.winograd says that its measured error stays inside the bound). */
 #include <string.h>
 
+#include "base/sizes.h"
 #include "cpu/conv_strip.h"
 #include "cpu/conv_tile.h"
 
 enum {
     ELEMENTS = 16,
-    BIASED = 5,                /* the element that reaches all four outputs with weight 1 */
+    BIASED = 5,                /* the element that counts once in all four outputs: the bias is added to it */
     SMALL_STRIP = 48 * 1024,   /* bytes of transformed inputs, beside weights that fit the caches */
     LARGE_STRIP = 1024 * 1024, /* the same beside weights that do not */
     LARGE_WEIGHTS = 256 * 1024 /* bytes that do not fit */
@@ -50,9 +51,9 @@ static dice_status pack_weight(dice_conv *conv, const float *weight)
     return dice_conv_pack_products(conv, weight, ELEMENTS, transform_kernel);
 }
 
-static size_t strip_tiles(const dice_conv *conv, int32_t height, int32_t width, size_t images)
+static size_t strip_patches(const dice_conv *conv, int32_t height, int32_t width, size_t images)
 {
-    const size_t all = (size_t)((height + 1) / 2) * (size_t)((width + 1) / 2) * images;
+    const size_t all = dice_ceil_div((size_t)height, 2) * dice_ceil_div((size_t)width, 2) * images;
     const size_t each = (size_t)conv->blocks * ELEMENTS * DICE_BLOCK * sizeof(float);
     const size_t bytes = conv->weight_bytes > LARGE_WEIGHTS ? LARGE_STRIP : SMALL_STRIP;
     const size_t rows = (size_t)conv->kernels->conv->max_rows[conv->vectors - 1];
@@ -60,12 +61,12 @@ static size_t strip_tiles(const dice_conv *conv, int32_t height, int32_t width, 
 }
 
 typedef struct scratch_space {
-    size_t strip;    /* Winograd tiles */
+    size_t strip;    /* patches */
     const float **a; /* (blocks) */
     float *zeros;    /* (vectors, 16): a pixel outside, and the bias of all elements but one */
     float *v;        /* (16 elements, blocks, strip, 16): transformed inputs */
     float *m;        /* (16 elements, vectors, strip, 16): products */
-    float *c;        /* (vectors, DICE_TILE_ROWS, 16): the outputs of one tile, four pixels */
+    float *c;        /* (vectors, DICE_TILE_ROWS, 16): the outputs of one patch, four pixels */
 } scratch_space;
 
 /* floats (4) = the sizes of zeros, v, m and c. */
@@ -90,23 +91,24 @@ static scratch_space divide_scratch(const dice_conv *conv, size_t strip, void *s
 static size_t scratch_bytes(const dice_conv *conv, int32_t height, int32_t width, size_t images)
 {
     size_t floats[4];
-    count_floats(conv, strip_tiles(conv, height, width, images), floats);
+    count_floats(conv, strip_patches(conv, height, width, images), floats);
     return dice_conv_pointer_bytes((size_t)conv->blocks)
          + (floats[0] + floats[1] + floats[2] + floats[3]) * sizeof(float);
 }
 
-/* Where the outputs of a Winograd tile lie: the part of its 2 x 2 pixels that is inside the piece. */
+/* Where the outputs of a patch lie: those of its 2 x 2 pixels that are inside the piece. */
 typedef struct place {
     size_t image;
     dice_conv_pixel first;
     int height, width;
 } place;
 
-/* Where Winograd tile `index` lies. Tiles are counted in raster order over the rows of the piece, image after
+/* Where patch `index` lies. Patches are counted in raster order over the rows of the piece, image after
  * image. */
 static place locate(size_t index, const dice_view *y, dice_conv_piece piece)
 {
-    const size_t columns = (size_t)(y->width + 1) / 2, rows = (size_t)(piece.y1 - piece.y0 + 1) / 2;
+    const size_t columns = dice_ceil_div((size_t)y->width, 2),
+                 rows = dice_ceil_div((size_t)(piece.y1 - piece.y0), 2);
     const size_t of_image = index % (rows * columns);
     const dice_conv_pixel first = {piece.y0 + 2 * (int32_t)(of_image / columns),
                                    2 * (int32_t)(of_image % columns)};
@@ -116,7 +118,7 @@ static place locate(size_t index, const dice_view *y, dice_conv_piece piece)
                    .width = first.x + 1 < y->width ? 2 : 1};
 }
 
-/* One Winograd tile of v (16 elements, blocks, strip, 16) = the transform of the 4 x 4 inputs around the
+/* One patch of v (16 elements, blocks, strip, 16) = the transform of the 4 x 4 inputs around the
  * outputs that begin at pixel `at`. */
 static void transform_inputs(const dice_conv *conv, const dice_view *x, dice_conv_pixel at,
                              const scratch_space *space, float *v)
@@ -134,7 +136,7 @@ static void transform_inputs(const dice_conv *conv, const dice_view *x, dice_con
     }
 }
 
-/* m (16 elements, vectors, strip, 16) = the products of one panel for `count` Winograd tiles, each computed
+/* m (16 elements, vectors, strip, 16) = the products of one panel for `count` patches, each computed
  * by the register tiles. */
 static void multiply(const dice_conv *conv, int32_t panel, size_t count, const scratch_space *space)
 {
@@ -149,8 +151,8 @@ static void multiply(const dice_conv *conv, int32_t panel, size_t count, const s
         }
         const dice_conv_sum sum = {space->a, 1, conv->blocks, conv->tail};
         size_t done = 0;
-        for (size_t tiles = (count + most - 1) / most; tiles > 0; tiles--) {
-            const size_t rows = (count - done + tiles - 1) / tiles;
+        for (size_t tiles = dice_ceil_div(count, most); tiles > 0; tiles--) {
+            const size_t rows = dice_ceil_div(count - done, tiles);
             const dice_conv_out out = {.y = space->m + e * (size_t)vectors * plane + done * DICE_BLOCK,
                                        .plane = (ptrdiff_t)plane};
             conv->kernels->conv->tile[vectors - 1][rows - 1](&sum, (ptrdiff_t)(done * DICE_BLOCK), w,
@@ -160,7 +162,7 @@ static void multiply(const dice_conv *conv, int32_t panel, size_t count, const s
     }
 }
 
-/* Transforms one panel of one Winograd tile of m (16 elements, vectors, strip, 16) back into outputs, and
+/* Transforms one panel of one patch of m (16 elements, vectors, strip, 16) back into outputs, and
  * stores them in y. */
 static void store_outputs(const dice_conv *conv, const float *m, int32_t panel,
                           const dice_conv_tensors *tensors, place at, const scratch_space *space)
@@ -193,21 +195,22 @@ static void store_outputs(const dice_conv *conv, const float *m, int32_t panel,
     }
 }
 
-static void run(const dice_conv *conv, const dice_conv_tensors *tensors, dice_group group,
+static void run(const dice_conv *conv, const dice_conv_tensors *tensors, dice_bundle bundle,
                 dice_conv_piece piece, void *scratch)
 {
     const dice_view *y = &tensors->y;
-    const size_t rows = (size_t)(piece.y1 - piece.y0 + 1) / 2, columns = (size_t)(y->width + 1) / 2;
-    const size_t all = rows * columns * group.images;
-    const size_t strip = strip_tiles(conv, y->height, y->width, group.images);
+    const size_t rows = dice_ceil_div((size_t)(piece.y1 - piece.y0), 2),
+                 columns = dice_ceil_div((size_t)y->width, 2);
+    const size_t all = rows * columns * bundle.images;
+    const size_t strip = strip_patches(conv, y->height, y->width, bundle.images);
     const scratch_space space = divide_scratch(conv, strip, scratch);
     memset(space.zeros, 0, (size_t)conv->vectors * DICE_BLOCK * sizeof(float));
     for (size_t start = 0; start < all; start += strip) {
-        const size_t count = start + strip < all ? strip : all - start;
+        const size_t count = dice_least(strip, all - start);
         for (size_t t = 0; t < count; t++) {
             const place at = locate(start + t, y, piece);
             dice_view x = tensors->x;
-            x.data += at.image * group.stride;
+            x.data += at.image * bundle.stride;
             transform_inputs(conv, &x, at.first, &space, space.v + t * DICE_BLOCK);
         }
         for (int32_t panel = piece.p0; panel < piece.p1; panel++) {
@@ -217,7 +220,7 @@ static void run(const dice_conv *conv, const dice_conv_tensors *tensors, dice_gr
                 const place at = locate(start + t, y, piece);
                 if (at.image != image) {
                     image = at.image;
-                    of_image = dice_conv_image(tensors, group, image);
+                    of_image = dice_conv_image(tensors, bundle, image);
                 }
                 store_outputs(conv, space.m + t * DICE_BLOCK, panel, &of_image, at, &space);
             }

@@ -23,9 +23,15 @@ typedef struct dice_view {
     ptrdiff_t plane; /* floats from a block to the next */
 } dice_view;
 
+/* Whether channels [first, first + 16 count) are `count` blocks of the tensor, and the slice has all of
+ * them. */
+static inline int dice_view_has_blocks(const dice_view *view, int32_t first, int count)
+{
+    return (view->offset + first) % DICE_BLOCK == 0 && view->channels - first >= count * DICE_BLOCK;
+}
+
 /* Where the inputs of a convolution's sums lie: for each tap and channel block a pointer to consecutive
- * pixels.
- */
+ * pixels. */
 typedef struct dice_conv_sum {
     const float *const *a; /* (taps, blocks) */
     int32_t taps, blocks;
@@ -66,19 +72,19 @@ typedef struct dice_amx_kernels {
      * lanes_a on in a, and from lanes_b on in b, count as zero. */
     void (*split)(const float *a, int lanes_a, const float *b, int lanes_b, int32_t rows, int parts,
                   size_t room, uint16_t *to);
-    /* c (2, DICE_TILE_ROWS, 16) = bias (32) + a (pairs, parts, room, 32) times w (pairs, parts, 2, 16, 32).
-     */
+    /* c (2, DICE_TILE_ROWS, 16) = bias (32) + a (pairs, parts, room, 32) times w (pairs, parts, 2, 16,
+     * 32). */
     void (*tile)(const uint16_t *a, size_t room, int32_t pairs, int parts, const uint16_t *w,
                  const float *bias, float *c);
 } dice_amx_kernels;
 
-/* The transforms of F(2 x 2, 3 x 3): a tile of 4 x 4 inputs gives 2 x 2 outputs. */
+/* The transforms of F(2 x 2, 3 x 3): a patch of 4 x 4 inputs gives 2 x 2 outputs. */
 typedef struct dice_winograd_kernels {
-    /* One tile and block: v (16 elements, step floats apart, 16) from the pixels at[i] + shift, i = 4 y + x;
+    /* One patch and block: v (16 elements, step floats apart, 16) from the pixels at[i] + shift, i = 4 y + x;
      * at[i] == zeros is a pixel outside. */
     void (*input)(const float *const *at, ptrdiff_t shift, const float *zeros, float *v, size_t step);
-    /* The 2 x 2 pixels from m (16 elements, step floats apart, 16); `plane` in out is from a row to the next.
-     */
+    /* The 2 x 2 pixels from m (16 elements, step floats apart, 16); `plane` in out is from a row to the
+     * next. */
     void (*output)(const float *m, size_t step, const dice_conv_out *out);
 } dice_winograd_kernels;
 
@@ -106,8 +112,8 @@ typedef struct dice_cpu_kernels {
                        int relu);
 
     /* The inputs of one output pixel from a narrow tensor: `rows` rows of `length` floats, `pitch` floats
-     * apart, as one list in blocks of 16 that begin `step` floats apart, with zeros at the end of the last.
-     */
+     * apart, as one list in blocks of 16 that begin `step` floats apart, with zeros at the end of the
+     * last. */
     void (*conv_pack_narrow)(float *to, size_t step, const float *from, ptrdiff_t pitch, int32_t rows,
                              int32_t length);
 

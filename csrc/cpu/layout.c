@@ -2,6 +2,7 @@
 #include "cpu/layout.h"
 
 #include "base/memory.h"
+#include "base/sizes.h"
 #include "nn/plan.h"
 
 enum { LARGE_WEIGHTS = 8 << 20 }; /* bytes that exceed the caches: several images share a pass over them */
@@ -9,12 +10,12 @@ enum { LARGE_WEIGHTS = 8 << 20 }; /* bytes that exceed the caches: several image
 /* Bytes of a tensor with a border of one pixel, the widest there is. */
 static size_t tensor_bytes(int32_t channels, int32_t height, int32_t width)
 {
-    const size_t blocks = ((size_t)channels + DICE_BLOCK - 1) / DICE_BLOCK;
+    const size_t blocks = dice_ceil_div((size_t)channels, DICE_BLOCK);
     return blocks * ((size_t)height + 2) * ((size_t)width + 2) * DICE_BLOCK * sizeof(float);
 }
 
-/* The most bytes of scratch that a step needs for a group of `group` images. */
-static size_t scratch_bytes(const dice_steps *steps, const dice_plan *plan, int group)
+/* The most bytes of scratch that a step needs for a bundle of `bundle` images. */
+static size_t scratch_bytes(const dice_steps *steps, const dice_plan *plan, int bundle)
 {
     size_t most = 0;
     for (int32_t i = 0; i < steps->graph.n_ops; i++) {
@@ -22,8 +23,8 @@ static size_t scratch_bytes(const dice_steps *steps, const dice_plan *plan, int 
         if (step->op->kind == DICE_OP_CONV) {
             const int32_t y = step->op->y;
             const size_t bytes = step->conv.algorithm->scratch(&step->conv, plan->height[y], plan->width[y],
-                                                               (size_t)group);
-            most = bytes > most ? bytes : most;
+                                                               (size_t)bundle);
+            most = dice_most(most, bytes);
         }
     }
     return dice_align_up(most);
@@ -56,7 +57,7 @@ dice_status dice_layout_make(dice_layout *layout, const dice_steps *steps, int32
     dice_layout made = {.height = height,
                         .width = width,
                         .threads = threads,
-                        .group = steps->weight_bytes > LARGE_WEIGHTS ? 4 : 1};
+                        .bundle = steps->weight_bytes > LARGE_WEIGHTS ? 4 : 1};
     dice_plan plan = {0};
     void *memory;
     dice_status status = dice_plan_make(&steps->graph, height, width, tensor_bytes, &plan);
@@ -68,7 +69,7 @@ dice_status dice_layout_make(dice_layout *layout, const dice_steps *steps, int32
     if (status == DICE_OK) {
         const size_t arena = dice_align_up(plan.arena_bytes);
         made.image_floats = arena / sizeof(float);
-        made.thread_bytes = arena * (size_t)made.group + scratch_bytes(steps, &plan, made.group);
+        made.thread_bytes = arena * (size_t)made.bundle + scratch_bytes(steps, &plan, made.bundle);
         status = dice_alloc((size_t)threads, made.thread_bytes, &memory);
         made.memory = memory;
     }
@@ -99,7 +100,7 @@ float *dice_layout_arena(const dice_layout *layout, int thread)
 
 void *dice_layout_scratch(const dice_layout *layout, int thread)
 {
-    return dice_layout_arena(layout, thread) + layout->image_floats * (size_t)layout->group;
+    return dice_layout_arena(layout, thread) + layout->image_floats * (size_t)layout->bundle;
 }
 
 dice_view dice_layout_view(const dice_layout *layout, int32_t tensor, const float *arena)

@@ -8,10 +8,10 @@
 typedef struct dice_layout {
     int32_t height, width; /* of the images */
     int threads;
-    int group;           /* images that a thread takes through the network together */
+    int bundle;          /* images of a bundle */
     dice_view *view;     /* (tensors) in the first arena */
     size_t image_floats; /* from an image's arena to the next */
-    char *memory;        /* (threads): `group` arenas, then scratch */
+    char *memory;        /* (threads): an arena for each image of a bundle, then scratch */
     size_t thread_bytes;
 } dice_layout;
 

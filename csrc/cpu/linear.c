@@ -1,5 +1,5 @@
 /* linear on a CPU. W is packed once: sparse, dense or both, whichever is faster. A forward call multiplies
- * tiles of images by panels of classes, then reduces the logits of each image. linear_kernels.h has the
+ * bundles of images by panels of classes, then reduces the logits of each image. linear_kernels.h has the
  * layouts. */
 #include "cpu/linear.h"
 
@@ -7,12 +7,13 @@
 #include <string.h>
 
 #include "base/memory.h"
+#include "base/sizes.h"
 #include "base/threads.h"
 #include "cpu/linear_kernels.h"
 #include "cpu/kernels.h"
 
-/* Measured (benchmarks/bench_head.py): to multiply 16 images by one weight of the sparse layout takes
- * sparse_cost times as long as to multiply four images by one weight of the dense layout. So for many images
+/* Measured (benchmarks/bench_head.py): multiplying 16 images by one weight of the sparse layout takes
+ * sparse_cost times as long as multiplying four images by one weight of the dense layout. So for many images
  * the sparse layout is faster where the share of weights kept is below 4 / sparse_cost. */
 static const double sparse_cost = 6.8;
 
@@ -20,12 +21,12 @@ enum {
     DENSE_PANEL = 16 * DICE_LINEAR_VECTORS,
     WAVE_BYTES = 2 << 20,  /* of a wave's packed images and logits, which stay in the cache */
     BOTH_BYTES = 16 << 20, /* up to here dense weights are kept too: for few images they are faster */
-    REDUCE_IMAGES = 8      /* a task */
+    REDUCE_IMAGES = 8      /* images of a task that reduces logits */
 };
 
-/* The first group and the first slot of a block of a sparse panel. */
+/* The first quad and the first entry of a block of a sparse panel. */
 typedef struct block {
-    size_t group, slot;
+    size_t quad, entry;
 } block;
 
 struct dice_linear {
@@ -37,20 +38,10 @@ struct dice_linear {
     float *dense;          /* (M / 16, D, 16), or NULL */
     size_t panels, blocks; /* sparse: of DICE_LINEAR_PANEL classes; of DICE_LINEAR_SPAN features */
     block *begin;          /* (panels * blocks + 1), the last is the end; NULL: no sparse layout */
-    dice_linear_group *groups;
-    float *sparse;  /* (slots, 4) */
-    uint8_t *index; /* (slots, 4) */
+    dice_linear_quad *quads;
+    float *sparse;  /* (entries, 4) */
+    uint8_t *index; /* (entries, 4) */
 };
-
-static size_t ceil_div(size_t a, size_t b)
-{
-    return (a + b - 1) / b;
-}
-
-static size_t least(size_t a, size_t b)
-{
-    return a < b ? a : b;
-}
 
 void dice_linear_free(dice_linear *linear)
 {
@@ -58,7 +49,7 @@ void dice_linear_free(dice_linear *linear)
         dice_free(linear->bias);
         dice_free(linear->dense);
         dice_free(linear->begin);
-        dice_free(linear->groups);
+        dice_free(linear->quads);
         dice_free(linear->sparse);
         dice_free(linear->index);
         dice_free(linear);
@@ -82,7 +73,7 @@ static dice_status pack_dense(void *context, size_t vector, int thread)
     (void)thread;
     const packing *p = context;
     const size_t features = p->linear->features, first = 16 * vector,
-                 lanes = least(16, p->linear->classes - first);
+                 lanes = dice_least(16, p->linear->classes - first);
     float *to = p->linear->dense + first * features;
     memset(to, 0, 16 * features * sizeof *to);
     for (size_t lane = 0; lane < lanes; lane++) {
@@ -94,18 +85,19 @@ static dice_status pack_dense(void *context, size_t vector, int thread)
     return DICE_OK;
 }
 
-/* Groups the panel's classes by their number of weights in a block, most first; returns the number of groups.
- */
-static size_t group_block(const packing *p, size_t panel, size_t block_index, dice_linear_group *groups)
+/* Sorts the panel's classes by their number of weights in a block, most first, and cuts them into quads;
+ * returns how many. */
+static size_t make_quads(const packing *p, size_t panel, size_t block_index, dice_linear_quad *quads)
 {
     const dice_linear *linear = p->linear;
     const size_t first = panel * DICE_LINEAR_PANEL,
-                 classes = least(DICE_LINEAR_PANEL, linear->classes - first);
-    const size_t d0 = block_index * DICE_LINEAR_SPAN, count = least(DICE_LINEAR_SPAN, linear->features - d0);
-    const size_t n_groups = ceil_div(classes, DICE_LINEAR_GROUP);
+                 classes = dice_least(DICE_LINEAR_PANEL, linear->classes - first);
+    const size_t d0 = block_index * DICE_LINEAR_SPAN,
+                 count = dice_least(DICE_LINEAR_SPAN, linear->features - d0);
+    const size_t n_quads = dice_ceil_div(classes, DICE_LINEAR_QUAD);
     size_t place[DICE_LINEAR_SPAN + 2] = {0}; /* counting sort, by falling number */
     uint16_t number[DICE_LINEAR_PANEL] = {0};
-    for (size_t m = 0; m < n_groups * DICE_LINEAR_GROUP; m++) {
+    for (size_t m = 0; m < n_quads * DICE_LINEAR_QUAD; m++) {
         for (size_t d = 0; m < classes && d < count; d++) {
             number[m] = (uint16_t)(number[m] + stays(p, (first + m) * linear->features + d0 + d));
         }
@@ -114,36 +106,36 @@ static size_t group_block(const packing *p, size_t panel, size_t block_index, di
     for (size_t i = 1; i <= DICE_LINEAR_SPAN; i++) {
         place[i] += place[i - 1];
     }
-    for (size_t m = 0; m < n_groups * DICE_LINEAR_GROUP; m++) {
+    for (size_t m = 0; m < n_quads * DICE_LINEAR_QUAD; m++) {
         const size_t at = place[DICE_LINEAR_SPAN - number[m]]++;
-        dice_linear_group *group = groups + at / DICE_LINEAR_GROUP;
-        group->row[at % DICE_LINEAR_GROUP] = (uint8_t)m;
-        if (at % DICE_LINEAR_GROUP == 0) {
-            group->slots = number[m];
+        dice_linear_quad *quad = quads + at / DICE_LINEAR_QUAD;
+        quad->row[at % DICE_LINEAR_QUAD] = (uint8_t)m;
+        if (at % DICE_LINEAR_QUAD == 0) {
+            quad->entries = number[m];
         }
     }
-    return n_groups;
+    return n_quads;
 }
 
-/* Pass 1 of packing: begin[i] = how many groups and slots block i holds. */
+/* Pass 1 of packing: begin[i] = how many quads and entries block i holds. */
 static dice_status size_panel(void *context, size_t panel, int thread)
 {
     (void)thread;
     const packing *p = context;
     dice_linear *linear = p->linear;
     for (size_t b = 0; b < linear->blocks; b++) {
-        dice_linear_group groups[DICE_LINEAR_PANEL / DICE_LINEAR_GROUP];
+        dice_linear_quad quads[DICE_LINEAR_PANEL / DICE_LINEAR_QUAD];
         block *counts = linear->begin + panel * linear->blocks + b;
-        counts->group = group_block(p, panel, b, groups);
-        counts->slot = 0;
-        for (size_t g = 0; g < counts->group; g++) {
-            counts->slot += groups[g].slots;
+        counts->quad = make_quads(p, panel, b, quads);
+        counts->entry = 0;
+        for (size_t g = 0; g < counts->quad; g++) {
+            counts->entry += quads[g].entries;
         }
     }
     return DICE_OK;
 }
 
-/* Pass 2 of packing: fills groups and slots. */
+/* Pass 2 of packing: fills quads and entries. */
 static dice_status fill_panel(void *context, size_t panel, int thread)
 {
     (void)thread;
@@ -151,29 +143,29 @@ static dice_status fill_panel(void *context, size_t panel, int thread)
     const dice_linear *linear = p->linear;
     for (size_t b = 0; b < linear->blocks; b++) {
         const block *begin = linear->begin + panel * linear->blocks + b;
-        const size_t d0 = b * DICE_LINEAR_SPAN, count = least(DICE_LINEAR_SPAN, linear->features - d0);
-        dice_linear_group *groups = linear->groups + begin->group;
-        const size_t n_groups = group_block(p, panel, b, groups);
-        float *weight = linear->sparse + begin->slot * DICE_LINEAR_GROUP;
-        uint8_t *index = linear->index + begin->slot * DICE_LINEAR_GROUP;
-        for (size_t g = 0; g < n_groups; g++) {
-            const size_t slots = groups[g].slots;
-            memset(weight, 0, slots * DICE_LINEAR_GROUP * sizeof *weight);
-            memset(index, 0, slots * DICE_LINEAR_GROUP);
-            for (size_t lane = 0; lane < DICE_LINEAR_GROUP; lane++) {
-                const size_t m = panel * DICE_LINEAR_PANEL + groups[g].row[lane];
+        const size_t d0 = b * DICE_LINEAR_SPAN, count = dice_least(DICE_LINEAR_SPAN, linear->features - d0);
+        dice_linear_quad *quads = linear->quads + begin->quad;
+        const size_t n_quads = make_quads(p, panel, b, quads);
+        float *weight = linear->sparse + begin->entry * DICE_LINEAR_QUAD;
+        uint8_t *index = linear->index + begin->entry * DICE_LINEAR_QUAD;
+        for (size_t g = 0; g < n_quads; g++) {
+            const size_t entries = quads[g].entries;
+            memset(weight, 0, entries * DICE_LINEAR_QUAD * sizeof *weight);
+            memset(index, 0, entries * DICE_LINEAR_QUAD);
+            for (size_t lane = 0; lane < DICE_LINEAR_QUAD; lane++) {
+                const size_t m = panel * DICE_LINEAR_PANEL + quads[g].row[lane];
                 const size_t row = m * linear->features + d0;
-                size_t slot = lane;
+                size_t entry = lane;
                 for (size_t d = 0; m < linear->classes && d < count; d++) {
                     if (stays(p, row + d)) {
-                        weight[slot] = p->weight[row + d];
-                        index[slot] = (uint8_t)d;
-                        slot += DICE_LINEAR_GROUP;
+                        weight[entry] = p->weight[row + d];
+                        index[entry] = (uint8_t)d;
+                        entry += DICE_LINEAR_QUAD;
                     }
                 }
             }
-            weight += slots * DICE_LINEAR_GROUP;
-            index += slots * DICE_LINEAR_GROUP;
+            weight += entries * DICE_LINEAR_QUAD;
+            index += entries * DICE_LINEAR_QUAD;
         }
     }
     return DICE_OK;
@@ -182,7 +174,7 @@ static dice_status fill_panel(void *context, size_t panel, int thread)
 static dice_status create_dense(packing *p)
 {
     dice_linear *linear = p->linear;
-    const size_t vectors = ceil_div(linear->classes, 16);
+    const size_t vectors = dice_ceil_div(linear->classes, 16);
     void *memory;
     const dice_status status = dice_alloc(vectors * 16, linear->features * sizeof *linear->dense, &memory);
     if (status != DICE_OK) {
@@ -197,7 +189,7 @@ static dice_status create_sparse(packing *p)
 {
     dice_linear *linear = p->linear;
     void *memory;
-    linear->panels = ceil_div(linear->classes, DICE_LINEAR_PANEL);
+    linear->panels = dice_ceil_div(linear->classes, DICE_LINEAR_PANEL);
     const size_t all_blocks = linear->panels * linear->blocks;
     dice_status status = dice_alloc(all_blocks + 1, sizeof *linear->begin, &memory);
     if (status != DICE_OK) {
@@ -212,24 +204,24 @@ static dice_status create_sparse(packing *p)
     for (size_t i = 0; i <= all_blocks; i++) {
         const block here = i < all_blocks ? linear->begin[i] : (block){0, 0};
         linear->begin[i] = total;
-        total.group += here.group;
-        total.slot += here.slot;
+        total.quad += here.quad;
+        total.entry += here.entry;
     }
-    const size_t slots = total.slot * DICE_LINEAR_GROUP;
-    if ((status = dice_alloc(slots, sizeof *linear->sparse, &memory)) != DICE_OK) {
+    const size_t entries = total.entry * DICE_LINEAR_QUAD;
+    if ((status = dice_alloc(entries, sizeof *linear->sparse, &memory)) != DICE_OK) {
         return status;
     }
     linear->sparse = memory;
-    if ((status = dice_alloc(slots, sizeof *linear->index, &memory)) != DICE_OK) {
+    if ((status = dice_alloc(entries, sizeof *linear->index, &memory)) != DICE_OK) {
         return status;
     }
     linear->index = memory;
-    if ((status = dice_alloc(total.group, sizeof *linear->groups, &memory)) != DICE_OK) {
+    if ((status = dice_alloc(total.quad, sizeof *linear->quads, &memory)) != DICE_OK) {
         return status;
     }
-    linear->groups = memory;
-    linear->bytes += slots * (sizeof *linear->sparse + sizeof *linear->index)
-                   + total.group * sizeof *linear->groups + (all_blocks + 1) * sizeof *linear->begin;
+    linear->quads = memory;
+    linear->bytes += entries * (sizeof *linear->sparse + sizeof *linear->index)
+                   + total.quad * sizeof *linear->quads + (all_blocks + 1) * sizeof *linear->begin;
     return dice_parallel_for(linear->panels, fill_panel, p);
 }
 
@@ -245,7 +237,7 @@ dice_status dice_linear_create(const float *weight, const float *bias, const uin
     linear->kernels = dice_cpu_kernels_for(options->isa)->linear;
     linear->classes = classes;
     linear->features = features;
-    linear->blocks = ceil_div(features, DICE_LINEAR_SPAN);
+    linear->blocks = dice_ceil_div(features, DICE_LINEAR_SPAN);
     status = dice_alloc(classes, sizeof *linear->bias, &memory);
     if (status == DICE_OK) {
         linear->bias = memory;
@@ -277,89 +269,89 @@ dice_status dice_linear_create(const float *weight, const float *bias, const uin
 /* A wave: as many images as the scratch holds. */
 typedef struct wave {
     const dice_linear *linear;
-    const float *h;         /* (n, D) */
-    size_t n, lanes, tiles; /* images, images to a tile, tiles */
+    const float *h;           /* (n, D) */
+    size_t n, lanes, bundles; /* images, images to a bundle, bundles */
     int dense;
     float clip;
-    float *packed; /* (tiles, D, lanes) */
+    float *packed; /* (bundles, D, lanes) */
     float *logits; /* (n, M) */
 } wave;
 
-static size_t images_of(const wave *w, size_t tile)
+static size_t images_of(const wave *w, size_t bundle)
 {
-    return least(w->lanes, w->n - tile * w->lanes);
+    return dice_least(w->lanes, w->n - bundle * w->lanes);
 }
 
-/* The last tile may be narrower. */
-static size_t lanes_of(const wave *w, size_t tile)
+/* The last bundle may be narrower. */
+static size_t lanes_of(const wave *w, size_t bundle)
 {
-    const size_t images = images_of(w, tile);
+    const size_t images = images_of(w, bundle);
     return images == 1 && !w->dense ? 1 : images <= 16 ? 16 : w->lanes;
 }
 
-static dice_status pack_tile(void *context, size_t tile, int thread)
+static dice_status pack_bundle(void *context, size_t bundle, int thread)
 {
     (void)thread;
     const wave *w = context;
     const size_t features = w->linear->features;
-    w->linear->kernels->pack(w->packed + tile * w->lanes * features, lanes_of(w, tile),
-                             w->h + tile * w->lanes * features, images_of(w, tile), features, w->clip);
+    w->linear->kernels->pack(w->packed + bundle * w->lanes * features, lanes_of(w, bundle),
+                             w->h + bundle * w->lanes * features, images_of(w, bundle), features, w->clip);
     return DICE_OK;
 }
 
-static void multiply_sparse(const wave *w, size_t panel, size_t tile)
+static void multiply_sparse(const wave *w, size_t panel, size_t bundle)
 {
     const dice_linear *linear = w->linear;
     const size_t first = panel * DICE_LINEAR_PANEL,
-                 classes = least(DICE_LINEAR_PANEL, linear->classes - first);
-    const size_t lanes = lanes_of(w, tile);
+                 classes = dice_least(DICE_LINEAR_PANEL, linear->classes - first);
+    const size_t lanes = lanes_of(w, bundle);
     _Alignas(64) float z[DICE_LINEAR_PANEL * DICE_LINEAR_IMAGES];
-    for (size_t m = 0; m < ceil_div(classes, DICE_LINEAR_GROUP) * DICE_LINEAR_GROUP; m++) {
+    for (size_t m = 0; m < dice_round_up(classes, DICE_LINEAR_QUAD); m++) {
         const float bias = m < classes ? linear->bias[first + m] : 0;
         for (size_t i = 0; i < lanes; i++) {
             z[m * lanes + i] = bias;
         }
     }
-    const float *ht = w->packed + tile * w->lanes * linear->features;
+    const float *ht = w->packed + bundle * w->lanes * linear->features;
     for (size_t b = 0; b < linear->blocks; b++) {
         const block *begin = linear->begin + panel * linear->blocks + b;
-        linear->kernels->sparse[lanes / 16](ht + b * DICE_LINEAR_SPAN * lanes, linear->groups + begin->group,
-                                            begin[1].group - begin->group,
-                                            linear->sparse + begin->slot * DICE_LINEAR_GROUP,
-                                            linear->index + begin->slot * DICE_LINEAR_GROUP, z);
+        linear->kernels->sparse[lanes / 16](ht + b * DICE_LINEAR_SPAN * lanes, linear->quads + begin->quad,
+                                            begin[1].quad - begin->quad,
+                                            linear->sparse + begin->entry * DICE_LINEAR_QUAD,
+                                            linear->index + begin->entry * DICE_LINEAR_QUAD, z);
     }
-    linear->kernels->unpack(w->logits + tile * w->lanes * linear->classes + first, linear->classes, z, lanes,
-                            images_of(w, tile), classes);
+    linear->kernels->unpack(w->logits + bundle * w->lanes * linear->classes + first, linear->classes, z,
+                            lanes, images_of(w, bundle), classes);
 }
 
-static void multiply_dense(const wave *w, size_t panel, size_t tile)
+static void multiply_dense(const wave *w, size_t panel, size_t bundle)
 {
     const dice_linear *linear = w->linear;
-    const size_t first = panel * DENSE_PANEL, classes = least(DENSE_PANEL, linear->classes - first);
-    const size_t n = images_of(w, tile), lanes = lanes_of(w, tile), stride = 16 * linear->features;
+    const size_t first = panel * DENSE_PANEL, classes = dice_least(DENSE_PANEL, linear->classes - first);
+    const size_t n = images_of(w, bundle), lanes = lanes_of(w, bundle), stride = 16 * linear->features;
     _Alignas(64) float z[DICE_LINEAR_IMAGES * DENSE_PANEL], bias[DENSE_PANEL] = {0};
     memcpy(bias, linear->bias + first, classes * sizeof *bias);
     for (size_t i = 0; i < lanes; i++) {
         memcpy(z + i * DENSE_PANEL, bias, sizeof bias);
     }
-    const float *ht = w->packed + tile * w->lanes * linear->features;
+    const float *ht = w->packed + bundle * w->lanes * linear->features;
     for (size_t d = 0; d < linear->features; d += DICE_LINEAR_SPAN) {
         linear->kernels->dense(ht + d * lanes, lanes, n, linear->dense + first * linear->features + 16 * d,
-                               stride, (int)ceil_div(classes, 16),
-                               least(DICE_LINEAR_SPAN, linear->features - d), z);
+                               stride, (int)dice_ceil_div(classes, 16),
+                               dice_least(DICE_LINEAR_SPAN, linear->features - d), z);
     }
     for (size_t i = 0; i < n; i++) {
-        memcpy(w->logits + (tile * w->lanes + i) * linear->classes + first, z + i * DENSE_PANEL,
+        memcpy(w->logits + (bundle * w->lanes + i) * linear->classes + first, z + i * DENSE_PANEL,
                classes * sizeof *z);
     }
 }
 
-/* Tiles of one panel follow each other, so that its weights stay in the cache. */
+/* Bundles of one panel follow each other, so that its weights stay in the cache. */
 static dice_status multiply(void *context, size_t index, int thread)
 {
     (void)thread;
     const wave *w = context;
-    (w->dense ? multiply_dense : multiply_sparse)(w, index / w->tiles, index % w->tiles);
+    (w->dense ? multiply_dense : multiply_sparse)(w, index / w->bundles, index % w->bundles);
     return DICE_OK;
 }
 
@@ -376,7 +368,7 @@ static dice_status reduce(void *context, size_t task, int thread)
     (void)thread;
     const reduction *r = context;
     const size_t classes = r->linear->classes;
-    for (size_t i = task * REDUCE_IMAGES; i < least(r->n, (task + 1) * REDUCE_IMAGES); i++) {
+    for (size_t i = task * REDUCE_IMAGES; i < dice_least(r->n, (task + 1) * REDUCE_IMAGES); i++) {
         const float *z = r->logits + i * classes;
         float max;
         double sum;
@@ -406,7 +398,7 @@ dice_status dice_linear_reduce(const dice_linear *linear, const float *z, size_t
 {
     reduction r = {linear, z, n, *outputs};
     const int wanted = r.out.energy || r.out.msp || r.out.maxlogit || r.out.label;
-    return wanted ? dice_parallel_for(ceil_div(n, REDUCE_IMAGES), reduce, &r) : DICE_OK;
+    return wanted ? dice_parallel_for(dice_ceil_div(n, REDUCE_IMAGES), reduce, &r) : DICE_OK;
 }
 
 /* Whether the dense layout is to be used for n images: it is the faster one, or the only one. */
@@ -414,24 +406,24 @@ static int prefers_dense(const dice_linear *linear, size_t n)
 {
     return linear->begin == NULL
         || (linear->dense != NULL
-            && (double)ceil_div(n, 4) < sparse_cost * linear->density * (double)ceil_div(n, 16));
+            && (double)dice_ceil_div(n, 4) < sparse_cost * linear->density * (double)dice_ceil_div(n, 16));
 }
 
 dice_status dice_linear_forward(dice_linear *linear, const float *h, size_t n, float clip,
                                 const dice_linear_outputs *outputs)
 {
     const int dense = prefers_dense(linear, n);
-    const size_t panels = dense ? ceil_div(linear->classes, DENSE_PANEL) : linear->panels;
+    const size_t panels = dense ? dice_ceil_div(linear->classes, DENSE_PANEL) : linear->panels;
     const size_t lanes = n > 16 && linear->kernels->sparse[2] != NULL ? 32 : 16;
-    const size_t tile_floats = lanes * (linear->features + (outputs->logits == NULL ? linear->classes : 0));
-    const size_t most = 1 + WAVE_BYTES / sizeof(float) / tile_floats;
-    const size_t tiles = least(most, ceil_div(n, lanes));
+    const size_t bundle_floats = lanes * (linear->features + (outputs->logits == NULL ? linear->classes : 0));
+    const size_t most = 1 + WAVE_BYTES / sizeof(float) / bundle_floats;
+    const size_t bundles = dice_least(most, dice_ceil_div(n, lanes));
     void *scratch;
-    dice_status status = dice_alloc(tiles, tile_floats * sizeof(float), &scratch);
-    for (size_t first = 0; status == DICE_OK && first < n; first += tiles * lanes) {
+    dice_status status = dice_alloc(bundles, bundle_floats * sizeof(float), &scratch);
+    for (size_t first = 0; status == DICE_OK && first < n; first += bundles * lanes) {
         wave w = {.linear = linear,
                   .h = h + first * linear->features,
-                  .n = least(n - first, tiles * lanes),
+                  .n = dice_least(n - first, bundles * lanes),
                   .lanes = lanes,
                   .dense = dense,
                   .clip = clip,
@@ -440,12 +432,12 @@ dice_status dice_linear_forward(dice_linear *linear, const float *h, size_t n, f
                                              .msp = outputs->msp ? outputs->msp + first : NULL,
                                              .maxlogit = outputs->maxlogit ? outputs->maxlogit + first : NULL,
                                              .label = outputs->label ? outputs->label + first : NULL};
-        w.tiles = ceil_div(w.n, lanes);
+        w.bundles = dice_ceil_div(w.n, lanes);
         w.logits = outputs->logits != NULL ? outputs->logits + first * linear->classes
-                                           : w.packed + tiles * lanes * linear->features;
-        status = dice_parallel_for(w.tiles, pack_tile, &w);
+                                           : w.packed + bundles * lanes * linear->features;
+        status = dice_parallel_for(w.bundles, pack_bundle, &w);
         if (status == DICE_OK) {
-            status = dice_parallel_for(w.tiles * panels, multiply, &w);
+            status = dice_parallel_for(w.bundles * panels, multiply, &w);
         }
         if (status == DICE_OK) {
             status = dice_linear_reduce(linear, w.logits, w.n, &reduced);

@@ -1,12 +1,13 @@
-/* The kernels that linear needs for each instruction set: products of a tile of images with packed weights,
+/* The kernels that linear needs for each instruction set: products of a bundle of images with packed weights,
  * and reductions of logits.
  *
- * A tile of 16 or 32 images is packed as ht (D, lanes), an image in each lane; a single image stays h (D).
+ * A bundle of 16 or 32 images is packed as ht (D, lanes), an image in each lane; a single image stays h (D).
  * Dense weights are packed as (M / 16, D, 16). Sparse weights are packed by panels of DICE_LINEAR_PANEL
  * classes and, in a panel, by blocks of DICE_LINEAR_SPAN features. In a block the classes are sorted by how
- * many weights they keep, most first, and cut into groups of four. A group has as many slots as its first
- * class has weights. A slot holds, for each of the four classes, a weight and the number of its feature in
- * the block, in rising order of features; a class with fewer weights has weights of 0 in its last slots. */
+ * many weights they keep, most first, and cut into quads, four classes each. A quad has as many entries as
+ * its first class has weights. An entry holds, for each of the four classes, a weight and the number of its
+ * feature in the block, in rising order of features; a class with fewer weights has weights of 0 in its last
+ * entries. */
 #ifndef DICE_CPU_LINEAR_KERNELS_H
 #define DICE_CPU_LINEAR_KERNELS_H
 
@@ -16,24 +17,24 @@
 enum {
     DICE_LINEAR_SPAN = 256,  /* features of a block: a chain of float sums; an index is one byte */
     DICE_LINEAR_PANEL = 128, /* classes of a sparse panel */
-    DICE_LINEAR_GROUP = 4,   /* classes of a group */
+    DICE_LINEAR_QUAD = 4,    /* classes of a quad */
     DICE_LINEAR_VECTORS = 4, /* vectors of 16 classes of a dense panel */
-    DICE_LINEAR_IMAGES = 32  /* of a tile, at most */
+    DICE_LINEAR_IMAGES = 32  /* of a bundle, at most */
 };
 
-typedef struct dice_linear_group {
-    uint16_t slots;
-    uint8_t row[DICE_LINEAR_GROUP]; /* classes, counted within the panel */
-} dice_linear_group;
+typedef struct dice_linear_quad {
+    uint16_t entries;
+    uint8_t row[DICE_LINEAR_QUAD]; /* classes, counted within the panel */
+} dice_linear_quad;
 
 typedef struct dice_linear_kernels {
     /* ht (D, lanes) = min(h (n, D), clip)'; lanes past n are 0. */
     void (*pack)(float *ht, size_t lanes, const float *h, size_t n, size_t features, float clip);
     /* logits (n, classes), rows `stride` floats apart, = z (classes, lanes)'. */
     void (*unpack)(float *logits, size_t stride, const float *z, size_t lanes, size_t n, size_t classes);
-    /* z (classes, lanes) += a block's groups times ht (DICE_LINEAR_SPAN, lanes), for 1, 16 and 32 lanes; NULL
+    /* z (classes, lanes) += a block's quads times ht (DICE_LINEAR_SPAN, lanes), for 1, 16 and 32 lanes; NULL
      * = not offered. */
-    void (*sparse[3])(const float *ht, const dice_linear_group *groups, size_t n_groups, const float *weight,
+    void (*sparse[3])(const float *ht, const dice_linear_quad *quads, size_t n_quads, const float *weight,
                       const uint8_t *index, float *z);
     /* z (n, 64) += ht (count, lanes)' w for a block of `count` features; w is (vectors, count, 16), its
      * vectors w_stride floats apart. z has room for n rounded up to a multiple of 4. */

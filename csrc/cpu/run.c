@@ -1,12 +1,13 @@
 /* Running the steps of a network. See run.h.
  *
- * Each thread takes groups of images through the whole network. The images that are left, fewer than there
+ * Each thread takes bundles of images through the whole network. The images that are left, fewer than there
  * are threads, are run one by one, and the threads share every step. */
 #include "cpu/run.h"
 
 #include <stdatomic.h>
 #include <string.h>
 
+#include "base/sizes.h"
 #include "base/threads.h"
 
 typedef struct job {
@@ -14,8 +15,8 @@ typedef struct job {
     const dice_layout *layout;
     const dice_images *images;
     float *features;
-    size_t count, groups; /* images [0, count) in `groups` groups */
-    atomic_size_t next_group;
+    size_t count, bundles; /* images [0, count) are cut into so many bundles */
+    atomic_size_t next_bundle;
     const dice_step *step; /* that the threads share */
 } job;
 
@@ -99,14 +100,14 @@ static void store_features(const job *work, size_t image, const float *arena)
 /* [from, to) = a share of [0, count), cut at multiples of `unit`. */
 static void cut(int32_t count, int32_t unit, share mine, int32_t *from, int32_t *to)
 {
-    const int64_t units = (count + unit - 1) / unit;
+    const int64_t units = dice_ceil_div32(count, unit);
     const int64_t a = units * mine.index / mine.count * unit,
                   b = units * (mine.index + 1) / mine.count * unit;
-    *from = (int32_t)(a < count ? a : count);
-    *to = (int32_t)(b < count ? b : count);
+    *from = dice_least32((int32_t)a, count);
+    *to = dice_least32((int32_t)b, count);
 }
 
-/* Whether a step has more bytes of weights than of input. Then the images of a group share one pass over the
+/* Whether a step has more bytes of weights than of input. Then the images of a bundle share one pass over the
  * weights, and threads that share the step divide it by panels, if there are enough, so that each reads
  * weights of its own. */
 static int has_large_weights(const dice_step *step, const dice_view *x)
@@ -115,9 +116,9 @@ static int has_large_weights(const dice_step *step, const dice_view *x)
         && step->conv.weight_bytes > (size_t)x->plane * (size_t)step->conv.blocks * sizeof(float);
 }
 
-/* Computes a share of a convolution for each image of a group, whose first arena is `arena`. Returns the area
- * of y that it computed. */
-static area run_conv(const dice_layout *layout, const dice_step *step, const float *arena, dice_group group,
+/* Computes a share of a convolution for each image of a bundle, whose first arena is `arena`. Returns the
+ * area of y that it computed. */
+static area run_conv(const dice_layout *layout, const dice_step *step, const float *arena, dice_bundle bundle,
                      share mine, void *scratch)
 {
     const dice_op *op = step->op;
@@ -133,12 +134,13 @@ static area run_conv(const dice_layout *layout, const dice_step *step, const flo
     } else {
         cut(tensors.y.height, conv->algorithm->row_unit, mine, &piece.y0, &piece.y1);
     }
-    conv->algorithm->run(conv, &tensors, group, piece, scratch);
+    conv->algorithm->run(conv, &tensors, bundle, piece, scratch);
     const int32_t width = conv->vectors * DICE_BLOCK, end = piece.p1 * width;
-    return (area){piece.y0, piece.y1, piece.p0 * width, end < conv->out ? end : conv->out};
+    return (area){piece.y0, piece.y1, piece.p0 * width, dice_least32(end, conv->out)};
 }
 
-/* The same of another op, for one image: x and y are its tensors. */
+/* Computes a share of another op for one image, whose tensors are x and y. Returns the area of y that it
+ * computed. */
 typedef area (*layer)(const dice_cpu_kernels *kernels, const dice_step *step, const dice_view *x,
                       const dice_view *y, share mine);
 
@@ -215,12 +217,12 @@ static void run_step(const job *work, const dice_step *step, const float *arena,
                      void *scratch)
 {
     const dice_op *op = step->op;
-    const dice_group group = {images, work->layout->image_floats};
+    const dice_bundle bundle = {images, work->layout->image_floats};
     area made = {0};
     if (op->kind == DICE_OP_CONV) {
-        made = run_conv(work->layout, step, arena, group, mine, scratch);
+        made = run_conv(work->layout, step, arena, bundle, mine, scratch);
     }
-    for (size_t image = 0; image < images; image++, arena += group.stride) {
+    for (size_t image = 0; image < images; image++, arena += bundle.stride) {
         const dice_view x = dice_layout_view(work->layout, op->x, arena);
         const dice_view y = dice_layout_view(work->layout, op->y, arena);
         if (op->kind != DICE_OP_CONV) {
@@ -232,7 +234,7 @@ static void run_step(const job *work, const dice_step *step, const float *arena,
 
 /* Runs the whole network on images [first, first + images), on one thread, to which arenas and scratch
  * belong. */
-static void run_group(const job *work, size_t first, size_t images, const float *arena, void *scratch)
+static void run_bundle(const job *work, size_t first, size_t images, const float *arena, void *scratch)
 {
     const share whole = {0, 1};
     const size_t stride = work->layout->image_floats;
@@ -264,19 +266,20 @@ static void run_group(const job *work, size_t first, size_t images, const float 
     }
 }
 
-/* Takes groups until none is left; the arenas belong to the task, whichever thread runs it. */
-static dice_status run_groups(void *context, size_t index, int thread)
+/* Takes bundles until none is left; the arenas belong to the task, whichever thread runs it. */
+static dice_status run_bundles(void *context, size_t index, int thread)
 {
     job *work = context;
     const float *arena = dice_layout_arena(work->layout, (int)index);
     (void)thread;
     for (;;) {
-        const size_t group = atomic_fetch_add(&work->next_group, 1);
-        if (group >= work->groups) {
+        const size_t bundle = atomic_fetch_add(&work->next_bundle, 1);
+        if (bundle >= work->bundles) {
             return DICE_OK;
         }
-        const size_t from = work->count * group / work->groups, to = work->count * (group + 1) / work->groups;
-        run_group(work, from, to - from, arena, dice_layout_scratch(work->layout, (int)index));
+        const size_t from = work->count * bundle / work->bundles,
+                     to = work->count * (bundle + 1) / work->bundles;
+        run_bundle(work, from, to - from, arena, dice_layout_scratch(work->layout, (int)index));
     }
 }
 
@@ -309,14 +312,14 @@ static dice_status run_shared(job *work, size_t image)
 dice_status dice_run(const dice_steps *steps, const dice_layout *layout, const dice_images *images,
                      float *features)
 {
-    const size_t threads = (size_t)layout->threads, of_group = (size_t)layout->group;
+    const size_t threads = (size_t)layout->threads, of_bundle = (size_t)layout->bundle;
     const size_t whole = images->n / threads * threads; /* the rest would leave threads idle */
     job work = {.steps = steps, .layout = layout, .images = images, .features = features, .count = whole};
     dice_status status = DICE_OK;
     if (whole > 0) {
-        const size_t groups = (whole + of_group - 1) / of_group;
-        work.groups = (groups + threads - 1) / threads * threads;
-        status = dice_parallel_for(threads, run_groups, &work);
+        const size_t bundles = dice_ceil_div(whole, of_bundle);
+        work.bundles = dice_round_up(bundles, threads);
+        status = dice_parallel_for(threads, run_bundles, &work);
     }
     for (size_t image = whole; image < images->n && status == DICE_OK; image++) {
         status = run_shared(&work, image);

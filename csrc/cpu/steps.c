@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "base/memory.h"
+#include "base/sizes.h"
 
 /* *out = a copy of an array. */
 static dice_status copy_array(const void *from, int32_t count, size_t size, void **out)
@@ -15,7 +16,8 @@ static dice_status copy_array(const void *from, int32_t count, size_t size, void
     return status;
 }
 
-/* A narrow input lies pixel by pixel, which only convolutions that pack it can read. */
+/* Whether the input may be stored pixel by pixel: it has fewer channels than a block, and nothing but
+ * convolutions, which pack it, reads it. */
 static int input_is_narrow(const dice_graph *graph)
 {
     if (graph->tensors[graph->input].channels >= DICE_BLOCK || graph->output == graph->input) {
@@ -62,7 +64,7 @@ static dice_status make_layer(const dice_graph *graph, const dice_op *op, dice_s
     const int is_norm = op->kind == DICE_OP_GROUPNORM;
     const float *scale = is_norm ? op->weight : op->pre_scale, *shift = is_norm ? op->bias : op->pre_shift;
     const size_t channels = (size_t)graph->tensors[op->x].channels;
-    const size_t room = (channels + DICE_BLOCK - 1) / DICE_BLOCK * DICE_BLOCK;
+    const size_t room = dice_round_up(channels, DICE_BLOCK);
     if (scale == NULL) {
         return DICE_OK;
     }

@@ -24,7 +24,7 @@ typedef struct dice_steps {
     size_t weight_bytes;
 } dice_steps;
 
-/* *steps = those of a graph. Convolutions use factors of `parts` bfloat16 parts: see dice_conv. */
+/* *steps = the steps of a graph. Convolutions use factors of `parts` bfloat16 parts: see dice_conv. */
 dice_status dice_steps_init(dice_steps *steps, const dice_graph *graph, const dice_cpu_kernels *kernels,
                             int parts);
 void dice_steps_free(dice_steps *steps); /* zeroed steps are allowed */

@@ -12,6 +12,7 @@
 extern "C" {
 #include "backend/backend.h"
 #include "backend/plugin.h"
+#include "base/sizes.h"
 }
 #include "machine.cuh"
 
@@ -98,7 +99,7 @@ struct carver {
     size_t take(size_t bytes)
     {
         const size_t at = used;
-        used += (bytes + 255) / 256 * 256;
+        used += dice_round_up(bytes, 256);
         return at;
     }
 };
@@ -109,7 +110,7 @@ template <typename Reserve, typename Run>
 static dice_status in_waves(size_t n, size_t most, Reserve reserve, Run run)
 {
     for (size_t first = 0; first < n;) {
-        const size_t rows = n - first < most ? n - first : most;
+        const size_t rows = dice_least(n - first, most);
         const cudaError_t error = reserve(rows);
         if (error == cudaErrorMemoryAllocation && rows > 1) {
             cudaGetLastError();

@@ -13,6 +13,7 @@
 enum { THREADS = 128, ROWS = 64, DEPTH = 32 }; /* threads and pixels of a block; k of a step */
 enum { LANES = 4 };                            /* channels that a thread fetches at once */
 
+/* dice_round_up is for the host alone. */
 static __host__ __device__ inline int round_up(int n, int to)
 {
     return (n + to - 1) / to * to;
@@ -86,8 +87,8 @@ template <int PARTS, int COLUMNS> __global__ void __launch_bounds__(THREADS, 3) 
         STRIDE = THREADS / FETCHERS, /* rows that are fetched at once */
         FETCHES = ROWS / STRIDE
     };
-    __shared__ __align__(16) uint32_t a_tile[PARTS][ROWS][PITCH];
-    __shared__ __align__(16) uint32_t b_tile[PARTS][COLUMNS][PITCH];
+    __shared__ __align__(16) uint32_t a_shared[PARTS][ROWS][PITCH];
+    __shared__ __align__(16) uint32_t b_shared[PARTS][COLUMNS][PITCH];
 
     const int thread = int(threadIdx.x), lane = thread % 32, warp = thread / 32;
     const int g = lane / 4, t = lane % 4;
@@ -130,7 +131,7 @@ template <int PARTS, int COLUMNS> __global__ void __launch_bounds__(THREADS, 3) 
                 split(v[j], parts[j]);
             }
             for (int part = 0; part < PARTS; part++) {
-                uint32_t *words = &a_tile[part][my_row + STRIDE * i][my_k / 2];
+                uint32_t *words = &a_shared[part][my_row + STRIDE * i][my_k / 2];
                 words[0] = parts[0][part] >> 16 | parts[1][part];
                 words[1] = parts[2][part] >> 16 | parts[3][part];
             }
@@ -140,8 +141,8 @@ template <int PARTS, int COLUMNS> __global__ void __launch_bounds__(THREADS, 3) 
                       part = i / (DEPTH / 8) / COLUMNS;
             const size_t row = size_t(part) * size_t(packed_columns(p.out_channels))
                              + size_t(first_channel + column);
-            *reinterpret_cast<uint4 *>(&b_tile[part][column][eighth * 4]) = *reinterpret_cast<const uint4 *>(
-                p.weight + row * size_t(depth) + size_t(k0 + eighth * 8));
+            *reinterpret_cast<uint4 *>(&b_shared[part][column][eighth * 4]) =
+                *reinterpret_cast<const uint4 *>(p.weight + row * size_t(depth) + size_t(k0 + eighth * 8));
         }
         __syncthreads();
 
@@ -152,7 +153,7 @@ template <int PARTS, int COLUMNS> __global__ void __launch_bounds__(THREADS, 3) 
             for (int part = 0; part < PARTS; part++) {
 #pragma unroll
                 for (int n = 0; n < TILES_N; n++) {
-                    const uint32_t *row = b_tile[part][warp_column + 8 * n + g];
+                    const uint32_t *row = b_shared[part][warp_column + 8 * n + g];
                     b[part][n][0] = row[k + t];
                     b[part][n][1] = row[k + t + 4];
                 }
@@ -162,7 +163,7 @@ template <int PARTS, int COLUMNS> __global__ void __launch_bounds__(THREADS, 3) 
                 uint32_t a[PARTS][4];
 #pragma unroll
                 for (int part = 0; part < PARTS; part++) {
-                    const uint32_t (*rows)[PITCH] = &a_tile[part][warp_row + 16 * m + g];
+                    const uint32_t (*rows)[PITCH] = &a_shared[part][warp_row + 16 * m + g];
                     a[part][0] = rows[0][k + t];
                     a[part][1] = rows[8][k + t];
                     a[part][2] = rows[0][k + t + 4];
@@ -264,8 +265,9 @@ cudaError_t conv_check()
 /* Tiles are 16 channels wide if there are no more channels, or if wider tiles would leave processors idle. */
 void conv_start(int parts, int processors, conv_args p, cudaStream_t stream)
 {
-    const unsigned rows = unsigned(p.pixels + ROWS - 1) / ROWS;
-    const unsigned wide = unsigned(p.out_channels + 63) / 64, narrow = unsigned(p.out_channels + 15) / 16;
+    const unsigned rows = unsigned(dice_ceil_div32(p.pixels, ROWS));
+    const unsigned wide = unsigned(dice_ceil_div32(p.out_channels, 64)),
+                   narrow = unsigned(dice_ceil_div32(p.out_channels, 16));
     p.vectors = reinterpret_cast<uintptr_t>(p.x) % 16 == 0 && p.x_ld % LANES == 0
              && (p.channels % LANES == 0 || p.x_ld == round_up(p.channels, LANES));
     if (p.out_channels <= 16 || rows * wide < unsigned(processors)) {

@@ -96,8 +96,8 @@ dice_status distance_create(const double *centre, const double *root, const doub
                             size_t rank, size_t classes, const dice_options *options, dice_distance **out)
 {
     TRY(device_check(options->device));
-    if (features > 1u << 19
-        || classes > 1u << 19) { /* a block takes 16, and a grid has at most 65535 blocks */
+    /* a block takes 16 of them, and a grid has at most 65535 blocks */
+    if (features > 1u << 19 || classes > 1u << 19) {
         return dice_core->fail(DICE_E_INPUT, "%zu features and %zu classes are too many for the device",
                                features, classes);
     }
@@ -135,9 +135,9 @@ void distance_free(dice_distance *d)
 }
 
 /* Offsets of the arrays in the working memory for `rows` images, and its size. */
-struct pieces {
+struct offsets {
     size_t h, x, y, z, out, bytes;
-    pieces(const dice_distance *d, size_t rows, size_t h_bytes)
+    offsets(const dice_distance *d, size_t rows, size_t h_bytes)
     {
         carver c;
         h = c.take(h_bytes);
@@ -153,17 +153,17 @@ static dice_status run_rows(dice_distance *d, const void *h, int is_double, size
                             double *out)
 {
     const size_t count = n * d->features, bytes = count * (is_double ? sizeof(double) : sizeof(float));
-    const pieces at(d, n, direct ? 0 : bytes);
-    const auto piece = [d](size_t offset) { return reinterpret_cast<double *>(d->work.data + offset); };
+    const offsets at(d, n, direct ? 0 : bytes);
+    const auto work_at = [d](size_t offset) { return reinterpret_cast<double *>(d->work.data + offset); };
     const auto array = [d](size_t offset) {
         return reinterpret_cast<const double *>(d->arrays.data + offset);
     };
-    double *x = piece(at.x), *y = piece(at.y), *z = piece(at.z), *found = piece(at.out);
+    double *x = work_at(at.x), *y = work_at(at.y), *z = work_at(at.z), *found = work_at(at.out);
     if (!direct) {
-        CUDA_TRY(cudaMemcpyAsync(piece(at.h), h, bytes, cudaMemcpyDefault, d->stream), "features");
-        h = piece(at.h);
+        CUDA_TRY(cudaMemcpyAsync(work_at(at.h), h, bytes, cudaMemcpyDefault, d->stream), "features");
+        h = work_at(at.h);
     }
-    const dim3 blocks(unsigned((count + THREADS - 1) / THREADS));
+    const dim3 blocks(unsigned(dice_ceil_div(count, THREADS)));
     if (is_double) {
         launch(centred<double>, blocks, dim3(THREADS), d->stream, static_cast<const double *>(h),
                array(d->centre), x, d->features, count);
@@ -196,7 +196,7 @@ dice_status distance_forward(dice_distance *d, const void *h, int is_double, siz
     const size_t row_bytes = d->features * (is_double ? sizeof(double) : sizeof(float));
     return in_waves(
         n, MOST_ROWS,
-        [&](size_t rows) { return d->work.reserve(pieces(d, rows, direct ? 0 : rows * row_bytes).bytes); },
+        [&](size_t rows) { return d->work.reserve(offsets(d, rows, direct ? 0 : rows * row_bytes).bytes); },
         [&](size_t first, size_t rows) {
             const dice_status status = run_rows(d, static_cast<const unsigned char *>(h) + first * row_bytes,
                                                 is_double, rows, direct, out + first);

@@ -203,18 +203,18 @@ enum { TILE = 16 };
 /* A block computes TILE rows x TILE outputs. Each sum goes through the inputs in order, for any n. */
 static __global__ void product(const double *x, const double *w, double *y, int n, int outputs, int inputs)
 {
-    __shared__ double x_tile[TILE][TILE + 1], w_tile[TILE][TILE + 1];
+    __shared__ double x_shared[TILE][TILE + 1], w_shared[TILE][TILE + 1];
     const int tx = int(threadIdx.x), ty = int(threadIdx.y);
     const int row = int(blockIdx.x) * TILE + ty, output = int(blockIdx.y) * TILE + tx;
     const int w_row = int(blockIdx.y) * TILE + ty;
     double sum = 0;
     for (int k = 0; k < inputs; k += TILE) {
         const bool inside = k + tx < inputs;
-        x_tile[ty][tx] = inside && row < n ? x[size_t(row) * size_t(inputs) + size_t(k + tx)] : 0;
-        w_tile[ty][tx] = inside && w_row < outputs ? w[size_t(w_row) * size_t(inputs) + size_t(k + tx)] : 0;
+        x_shared[ty][tx] = inside && row < n ? x[size_t(row) * size_t(inputs) + size_t(k + tx)] : 0;
+        w_shared[ty][tx] = inside && w_row < outputs ? w[size_t(w_row) * size_t(inputs) + size_t(k + tx)] : 0;
         __syncthreads();
         for (int i = 0; i < TILE; i++) {
-            sum = fma(x_tile[ty][i], w_tile[tx][i], sum);
+            sum = fma(x_shared[ty][i], w_shared[tx][i], sum);
         }
         __syncthreads();
     }
@@ -231,7 +231,7 @@ dice_status gemm_doubles(const gemm_handle *gemm, const double *x, const double 
         return multiply(gemm, &one, &zero, REAL_64F, COMPUTE_64F, x, inputs, w, y, outputs, n, outputs,
                         inputs);
     }
-    const dim3 blocks(unsigned(n + TILE - 1) / TILE, unsigned(outputs + TILE - 1) / TILE);
+    const dim3 blocks(unsigned(dice_ceil_div32(n, TILE)), unsigned(dice_ceil_div32(outputs, TILE)));
     launch(product, blocks, dim3(TILE, TILE), gemm->stream, x, w, y, n, outputs, inputs);
     CUDA_TRY(cudaGetLastError(), "product");
     return DICE_OK;

@@ -24,13 +24,8 @@ struct conv_args {
     int vectors; /* set by conv_start: whether four channels may be read at once */
 };
 
-/* The bfloat16 parts of each factor; 1, 2 or 3 parts take 1, 3 or 6 products. */
-static inline int conv_parts(dice_precision precision)
-{
-    return precision == DICE_BF16 ? 1 : precision == DICE_BF16X3 ? 2 : 3;
-}
-
-/* The bytes of packed weights (out_channels, channels, kernel, kernel). */
+/* The bytes of packed weights (out_channels, channels, kernel, kernel). `parts` is the number of bfloat16
+ * parts of each factor (dice_precision_parts); 1, 2 or 3 parts take 1, 3 or 6 products. */
 size_t conv_weight_bytes(int parts, int out_channels, int channels, int kernel);
 
 /* Packs the weights into `packed` (host memory); a weight becomes 0 where keep (same shape, or null) is 0. */

@@ -263,12 +263,12 @@ static dice_status start_logits(const dice_linear *linear, const float *h, float
 {
     const float *bias = reinterpret_cast<const float *>(linear->weights.data + linear->bias);
     if (linear->sparse) {
-        const unsigned tiles = unsigned(rows + IMAGES - 1) / IMAGES;
-        const size_t count = size_t(tiles) * IMAGES * size_t(linear->features);
-        launch(transpose, dim3(unsigned((count + 255) / 256)), dim3(256), linear->stream, h, room, rows,
+        const unsigned bundles = unsigned(dice_ceil_div32(rows, IMAGES));
+        const size_t count = size_t(bundles) * IMAGES * size_t(linear->features);
+        launch(transpose, dim3(unsigned(dice_ceil_div(count, 256))), dim3(256), linear->stream, h, room, rows,
                linear->features);
-        launch(sparse_logits, dim3(tiles, unsigned(linear->classes + WARPS - 1) / WARPS), dim3(IMAGES, WARPS),
-               linear->stream, const_cast<const float *>(room),
+        launch(sparse_logits, dim3(bundles, unsigned(dice_ceil_div32(linear->classes, WARPS))),
+               dim3(IMAGES, WARPS), linear->stream, const_cast<const float *>(room),
                reinterpret_cast<const uint32_t *>(linear->weights.data),
                reinterpret_cast<const uint32_t *>(linear->weights.data + linear->columns),
                reinterpret_cast<const float *>(linear->weights.data + linear->values), bias, clip, rows,
@@ -277,8 +277,8 @@ static dice_status start_logits(const dice_linear *linear, const float *h, float
         const map to = {logits, linear->classes, linear->classes, 1, 1};
         if (clip < INFINITY) {
             const size_t count = size_t(rows) * size_t(linear->features);
-            launch(clip_to, dim3(unsigned((count + 255) / 256)), dim3(256), linear->stream, h, clip, room,
-                   count);
+            launch(clip_to, dim3(unsigned(dice_ceil_div(count, 256))), dim3(256), linear->stream, h, clip,
+                   room, count);
             h = room;
         }
         TRY(gemm_floats(&linear->gemm, false,
@@ -300,11 +300,11 @@ static dice_status start_logits(const dice_linear *linear, const float *h, float
 }
 
 /* Offsets of the arrays in the working memory for `rows` images, and its size. */
-struct pieces {
+struct offsets {
     size_t h, room, logits, energy, msp, maxlogit, label, bytes;
-    pieces(const dice_linear *linear, size_t rows, bool direct)
+    offsets(const dice_linear *linear, size_t rows, bool direct)
     {
-        const size_t padded = (rows + IMAGES - 1) / IMAGES * IMAGES, features = size_t(linear->features);
+        const size_t padded = dice_round_up(rows, IMAGES), features = size_t(linear->features);
         const bool copies = linear->sparse || linear->gemm.library != nullptr;
         carver c;
         h = c.take(direct ? 0 : rows * features * sizeof(float));
@@ -325,7 +325,7 @@ static dice_status run_rows(dice_linear *linear, const float *h, size_t n, float
     const size_t classes = size_t(linear->classes), features = size_t(linear->features);
     const int rows = int(n);
     const bool direct = lives_on(h, linear->device);
-    const pieces at(linear, n, direct);
+    const offsets at(linear, n, direct);
     unsigned char *work = linear->work.data;
     if (!direct) {
         CUDA_TRY(
@@ -368,13 +368,13 @@ dice_status linear_forward(dice_linear *linear, const float *h, size_t n, float 
     CUDA_TRY(here.error, "device");
     const bool direct = lives_on(h, linear->device);
     return in_waves(
-        n, MOST_ROWS, [&](size_t rows) { return linear->work.reserve(pieces(linear, rows, direct).bytes); },
+        n, MOST_ROWS, [&](size_t rows) { return linear->work.reserve(offsets(linear, rows, direct).bytes); },
         [&](size_t first, size_t rows) {
             const dice_status status = run_rows(linear, h + first * size_t(linear->features), rows, clip,
                                                 outputs, first);
             if (status != DICE_OK) {
-                cudaStreamSynchronize(
-                    linear->stream); /* nothing may use the caller's arrays after the return */
+                /* nothing may use the caller's arrays after the return */
+                cudaStreamSynchronize(linear->stream);
             }
             return status;
         });

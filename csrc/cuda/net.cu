@@ -1,9 +1,9 @@
 /* Networks on the device.
  *
- * net_create packs and uploads the weights. A forward call cuts its images into chunks, which two lanes run
- * in turn. Each lane has a stream, an arena and pinned memory of its own, so that one uploads while the other
- * computes. The work for a number and size of images is captured once as a CUDA graph. While a chunk is under
- * way, nothing is allocated and nothing is waited for. If there is too little memory for a chunk, chunks are
+ * net_create packs and uploads the weights. A forward call cuts its images into waves, which two pipes run
+ * in turn. Each pipe has a stream, an arena and pinned memory of its own, so that one uploads while the other
+ * computes. The work for a number and size of images is captured once as a CUDA graph. While a wave is under
+ * way, nothing is allocated and nothing is waited for. If there is too little memory for a wave, waves are
  * halved; the bits of an image do not depend on that. */
 #include <mutex>
 
@@ -12,8 +12,8 @@
 #include "device.cuh"
 #include "slots.cuh"
 
-enum { LANES = 2, GRAPHS = 4, MOST_IMAGES = 256, MOST_PIXELS = 1 << 30 }; /* pixels are counted in int */
-static const size_t ARENA_GOAL = size_t(1) << 30; /* wanted bytes of activations of a chunk */
+enum { PIPES = 2, GRAPHS = 4, MOST_IMAGES = 256, MOST_PIXELS = 1 << 30 }; /* pixels are counted in int */
+static const size_t ARENA_GOAL = size_t(1) << 30; /* wanted bytes of activations of a wave */
 
 struct layer { /* where an op's weights are, in bytes from the start of dice_net::weights */
     size_t weight, bias, scale, shift;
@@ -21,7 +21,7 @@ struct layer { /* where an op's weights are, in bytes from the start of dice_net
 };
 static const size_t ABSENT = SIZE_MAX;
 
-struct shape { /* number and size of a chunk's images, and what depends on them */
+struct shape { /* number and size of a wave's images, and what depends on them */
     int n, height, width;
     dice_plan plan;
     size_t per_image;            /* number of features of one image */
@@ -30,7 +30,7 @@ struct shape { /* number and size of a chunk's images, and what depends on them 
     cudaGraphExec_t graph;
 };
 
-struct lane {
+struct pipe {
     cudaStream_t stream;
     gemm_handle gemm;
     device_buffer arena;
@@ -49,16 +49,17 @@ struct dice_net {
     layer *layers;    /* (n_ops) */
     device_buffer weights;
     bool library; /* use cuBLAS for plain 1 x 1 convolutions */
-    /* Graphs are captured on this stream, which other code's work on the default stream cannot disturb. */
+    /* Graphs are captured on this stream, which the work of other code on the default stream cannot
+     * disturb. */
     cudaStream_t recorder;
-    size_t chunk; /* images in a chunk for the size below, fewer if memory was short */
-    int chunk_height, chunk_width;
-    lane lanes[LANES];
+    size_t wave; /* images in a wave for the size below, fewer if memory was short */
+    int wave_height, wave_width;
+    pipe pipes[PIPES];
 };
 
 static size_t tensor_bytes(int32_t channels, int32_t height, int32_t width)
 {
-    return size_t((channels + 3) / 4 * 4) * size_t(height) * size_t(width) * sizeof(float);
+    return dice_round_up(size_t(channels), 4) * size_t(height) * size_t(width) * sizeof(float);
 }
 
 /* ---- create ---- */
@@ -124,7 +125,7 @@ static dice_status put_weights(dice_net *net, const dice_graph *graph, void *pac
     for (int32_t i = 0; i < graph->n_ops; i++) {
         const size_t before = c.used;
         TRY(put_op(net, graph, &graph->ops[i], &net->layers[i], &c, packed));
-        *largest = c.used - before > *largest ? c.used - before : *largest;
+        *largest = dice_most(*largest, c.used - before);
     }
     *bytes = c.used;
     return DICE_OK;
@@ -154,7 +155,7 @@ static dice_status fill(dice_net *net, const dice_graph *graph)
     CUDA_TRY(conv_check(), "device");
     CUDA_TRY(cudaStreamCreateWithFlags(&net->recorder, cudaStreamNonBlocking), "stream");
     net->library = net->parts != 2 && gemm_forced();
-    for (lane &l : net->lanes) {
+    for (pipe &l : net->pipes) {
         /* a blocking stream: it waits for earlier work of the default stream */
         CUDA_TRY(cudaStreamCreate(&l.stream), "stream");
         if (net->library) {
@@ -180,7 +181,7 @@ dice_status net_create(const dice_graph *graph, const dice_options *options, dic
         return dice_core->fail(DICE_E_MEMORY, "out of memory");
     }
     net->device = options->device;
-    net->parts = conv_parts(options->precision);
+    net->parts = dice_precision_parts(options->precision);
     const dice_status status = fill(net, graph);
     if (status != DICE_OK) {
         net_free(net);
@@ -190,7 +191,7 @@ dice_status net_create(const dice_graph *graph, const dice_options *options, dic
     return DICE_OK;
 }
 
-/* ---- lanes ---- */
+/* ---- pipes ---- */
 
 static void forget_shape(shape *s)
 {
@@ -201,8 +202,8 @@ static void forget_shape(shape *s)
     *s = shape();
 }
 
-/* Frees the lane's memory, and the graphs that point into it. */
-static void release_lane(lane *l)
+/* Frees the pipe's memory, and the graphs that point into it. */
+static void release_pipe(pipe *l)
 {
     for (shape &s : l->shapes) {
         forget_shape(&s);
@@ -219,8 +220,8 @@ void net_free(dice_net *net)
         return;
     }
     const on_device here(net->device);
-    for (lane &l : net->lanes) {
-        release_lane(&l);
+    for (pipe &l : net->pipes) {
+        release_pipe(&l);
         gemm_close(&l.gemm);
         if (l.stream != nullptr) {
             cudaStreamDestroy(l.stream);
@@ -241,19 +242,20 @@ void net_info(const dice_net *net, dice_net_info *info)
     static const char *const names[2][4] = {{"", "bf16", "bf16x3", "bf16x6"},
                                             {"", "bf16+cublas", "", "bf16x6+cublas"}};
     *info = dice_net_info();
-    info->arena_bytes = net->lanes[0].arena.bytes + net->lanes[1].arena.bytes;
+    info->arena_bytes = net->pipes[0].arena.bytes + net->pipes[1].arena.bytes;
     info->weight_bytes = net->weights.bytes;
     info->kernels = names[net->library][net->parts];
 }
 
-/* ---- one chunk ---- */
+/* ---- one wave ---- */
 
-static map map_of(const dice_net *net, const lane *l, const shape *s, int32_t id)
+static map map_of(const dice_net *net, const pipe *l, const shape *s, int32_t id)
 {
     const dice_tensor *t = &net->graph.tensors[id];
     const int channels = t->parent == DICE_NONE ? t->channels : net->graph.tensors[t->parent].channels;
     float *data = reinterpret_cast<float *>(l->arena.data + s->plan.offset[id] * size_t(s->n));
-    return {data + t->offset, (channels + 3) / 4 * 4, t->channels, s->plan.height[id], s->plan.width[id]};
+    return {data + t->offset, int(dice_round_up(size_t(channels), 4)), t->channels, s->plan.height[id],
+            s->plan.width[id]};
 }
 
 static const float *floats_at(const dice_net *net, size_t at)
@@ -287,7 +289,7 @@ int net_takes(dice_op_kind kind)
 }
 
 /* Each kind that net_takes names has a case here. */
-static dice_status start_op(const dice_net *net, const lane *l, const shape *s, int32_t index)
+static dice_status start_op(const dice_net *net, const pipe *l, const shape *s, int32_t index)
 {
     const cudaStream_t stream = net->recorder;
     const dice_op *op = &net->graph.ops[index];
@@ -330,8 +332,8 @@ static dice_status start_op(const dice_net *net, const lane *l, const shape *s, 
     return DICE_OK;
 }
 
-/* Starts all ops, from the input tensor to the features, which lie after the activations. */
-static dice_status start_ops(const dice_net *net, const lane *l, const shape *s)
+/* Starts all ops, from the input tensor to the features, which are stored after the activations. */
+static dice_status start_ops(const dice_net *net, const pipe *l, const shape *s)
 {
     const cudaStream_t stream = net->recorder;
     for (int32_t i = 0; i < net->graph.n_ops; i++) {
@@ -343,7 +345,7 @@ static dice_status start_ops(const dice_net *net, const lane *l, const shape *s)
     return DICE_OK;
 }
 
-static dice_status capture(const dice_net *net, const lane *l, shape *s)
+static dice_status capture(const dice_net *net, const pipe *l, shape *s)
 {
     /* relaxed, because the first launch of a kernel loads its code, and cuBLAS may allocate then */
     CUDA_TRY(cudaStreamBeginCapture(net->recorder, cudaStreamCaptureModeRelaxed), "graph");
@@ -362,7 +364,7 @@ static dice_status capture(const dice_net *net, const lane *l, shape *s)
     return DICE_OK;
 }
 
-/* *s = the sizes of a chunk of n images. The caller frees s->plan. */
+/* *s = the sizes of a wave of n images. The caller frees s->plan. */
 static dice_status measure(const dice_net *net, int n, int height, int width, shape *s)
 {
     *s = shape();
@@ -385,14 +387,14 @@ static dice_status measure(const dice_net *net, int n, int height, int width, sh
     return DICE_OK;
 }
 
-/* Makes room for a chunk of this shape. If the lane's memory must grow, its graphs are freed. */
-static cudaError_t make_room(lane *l, const shape *s)
+/* Makes room for a wave of this shape. If the pipe's memory must grow, its graphs are freed. */
+static cudaError_t make_room(pipe *l, const shape *s)
 {
     const size_t pinned = s->bytes - s->raw;
     if (s->bytes <= l->arena.bytes && pinned <= l->pinned_bytes) {
         return cudaSuccess;
     }
-    release_lane(l);
+    release_pipe(l);
     cudaError_t error = l->arena.reserve(s->bytes);
     if (error == cudaSuccess) {
         error = cudaMallocHost(&l->pinned, pinned);
@@ -401,9 +403,9 @@ static cudaError_t make_room(lane *l, const shape *s)
     return error;
 }
 
-/* *out = the chunk's shape, ready to run on the lane; null, with DICE_OK and a recorded detail, if there is
+/* *out = the wave's shape, ready to run on the pipe; null, with DICE_OK and a recorded detail, if there is
  * too little memory for it. */
-static dice_status prepare(const dice_net *net, lane *l, int n, int height, int width, shape **out)
+static dice_status prepare(const dice_net *net, pipe *l, int n, int height, int width, shape **out)
 {
     *out = nullptr;
     for (shape &s : l->shapes) {
@@ -436,7 +438,7 @@ static dice_status prepare(const dice_net *net, lane *l, int n, int height, int 
 }
 
 /* Starts the copy of the features: to the caller's array if the device can reach it, else to `pinned`. */
-static cudaError_t hand_out(const dice_net *net, lane *l, const shape *s, float *features)
+static cudaError_t hand_out(const dice_net *net, pipe *l, const shape *s, float *features)
 {
     const bool direct = lives_on(features, net->device);
     l->features = direct ? nullptr : features;
@@ -446,7 +448,7 @@ static cudaError_t hand_out(const dice_net *net, lane *l, const shape *s, float 
 }
 
 /* Starts the upload and the computation of images [first, first + s->n); finish() delivers the results. */
-static dice_status submit(const dice_net *net, lane *l, const shape *s, const dice_images *images,
+static dice_status submit(const dice_net *net, pipe *l, const shape *s, const dice_images *images,
                           size_t first, float *features)
 {
     l->running = s;
@@ -480,8 +482,8 @@ static dice_status submit(const dice_net *net, lane *l, const shape *s, const di
     return DICE_OK;
 }
 
-/* Waits for the lane's work and copies its results to the caller's array. */
-static dice_status finish(lane *l)
+/* Waits for the pipe's work and copies its results to the caller's array. */
+static dice_status finish(pipe *l)
 {
     const shape *s = l->running;
     if (s == nullptr) {
@@ -497,50 +499,50 @@ static dice_status finish(lane *l)
 
 /* ---- the whole call ---- */
 
-/* Sets net->chunk such that the activations of a chunk take about ARENA_GOAL bytes. */
-static dice_status choose_chunk(dice_net *net, int height, int width)
+/* Sets net->wave such that the activations of a wave take about ARENA_GOAL bytes. */
+static dice_status choose_wave(dice_net *net, int height, int width)
 {
-    if (net->chunk != 0 && net->chunk_height == height && net->chunk_width == width) {
+    if (net->wave != 0 && net->wave_height == height && net->wave_width == width) {
         return DICE_OK;
     }
     shape one;
     const dice_status status = measure(net, 1, height, width, &one);
     if (status == DICE_OK) {
         const size_t most = ARENA_GOAL / (one.plan.arena_bytes + 1);
-        net->chunk = most < 1 ? 1 : most > MOST_IMAGES ? size_t(MOST_IMAGES) : most;
-        net->chunk_height = height;
-        net->chunk_width = width;
+        net->wave = dice_least(dice_most(most, 1), MOST_IMAGES);
+        net->wave_height = height;
+        net->wave_width = width;
     }
     forget_shape(&one);
     return status;
 }
 
-static dice_status run_chunks(dice_net *net, const dice_images *images, float *features)
+static dice_status run_waves(dice_net *net, const dice_images *images, float *features)
 {
-    TRY(choose_chunk(net, images->height, images->width));
+    TRY(choose_wave(net, images->height, images->width));
     int turn = 0;
     for (size_t first = 0; first < images->n;) {
-        lane *l = &net->lanes[turn];
+        pipe *l = &net->pipes[turn];
         TRY(finish(l));
-        const size_t left = images->n - first, n = left < net->chunk ? left : net->chunk;
+        const size_t n = dice_least(images->n - first, net->wave);
         shape *s;
         TRY(prepare(net, l, int(n), images->height, images->width, &s));
-        if (s == nullptr && n == 1 && net->lanes[(turn + 1) % LANES].arena.bytes == 0) {
+        if (s == nullptr && n == 1 && net->pipes[(turn + 1) % PIPES].arena.bytes == 0) {
             return DICE_E_DEVICE;
         }
-        if (s == nullptr) { /* try half as many images, after freeing what the other lane holds */
-            for (lane &every : net->lanes) {
+        if (s == nullptr) { /* try half as many images, after freeing what the other pipe holds */
+            for (pipe &every : net->pipes) {
                 TRY(finish(&every));
-                release_lane(&every);
+                release_pipe(&every);
             }
-            net->chunk = (n + 1) / 2;
+            net->wave = dice_ceil_div(n, 2);
             continue;
         }
         TRY(submit(net, l, s, images, first, features + first * s->per_image));
         first += n;
-        turn = (turn + 1) % LANES;
+        turn = (turn + 1) % PIPES;
     }
-    for (lane &l : net->lanes) {
+    for (pipe &l : net->pipes) {
         TRY(finish(&l));
     }
     return DICE_OK;
@@ -552,8 +554,8 @@ dice_status net_forward(dice_net *net, const dice_images *images, float *feature
     const std::lock_guard<std::mutex> hold(net->lock);
     const on_device here(net->device);
     CUDA_TRY(here.error, "device");
-    const dice_status status = run_chunks(net, images, features);
-    for (lane &l : net->lanes) {
+    const dice_status status = run_waves(net, images, features);
+    for (pipe &l : net->pipes) {
         if (l.running
             != nullptr) { /* after a failure: nothing may use the caller's arrays after the return */
             cudaStreamSynchronize(l.stream);

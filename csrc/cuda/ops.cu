@@ -5,7 +5,7 @@ enum { THREADS = 256, WARPS = THREADS / 32 };
 
 static dim3 blocks_for(size_t threads)
 {
-    return dim3(unsigned((threads + THREADS - 1) / THREADS));
+    return dim3(unsigned(dice_ceil_div(threads, THREADS)));
 }
 
 static __device__ inline size_t global_index()
@@ -134,8 +134,8 @@ static __global__ void global_mean(map x, const float *scale, const float *shift
 
 void mean_start(map x, const float *scale, const float *shift, int n, map y, cudaStream_t stream)
 {
-    launch(global_mean, dim3(unsigned(x.channels + 31) / 32, unsigned(n)), dim3(32, WARPS), stream, x, scale,
-           shift, y);
+    launch(global_mean, dim3(unsigned(dice_ceil_div32(x.channels, 32)), unsigned(n)), dim3(32, WARPS), stream,
+           x, scale, shift, y);
 }
 
 /* The sum of `value` over all threads of the block, returned to each of them. */

@@ -189,7 +189,7 @@ struct session { /* what one call holds on the device */
     {
         return reinterpret_cast<T *>(memory.data + offset);
     }
-    /* `from` where kernels can read it, else its copy at `offset`. */
+    /* *there = `from` where kernels can read it, else its copy at `offset` in `memory`. */
     template <typename T>
     dice_status bring(const T *from, size_t count, size_t offset, const T **there, int device) const
     {
@@ -208,10 +208,9 @@ struct session { /* what one call holds on the device */
 static dice_status run_finite(const session &s, const float *x, size_t count, int *finite)
 {
     int found = 0;
-    const size_t needed = (count + THREADS - 1) / THREADS;
+    const size_t blocks = dice_least(dice_ceil_div(count, THREADS), BLOCKS);
     CUDA_TRY(cudaMemsetAsync(s.at<int>(0), 0, sizeof(int), s.stream), "finite");
-    launch(find_nonfinite, dim3(unsigned(needed < BLOCKS ? needed : size_t(BLOCKS))), dim3(THREADS), s.stream,
-           x, count, s.at<int>(0));
+    launch(find_nonfinite, dim3(unsigned(blocks)), dim3(THREADS), s.stream, x, count, s.at<int>(0));
     CUDA_TRY(cudaGetLastError(), "finite");
     CUDA_TRY(cudaMemcpyAsync(&found, s.at<int>(0), sizeof found, cudaMemcpyDefault, s.stream), "finite");
     CUDA_TRY(cudaStreamSynchronize(s.stream), "finite");
@@ -234,15 +233,15 @@ dice_status statistics_finite(const float *x, size_t count, int device, int *fin
     TRY(s->open(sizeof(int)));
     const dice_status status = run_finite(*s, x, count, finite);
     if (status != DICE_OK) {
-        cudaStreamSynchronize(s->stream); /* it may still write to what was ours */
+        cudaStreamSynchronize(s->stream); /* it may still write to `found` of run_finite */
     }
     return status;
 }
 
 /* Offsets of the arrays in the memory for the moments of `rows` rows, and its size. */
-struct moments_pieces {
+struct moments_offsets {
     size_t mean, squares, negative, h, bytes;
-    moments_pieces(size_t features, size_t rows, bool direct)
+    moments_offsets(size_t features, size_t rows, bool direct)
     {
         carver c;
         mean = c.take(features * sizeof(double));
@@ -258,12 +257,12 @@ struct moments_pieces {
 static dice_status add_moments(const session &s, const float *h, size_t before, size_t rows, size_t features,
                                int device, double *added, double *mean, double *squares, int *negative)
 {
-    const moments_pieces at(features, rows, lives_on(h, device));
+    const moments_offsets at(features, rows, lives_on(h, device));
     int below = 0;
     TRY(s.bring(h, rows * features, at.h, &h, device));
     CUDA_TRY(cudaMemsetAsync(s.at<int>(at.negative), 0, sizeof(int), s.stream), "moments");
-    launch(column_moments, dim3(unsigned(features + 31) / 32), dim3(32, THREADS / 32), s.stream, h, rows,
-           int(features), s.at<double>(at.mean), s.at<double>(at.squares), s.at<int>(at.negative));
+    launch(column_moments, dim3(unsigned(dice_ceil_div(features, 32))), dim3(32, THREADS / 32), s.stream, h,
+           rows, int(features), s.at<double>(at.mean), s.at<double>(at.squares), s.at<int>(at.negative));
     CUDA_TRY(cudaGetLastError(), "moments");
     CUDA_TRY(
         cudaMemcpyAsync(added, s.at<double>(at.mean), features * sizeof(double), cudaMemcpyDefault, s.stream),
@@ -303,13 +302,13 @@ dice_status statistics_moments(const float *h, size_t n, size_t features, const 
     const bool direct = lives_on(h, options->device);
     const size_t most = direct ? n : MOST_FLOATS / features + 1;
     const dice_status status = in_waves(
-        n, most, [&](size_t rows) { return s.memory.reserve(moments_pieces(features, rows, direct).bytes); },
+        n, most, [&](size_t rows) { return s.memory.reserve(moments_offsets(features, rows, direct).bytes); },
         [&](size_t first, size_t rows) {
             const dice_status result = add_moments(s, h + first * features, first, rows, features,
                                                    options->device, static_cast<double *>(memory), mean,
                                                    squares, negative);
             if (result != DICE_OK) {
-                cudaStreamSynchronize(s.stream); /* it may still write to what was ours */
+                cudaStreamSynchronize(s.stream); /* it may still write to `memory` and `below` */
             }
             return result;
         });
@@ -358,8 +357,7 @@ dice_status statistics_rank(const double *mean, const float *weight, size_t clas
     TRY(s.bring(mean, features, mean_at, &v.mean, options->device));
     TRY(s.bring(weight, count, weight_at, &v.weight, options->device));
 
-    const size_t needed = (count + THREADS - 1) / THREADS;
-    const dim3 blocks(unsigned(needed < BLOCKS ? needed : size_t(BLOCKS)));
+    const dim3 blocks(unsigned(dice_least(dice_ceil_div(count, THREADS), BLOCKS)));
     const double index = double(count - 1) * (p / 100), whole = floor(index), t = index - whole;
     selection found;
     TRY(select_rank(v, size_t(whole), s.at<selection>(selection_at), blocks, s.stream, &found));
@@ -369,7 +367,8 @@ dice_status statistics_rank(const double *mean, const float *weight, size_t clas
         return dice_core->fail(DICE_E_INPUT,
                                "mean, W: their products leave the range of float64; scale the features");
     }
-    *threshold = t >= 0.5 ? b - (b - a) * (1 - t) : a + (b - a) * t; /* numpy's: from the nearer end */
+    *threshold = t >= 0.5 ? b - (b - a) * (1 - t)
+                          : a + (b - a) * t; /* as numpy does, from the nearer value */
 
     launch(mark, blocks, dim3(THREADS), s.stream, v, *threshold, s.at<uint8_t>(keep_at));
     CUDA_TRY(cudaGetLastError(), "mask");

@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "base/memory.h"
+#include "base/sizes.h"
 
 #if defined(DICE_BLAS_PREFIXED) /* the scipy-openblas32 wheel prefixes its symbols */
 #define BLAS(name) scipy_##name
@@ -29,9 +30,11 @@ extern void BLAS(dgelsd_)(const int *m, const int *n, const int *nrhs, double *a
                           const int *lwork, int *iwork, int *info);
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
-static int users;         /* calls of ours that are under way */
+static int users;         /* our calls that are under way */
 static int saved_threads; /* the library's number of threads before the first of them */
-static int left_alone;    /* whether their threads are gone, so that nobody has set that number again */
+/* In the child of a fork: whether calls were under way in the parent, so that the library still has the
+ * number that they set, one, and saved_threads is the number to restore. */
+static int left_alone;
 
 /* The library's number of threads does not change while the process is forked: in a child whose parent was
  * changing it, the library's own lock would be held for ever. */
@@ -217,8 +220,8 @@ dice_status dice_blas_least_norm(size_t m, size_t n, const double *a, const doub
         *rank = 0;
         return DICE_OK;
     }
-    const int rows = (int)m, columns = (int)n, one = 1, ask = -1, longer = rows > columns ? rows : columns;
-    const int shorter = rows < columns ? rows : columns;
+    const int rows = (int)m, columns = (int)n, one = 1, ask = -1;
+    const int longer = (int)dice_most(m, n), shorter = (int)dice_least(m, n);
     int found, info, integers;
     double numbers;
     BLAS(dgelsd_)(&rows, &columns, &one, NULL, &rows, NULL, &longer, NULL, &cut, &found, &numbers, &ask,

@@ -1,4 +1,4 @@
-/* The only file that calls OpenBLAS. OpenBLAS serves fitting, in float64; images go through kernels of ours,
+/* The only file that calls OpenBLAS. OpenBLAS serves fitting, in float64; images go through our own kernels,
  * whose bits do not depend on the size of a batch.
  *
  * Every call runs on the calling thread alone. numpy may share the library; its number of threads is restored

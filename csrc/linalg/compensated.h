@@ -12,8 +12,8 @@ typedef struct dice_pair {
 static inline dice_pair dice_pair_two_sum(double x, double y)
 {
     const double sum = x + y;
-    const double part = sum - x;
-    return (dice_pair){sum, (x - (sum - part)) + (y - part)};
+    const double added = sum - x;
+    return (dice_pair){sum, (x - (sum - added)) + (y - added)};
 }
 
 static inline dice_pair dice_pair_add(dice_pair a, dice_pair b)

@@ -15,7 +15,7 @@ typedef struct dice_product {
     double *weight; /* (panels, inputs, DICE_ROW_PANEL) */
 } dice_product;
 
-/* *product = that with w (outputs, inputs), a copy; both sizes may be 0. */
+/* *product = the product with w (outputs, inputs), which is copied; both sizes may be 0. */
 dice_status dice_product_init(dice_product *product, const double *w, size_t outputs, size_t inputs,
                               int triangular, const dice_row_kernels *kernels);
 void dice_product_free(dice_product *product); /* a zeroed product is allowed */

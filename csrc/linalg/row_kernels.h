@@ -20,7 +20,7 @@ typedef struct dice_row_kernels {
     double (*dot)(const double *x, const double *y, size_t n);
     /* The sum of |x - shift|, or of |x - shift| y where y is not NULL. */
     double (*distance)(const double *x, size_t n, double shift, const double *y);
-    /* v (n) = x y, or |x y| where `absolute`. */
+    /* v (n) = x y, value by value, or |x y| where `absolute`. */
     void (*scaled)(const double *x, const float *y, size_t n, int absolute, double *v);
     /* keep (n) = x > threshold, as 1 and 0. */
     void (*over)(const double *x, size_t n, double threshold, uint8_t *keep);

@@ -7,8 +7,8 @@
 
 /* *out = the network `arch` with these weights, checked. Where `arch` is NULL the names and shapes of the
  * weights tell which network it is. The names are those of the table `families` in build.c; BiT's also as
- * BiT-S- and BiT-M-. DICE_E_INPUT names the layer that is missing, has another shape or is not part of the
- * network, or the weights that fit no network. */
+ * BiT-S- and BiT-M-. DICE_E_INPUT names the layer that is missing, has another shape or does not belong
+ * to the network, or the weights that fit no network. */
 dice_status dice_build(const char *arch, dice_weights *weights, dice_graph **out);
 
 #endif

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "base/memory.h"
+#include "base/sizes.h"
 
 const float dice_cifar_mean[3] = {0.4914f, 0.4822f, 0.4465f}, dice_cifar_std[3] = {0.2023f, 0.1994f, 0.2010f};
 const float dice_imagenet_mean[3] = {0.485f, 0.456f, 0.406f}, dice_imagenet_std[3] = {0.229f, 0.224f, 0.225f};
@@ -23,12 +24,12 @@ int32_t dice_builder_axis(const dice_weight *weight, int32_t axis)
     return weight == NULL || axis >= weight->ndim ? 0 : weight->shape[axis];
 }
 
-/* *out = the weight NAME.PART (count). */
-static dice_status get_vector(dice_builder *builder, const char *name, const char *part, int32_t count,
+/* *out = the weight NAME.FIELD (count). */
+static dice_status get_vector(dice_builder *builder, const char *name, const char *field, int32_t count,
                               const float **out)
 {
     char full[DICE_WEIGHT_NAME];
-    snprintf(full, sizeof full, "%s.%s", name, part);
+    snprintf(full, sizeof full, "%s.%s", name, field);
     return dice_weights_get(builder->weights, full, 1, &count, out);
 }
 
@@ -125,7 +126,7 @@ dice_status dice_builder_conv(dice_builder *builder, const dice_conv_spec *conv)
                   cy = builder->graph->tensors[conv->y].channels;
     void *scratch;
     snprintf(op.name, sizeof op.name, "%s", conv->name);
-    dice_status status = dice_alloc(2 * (size_t)(cx > cy ? cx : cy), sizeof(double), &scratch);
+    dice_status status = dice_alloc(2 * dice_most((size_t)cx, (size_t)cy), sizeof(double), &scratch);
     if (status == DICE_OK && conv->pre_bn != NULL) {
         status = set_pre(builder, conv->pre_bn, scratch, &op);
     }
@@ -187,8 +188,8 @@ dice_status dice_builder_head(dice_builder *builder, const char *name)
     return status;
 }
 
-dice_status dice_builder_layout(dice_builder *builder, const dice_layout *layouts, const char *first,
-                                int base, const dice_layout **layout)
+dice_status dice_builder_depth(dice_builder *builder, const dice_depth *depths, const char *first, int base,
+                               const dice_depth **depth)
 {
     int blocks[DICE_STAGES] = {0};
     for (int stage = 0; stage < DICE_STAGES; stage++) {
@@ -196,8 +197,8 @@ dice_status dice_builder_layout(dice_builder *builder, const dice_layout *layout
             blocks[stage]++;
         }
     }
-    for (*layout = layouts; (*layout)->arch != NULL; (*layout)++) {
-        if (memcmp((*layout)->blocks, blocks, sizeof blocks) == 0) {
+    for (*depth = depths; (*depth)->arch != NULL; (*depth)++) {
+        if (memcmp((*depth)->blocks, blocks, sizeof blocks) == 0) {
             return DICE_OK;
         }
     }
@@ -205,5 +206,5 @@ dice_status dice_builder_layout(dice_builder *builder, const dice_layout *layout
     dice_weights_list(builder->weights, 0, held, sizeof held);
     return dice_fail(DICE_E_INPUT,
                      "stages of %d, %d, %d and %d blocks: not a depth of %s and its sisters. Found: %s",
-                     blocks[0], blocks[1], blocks[2], blocks[3], layouts->arch, held);
+                     blocks[0], blocks[1], blocks[2], blocks[3], depths->arch, held);
 }

@@ -33,15 +33,15 @@ dice_status dice_builder_head(dice_builder *builder, const char *name);
 enum { DICE_STAGES = 4, DICE_LAYER_NAME = 64 };
 
 /* One depth of a family: the number of blocks in each stage. A table of them ends with arch NULL. */
-typedef struct dice_layout {
+typedef struct dice_depth {
     const char *arch;
     int blocks[DICE_STAGES];
-} dice_layout;
+} dice_depth;
 
-/* *layout = the one of `layouts` that has as many blocks as the weights. `first` is a printf format that
+/* *depth = the one of `depths` that has as many blocks as the weights. `first` is a printf format that
  * makes the name of a block's first convolution of the stage (from 1) and the block's index (from `base`). */
-dice_status dice_builder_layout(dice_builder *builder, const dice_layout *layouts, const char *first,
-                                int base, const dice_layout **layout);
+dice_status dice_builder_depth(dice_builder *builder, const dice_depth *depths, const char *first, int base,
+                               const dice_depth **depth);
 
 /* The size of axis `axis` of the weight whose name is given as to printf; 0 if there is no such axis. */
 #define dice_builder_dim(builder, axis, ...)                                                                 \

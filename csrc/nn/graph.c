@@ -251,19 +251,15 @@ static int is_tensor(const dice_graph *graph, int32_t id)
 static int overlap(const dice_graph *graph, int32_t a, int32_t b)
 {
     const dice_tensor *s = &graph->tensors[a], *t = &graph->tensors[b];
-    const int32_t root_a = s->parent == DICE_NONE ? a : s->parent;
-    const int32_t root_b = t->parent == DICE_NONE ? b : t->parent;
-    return root_a == root_b && s->offset < t->offset + t->channels && t->offset < s->offset + s->channels;
+    return dice_tensor_root(graph, a) == dice_tensor_root(graph, b) && s->offset < t->offset + t->channels
+        && t->offset < s->offset + s->channels;
 }
 
 static dice_status check_shape(const dice_graph *graph, const dice_op *op)
 {
     const int32_t cx = graph->tensors[op->x].channels, cy = graph->tensors[op->y].channels;
-    const int windowed = op->kind == DICE_OP_CONV || op->kind == DICE_OP_MAXPOOL
-                      || op->kind == DICE_OP_AVGPOOL;
-    const int has_pre = op->kind == DICE_OP_CONV || op->kind == DICE_OP_AVGPOOL
-                     || op->kind == DICE_OP_GLOBAL_MEAN;
-    if (windowed
+    const unsigned kind = 1u << op->kind;
+    if ((kind & WINDOWED) != 0
         && (op->kernel < 1 || op->kernel > MAX_KERNEL || op->stride < 1 || op->stride > MAX_KERNEL
             || op->pad < 0 || op->pad >= op->kernel)) {
         return dice_fail(DICE_E_INPUT, "layer %s: kernel %d, stride %d, pad %d", op->name, op->kernel,
@@ -290,10 +286,10 @@ static dice_status check_shape(const dice_graph *graph, const dice_op *op)
     if (overlap(graph, op->x, op->y) || (op->residual != DICE_NONE && overlap(graph, op->residual, op->y))) {
         return dice_fail(DICE_E_INPUT, "layer %s: writes over its own input", op->name);
     }
-    const int wants_weight = op->kind == DICE_OP_CONV || op->kind == DICE_OP_GROUPNORM;
+    const int wants_weight = (kind & WEIGHTED) != 0;
     if (wants_weight != (op->weight != NULL) || (op->kind == DICE_OP_GROUPNORM && op->bias == NULL)
         || (!wants_weight && op->bias != NULL) || (op->pre_scale == NULL) != (op->pre_shift == NULL)
-        || (!has_pre && op->pre_scale != NULL)) {
+        || ((kind & HAS_PRE) == 0 && op->pre_scale != NULL)) {
         return dice_fail(DICE_E_INPUT, "layer %s: a weight is missing or does not belong there", op->name);
     }
     return DICE_OK;

@@ -90,7 +90,8 @@ typedef struct dice_graph {
     /* Whether Winograd's F(2 x 2, 3 x 3) may be used: the error of this network, measured with it, stays
      * inside the bound of the precision float32. */
     int winograd;
-    /* the room of the arrays above, and of the list of weights that the graph owns */
+    /* How many items the arrays above and `blobs` have room for; blobs (n_blobs) are the arrays of weights
+     * that the graph owns. */
     int32_t tensors_room, ops_room, blobs_room, n_blobs;
     void **blobs;
 } dice_graph;

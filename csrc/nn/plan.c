@@ -8,6 +8,7 @@
 #include <stdlib.h>
 
 #include "base/memory.h"
+#include "base/sizes.h"
 
 typedef struct storage { /* one tensor with storage of its own */
     int32_t tensor;
@@ -52,8 +53,8 @@ static dice_status op_size(const dice_graph *graph, const dice_op *op, dice_plan
     return set_size(graph, op->y, height, width, op->name, plan);
 }
 
-/* stored (n_tensors) = when each tensor lives; first > last for slices and unused tensors. The input lives
- * from op 0, the output to the last op. */
+/* stored (n_tensors) = when each tensor lives: first > last for slices, which have no storage, and for unused
+ * tensors. The input lives from op 0 on, the output past the last op. */
 static void find_lives(const dice_graph *graph, storage *stored)
 {
     for (int32_t t = 0; t < graph->n_tensors; t++) {
@@ -63,7 +64,7 @@ static void find_lives(const dice_graph *graph, storage *stored)
     for (int32_t i = 0; i < graph->n_ops; i++) {
         const dice_op *op = &graph->ops[i];
         storage *y = &stored[dice_tensor_root(graph, op->y)];
-        y->first = i < y->first ? i : y->first;
+        y->first = dice_least32(i, y->first);
         y->last = i;
         stored[dice_tensor_root(graph, op->x)].last = i;
         if (op->residual != DICE_NONE) {
@@ -99,7 +100,7 @@ static size_t best_offset(const storage *mine, storage *const *neighbours, int32
                 best_gap = gap;
             }
         }
-        end = other->offset + other->bytes > end ? other->offset + other->bytes : end;
+        end = dice_most(end, other->offset + other->bytes);
     }
     return best == SIZE_MAX ? end : best;
 }
@@ -117,7 +118,7 @@ static size_t place(storage *stored, int32_t count, storage **placed)
             placed[at] = placed[at - 1];
         }
         placed[at] = mine;
-        arena = mine->offset + mine->bytes > arena ? mine->offset + mine->bytes : arena;
+        arena = dice_most(arena, mine->offset + mine->bytes);
     }
     return arena;
 }

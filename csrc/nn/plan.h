@@ -16,7 +16,8 @@ typedef struct dice_plan {
 /* The bytes that a back end needs for a tensor of C channels and H x W pixels. */
 typedef size_t (*dice_tensor_bytes)(int32_t channels, int32_t height, int32_t width);
 
-/* *plan = that for images of height x width pixels. DICE_E_INPUT if the network does not allow that size. */
+/* *plan = the plan for images of height x width pixels. DICE_E_INPUT if the network does not allow that size.
+ */
 dice_status dice_plan_make(const dice_graph *graph, int32_t height, int32_t width, dice_tensor_bytes bytes,
                            dice_plan *plan);
 void dice_plan_free(dice_plan *plan); /* a zeroed plan is allowed */

@@ -8,15 +8,15 @@
 
 #include "nn/families.h"
 
-static const dice_layout basic_layouts[] = {
+static const dice_depth basic_depths[] = {
     {"resnet18", {2, 2, 2, 2}}, {"resnet34", {3, 4, 6, 3}}, {NULL, {0}}};
-static const dice_layout bottleneck_layouts[] = {
+static const dice_depth bottleneck_depths[] = {
     {"resnet50", {3, 4, 6, 3}},
     {"resnet101", {3, 4, 23, 3}},
     {"resnet152", {3, 8, 36, 3}},
     {NULL, {0}},
 };
-static const dice_layout cifar_layouts[] = {
+static const dice_depth cifar_depths[] = {
     {"resnet20", {3, 3, 3}}, {"resnet32", {5, 5, 5}},     {"resnet44", {7, 7, 7}},
     {"resnet56", {9, 9, 9}}, {"resnet110", {18, 18, 18}}, {NULL, {0}},
 };
@@ -159,19 +159,19 @@ static dice_status push_stem(dice_builder *b, int is_cifar, int32_t *x)
     return status;
 }
 
-static dice_status build(dice_builder *b, const dice_layout *layouts, int is_cifar)
+static dice_status build(dice_builder *b, const dice_depth *depths, int is_cifar)
 {
-    const dice_layout *layout;
+    const dice_depth *depth;
     int32_t x;
-    dice_status status = dice_builder_layout(b, layouts, "layer%d.%d.conv1.weight", 0, &layout);
+    dice_status status = dice_builder_depth(b, depths, "layer%d.%d.conv1.weight", 0, &depth);
     if (status == DICE_OK) {
-        snprintf(b->graph->arch, sizeof b->graph->arch, "%s", layout->arch);
+        snprintf(b->graph->arch, sizeof b->graph->arch, "%s", depth->arch);
         dice_builder_normalize(b, dice_imagenet_mean, dice_imagenet_std, is_cifar ? 32 : 224);
         b->graph->winograd = 1;
         status = push_stem(b, is_cifar, &x);
     }
     for (int stage = 1; status == DICE_OK && stage <= DICE_STAGES; stage++) {
-        for (int index = 0; status == DICE_OK && index < layout->blocks[stage - 1]; index++) {
+        for (int index = 0; status == DICE_OK && index < depth->blocks[stage - 1]; index++) {
             status = push_block(b, stage, index, is_cifar, &x);
         }
     }
@@ -191,10 +191,10 @@ static dice_status build(dice_builder *b, const dice_layout *layouts, int is_cif
 dice_status dice_resnet_build(dice_builder *b)
 {
     const int is_bottleneck = dice_weights_find(b->weights, "layer1.0.conv3.weight") != NULL;
-    return build(b, is_bottleneck ? bottleneck_layouts : basic_layouts, 0);
+    return build(b, is_bottleneck ? bottleneck_depths : basic_depths, 0);
 }
 
 dice_status dice_resnet_build_cifar(dice_builder *b)
 {
-    return build(b, cifar_layouts, 1);
+    return build(b, cifar_depths, 1);
 }

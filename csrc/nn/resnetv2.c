@@ -10,7 +10,7 @@
 
 #include "nn/families.h"
 
-static const dice_layout layouts[] = {
+static const dice_depth depths[] = {
     {"R50", {3, 4, 6, 3}},
     {"R101", {3, 4, 23, 3}},
     {"R152", {3, 8, 36, 3}},
@@ -252,17 +252,17 @@ dice_status dice_resnetv2_build(dice_builder *b)
     const naming *n = dice_weights_find(b->weights, "%s", google_naming.root) != NULL ? &google_naming
                                                                                       : &torch_naming;
     const int32_t root = dice_builder_dim(b, n->is_hwio ? 3 : 0, "%s", n->root);
-    const dice_layout *layout;
+    const dice_depth *depth;
     int32_t x, normed;
-    dice_status status = dice_builder_layout(b, layouts, n->first_conv, 1, &layout);
+    dice_status status = dice_builder_depth(b, depths, n->first_conv, 1, &depth);
     if (status == DICE_OK) {
-        snprintf(b->graph->arch, sizeof b->graph->arch, "BiT-%sx%d", layout->arch, root / 64);
+        snprintf(b->graph->arch, sizeof b->graph->arch, "BiT-%sx%d", depth->arch, root / 64);
         dice_builder_normalize(b, half, half, 480);
         b->graph->winograd = 1;
         status = push_root(b, n, root, &x);
     }
     for (int stage = 1; status == DICE_OK && stage <= DICE_STAGES; stage++) {
-        for (int index = 1; status == DICE_OK && index <= layout->blocks[stage - 1]; index++) {
+        for (int index = 1; status == DICE_OK && index <= depth->blocks[stage - 1]; index++) {
             status = push_unit(b, n, stage, index, root << (stage - 1), &x);
         }
     }

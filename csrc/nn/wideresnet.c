@@ -5,7 +5,7 @@
 
 #include "nn/families.h"
 
-static const dice_layout layouts[] = {{"wideresnet", {6, 6, 6}}, {NULL, {0}}};
+static const dice_depth depths[] = {{"wideresnet", {6, 6, 6}}, {NULL, {0}}};
 
 /* Adds block `index` of `stage`, which reads *x; *x becomes its result. */
 static dice_status push_block(dice_builder *b, int stage, int index, int32_t channels, int32_t *x)
@@ -64,11 +64,11 @@ static dice_status push_block(dice_builder *b, int stage, int index, int32_t cha
 
 dice_status dice_wideresnet_build(dice_builder *b)
 {
-    const dice_layout *layout;
+    const dice_depth *depth;
     int32_t x;
-    dice_status status = dice_builder_layout(b, layouts, "block%d.layer.%d.conv1.weight", 0, &layout);
+    dice_status status = dice_builder_depth(b, depths, "block%d.layer.%d.conv1.weight", 0, &depth);
     if (status == DICE_OK) {
-        snprintf(b->graph->arch, sizeof b->graph->arch, "%s", layout->arch);
+        snprintf(b->graph->arch, sizeof b->graph->arch, "%s", depth->arch);
         dice_builder_normalize(b, dice_cifar_mean, dice_cifar_std, 32);
         b->graph->winograd = 1;
         status = dice_graph_tensor(b->graph, 3, &b->graph->input);
@@ -87,7 +87,7 @@ dice_status dice_wideresnet_build(dice_builder *b)
     }
     for (int stage = 1; status == DICE_OK && stage <= 3; stage++) {
         const int32_t channels = dice_builder_dim(b, 0, "block%d.layer.0.conv1.weight", stage);
-        for (int index = 0; status == DICE_OK && index < layout->blocks[stage - 1]; index++) {
+        for (int index = 0; status == DICE_OK && index < depth->blocks[stage - 1]; index++) {
             status = push_block(b, stage, index, channels, &x);
         }
     }

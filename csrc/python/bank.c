@@ -3,8 +3,7 @@
 
 #include "ood/scores/bank.h"
 
-/* A finite float32 matrix with at least one column, of so many rows and columns where these are not below 0.
- */
+/* A finite float32 matrix with at least one column; -1 as `rows` or `columns` stands for any number. */
 static PyArrayObject *read_matrix(PyObject *object, Py_ssize_t rows, Py_ssize_t columns, const char *argument)
 {
     PyArrayObject *array = dice_py_array(object, NPY_FLOAT32, 2, argument);
@@ -161,12 +160,10 @@ static PyMethodDef methods[] = {
      "products are computed."},
     {"bank_relation", bank_relation, METH_VARARGS,
      "bank_relation($module, bank, scale, bank_p, h, p, least, power, device=\"cpu\", /)\n--\n\n"
-     "The sum of v ** power over the rows of the bank whose v = max(0, cosine(h, row)) * (p . p_row) is "
-     "above\n"
-     "`least`: float64 (N,).\n\n"
+     "The sum of v ** power over the rows of the bank whose v = max(0, cosine(h, row)) * (p . p_row)\n"
+     "is above `least`: float64 (N,).\n\n"
      "bank: float32 (M, D); scale: float64 (M,), bank_norms of it; bank_p: float32 (M, C), each row's\n"
-     "probabilities; h: float32 (N, D); p: float32 (N, C); device: where the products are\n"
-     "computed."},
+     "probabilities; h: float32 (N, D); p: float32 (N, C); device: where the products are computed."},
     {NULL, NULL, 0, NULL},
 };
 

@@ -71,8 +71,8 @@ PyArrayObject *dice_py_array_any(PyObject *object, int typenum, int ndim, const 
 int dice_py_in_place(PyObject *object, int ndim, npy_intp rows, npy_intp columns, const char *argument,
                      double **data);
 
-/* *out = `object` as a finite float32 or float64 matrix with at least one column; the caller releases *array.
- */
+/* *out = `object` as a finite float32 or float64 matrix with at least one column; the caller releases
+ * *array. */
 int dice_py_rows(PyObject *object, const char *argument, PyArrayObject **array, dice_rows *out);
 
 /* The memory of an array that PyArray_SimpleNew made. */

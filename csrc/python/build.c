@@ -84,8 +84,8 @@ static PyObject *build_graph(PyObject *module, PyObject *args)
     if (!PyArg_ParseTuple(args, "zO!OO", &arch, &PyDict_Type, &dict, &mean, &std)) {
         return NULL;
     }
-    PyObject *items = PyDict_Items(
-        dict); /* a list of our own: reading an array may run code that changes the dict */
+    /* a list of our own, since reading an array may run code that changes the dict */
+    PyObject *items = PyDict_Items(dict);
     if (items == NULL || read_weights(items, &named) < 0
         || dice_py_check(dice_build(arch, &named.weights, &graph)) < 0
         || dice_py_triple(mean, "normalize: mean", graph->mean) < 0
@@ -103,10 +103,9 @@ static PyMethodDef methods[] = {
     {"build_graph", build_graph, METH_VARARGS,
      "build_graph($module, arch, weights, mean, std, /)\n--\n\n"
      "The Graph of a network whose builder the core has.\n\n"
-     "arch: its name, or None to recognise it by names and shapes; weights: {name in the checkpoint: "
-     "array},\n"
-     "computed with as float32, copied; mean, std: normalisation of uint8 images, three numbers in units of\n"
-     "0..1, or None for the architecture's own."},
+     "arch: its name, or None to recognise it by names and shapes; weights: {name in the checkpoint:\n"
+     "array}, computed with as float32, copied; mean, std: normalisation of uint8 images, three\n"
+     "numbers in units of 0..1, or None for the architecture's own."},
     {NULL, NULL, 0, NULL},
 };
 

@@ -44,74 +44,6 @@ static int axis_fits(int64_t size, int has_stride, int64_t stride, int64_t *step
     return 1;
 }
 
-/* Fills *view from object.__dlpack__(). *good = 0 where the array is not C-contiguous or not given, and then
- * the exception that is set, if any, says why. */
-static void read_dlpack(PyObject *object, dice_py_view *view, int *good)
-{
-    PyObject *method = PyObject_GetAttrString(object, "__dlpack__"), *nothing = PyTuple_New(0);
-    /* the producer makes this stream wait for whatever computes the array */
-    PyObject *stream = Py_BuildValue("{s:i}", "stream", DEFAULT_STREAM);
-    PyObject *capsule = method == NULL || nothing == NULL || stream == NULL
-                          ? NULL
-                          : PyObject_Call(method, nothing, stream);
-    Py_XDECREF(method);
-    Py_XDECREF(nothing);
-    Py_XDECREF(stream);
-    const dl_tensor *tensor = capsule == NULL ? NULL : PyCapsule_GetPointer(capsule, "dltensor");
-    *good = tensor != NULL && tensor->ndim >= 0 && tensor->ndim <= MOST_DIMENSIONS;
-    int64_t step = 1;
-    for (int axis = *good ? tensor->ndim - 1 : -1; axis >= 0 && *good; axis--) {
-        const int has_stride = tensor->strides != NULL;
-        view->shape[axis] = (npy_intp)tensor->shape[axis];
-        *good = axis_fits(tensor->shape[axis], has_stride, has_stride ? tensor->strides[axis] : 0, &step);
-    }
-    if (!*good) {
-        dice_py_release(capsule);
-        return;
-    }
-    const int bytes = tensor->code == DL_UINT && tensor->bits == 8,
-              floats = tensor->code == DL_FLOAT && tensor->bits == 32;
-    view->typenum = tensor->lanes != 1 ? NPY_NOTYPE : bytes ? NPY_UINT8 : floats ? NPY_FLOAT32 : NPY_NOTYPE;
-    view->data = (char *)tensor->data + tensor->byte_offset;
-    view->ndim = tensor->ndim;
-    view->owner = capsule; /* nobody else takes the array over, so the capsule's destructor gives it back */
-}
-
-/* Fills *view from the interface's dict. *good = 0 where the dict is not as its definition says, or the array
- * is not C-contiguous. */
-static void read_interface(PyObject *dict, dice_py_view *view, uintptr_t *stream, int *good)
-{
-    *good = 0;
-    if (!PyDict_Check(dict)) {
-        return;
-    }
-    PyObject *shape = dice_py_item(dict, "shape"), *type = dice_py_item(dict, "typestr"),
-             *data = dice_py_item(dict, "data");
-    PyObject *strides = dice_py_item(dict, "strides"), *stream_item = dice_py_item(dict, "stream");
-    const char *text = type != NULL && PyUnicode_Check(type) ? PyUnicode_AsUTF8(type) : NULL;
-    if (text == NULL || shape == NULL || !PyTuple_Check(shape) || PyTuple_GET_SIZE(shape) > MOST_DIMENSIONS
-        || data == NULL || !PyTuple_Check(data) || PyTuple_GET_SIZE(data) != 2
-        || dice_py_item(dict, "mask") != NULL
-        || (strides != NULL
-            && (!PyTuple_Check(strides) || PyTuple_GET_SIZE(strides) != PyTuple_GET_SIZE(shape)))) {
-        return;
-    }
-    view->typenum = strcmp(text, "|u1") == 0 ? NPY_UINT8
-                  : strcmp(text, "<f4") == 0 ? NPY_FLOAT32
-                                             : NPY_NOTYPE;
-    view->data = PyLong_AsVoidPtr(PyTuple_GET_ITEM(data, 0));
-    *stream = stream_item == NULL ? 0 : (uintptr_t)PyLong_AsVoidPtr(stream_item);
-    view->ndim = (int)PyTuple_GET_SIZE(shape);
-    int64_t step = view->typenum == NPY_UINT8 ? 1 : 4;
-    int fits = 1;
-    for (int axis = view->ndim - 1; axis >= 0 && fits; axis--) {
-        const int64_t stride = strides == NULL ? 0 : PyLong_AsSsize_t(PyTuple_GET_ITEM(strides, axis));
-        view->shape[axis] = PyLong_AsSsize_t(PyTuple_GET_ITEM(shape, axis));
-        fits = axis_fits(view->shape[axis], strides != NULL, stride, &step);
-    }
-    *good = fits && !PyErr_Occurred();
-}
-
 /* The destructor of a foreign capsule may run Python code, which must not see an exception of ours. */
 void dice_py_release(PyObject *owner)
 {
@@ -121,15 +53,9 @@ void dice_py_release(PyObject *owner)
     PyErr_Restore(type, value, trace);
 }
 
-/* A misaligned float would end every kernel of the process. */
-static int is_aligned(const dice_py_view *view)
-{
-    return view->typenum != NPY_FLOAT32 || (uintptr_t)view->data % sizeof(float) == 0;
-}
-
-/* The refusal of an array on a GPU, with the words of the exception that is set, if one is. (torch: the array
- * needs a gradient, or lies on another device than the current one.) */
-static dice_status refuse(const char *argument)
+/* Refuses an array on a GPU: InputError with the words of the exception that is set, if one is. (torch raises
+ * one where the array needs a gradient, or lies on another device than the current one.) */
+static int refuse(const char *argument)
 {
     PyObject *type, *value, *trace;
     PyErr_Fetch(&type, &value, &trace);
@@ -146,7 +72,80 @@ static dice_status refuse(const char *argument)
     Py_XDECREF(type);
     Py_XDECREF(value);
     Py_XDECREF(trace);
-    return status;
+    return dice_py_check(status);
+}
+
+/* Fills *view from object.__dlpack__(). InputError where that raises, or the array is not C-contiguous. */
+static int read_dlpack(PyObject *object, const char *argument, dice_py_view *view)
+{
+    PyObject *method = PyObject_GetAttrString(object, "__dlpack__"), *nothing = PyTuple_New(0);
+    /* the producer makes this stream wait for whatever computes the array */
+    PyObject *stream = Py_BuildValue("{s:i}", "stream", DEFAULT_STREAM);
+    PyObject *capsule = method == NULL || nothing == NULL || stream == NULL
+                          ? NULL
+                          : PyObject_Call(method, nothing, stream);
+    Py_XDECREF(method);
+    Py_XDECREF(nothing);
+    Py_XDECREF(stream);
+    const dl_tensor *tensor = capsule == NULL ? NULL : PyCapsule_GetPointer(capsule, "dltensor");
+    int fits = tensor != NULL && tensor->ndim >= 0 && tensor->ndim <= MOST_DIMENSIONS;
+    int64_t step = 1;
+    for (int axis = fits ? tensor->ndim - 1 : -1; axis >= 0 && fits; axis--) {
+        const int has_stride = tensor->strides != NULL;
+        view->shape[axis] = (npy_intp)tensor->shape[axis];
+        fits = axis_fits(tensor->shape[axis], has_stride, has_stride ? tensor->strides[axis] : 0, &step);
+    }
+    if (!fits) {
+        dice_py_release(capsule);
+        return refuse(argument);
+    }
+    const int bytes = tensor->code == DL_UINT && tensor->bits == 8,
+              floats = tensor->code == DL_FLOAT && tensor->bits == 32;
+    view->typenum = tensor->lanes != 1 ? NPY_NOTYPE : bytes ? NPY_UINT8 : floats ? NPY_FLOAT32 : NPY_NOTYPE;
+    view->data = (char *)tensor->data + tensor->byte_offset;
+    view->ndim = tensor->ndim;
+    view->owner = capsule; /* nobody else takes the array over, so the capsule's destructor gives it back */
+    return 0;
+}
+
+/* Fills *view from the interface's dict. InputError where the dict is not as its definition says, or the
+ * array is not C-contiguous. */
+static int read_interface(PyObject *dict, const char *argument, dice_py_view *view, uintptr_t *stream)
+{
+    if (!PyDict_Check(dict)) {
+        return refuse(argument);
+    }
+    PyObject *shape = dice_py_item(dict, "shape"), *type = dice_py_item(dict, "typestr"),
+             *data = dice_py_item(dict, "data");
+    PyObject *strides = dice_py_item(dict, "strides"), *stream_item = dice_py_item(dict, "stream");
+    const char *text = type != NULL && PyUnicode_Check(type) ? PyUnicode_AsUTF8(type) : NULL;
+    if (text == NULL || shape == NULL || !PyTuple_Check(shape) || PyTuple_GET_SIZE(shape) > MOST_DIMENSIONS
+        || data == NULL || !PyTuple_Check(data) || PyTuple_GET_SIZE(data) != 2
+        || dice_py_item(dict, "mask") != NULL
+        || (strides != NULL
+            && (!PyTuple_Check(strides) || PyTuple_GET_SIZE(strides) != PyTuple_GET_SIZE(shape)))) {
+        return refuse(argument);
+    }
+    view->typenum = strcmp(text, "|u1") == 0 ? NPY_UINT8
+                  : strcmp(text, "<f4") == 0 ? NPY_FLOAT32
+                                             : NPY_NOTYPE;
+    view->data = PyLong_AsVoidPtr(PyTuple_GET_ITEM(data, 0));
+    *stream = stream_item == NULL ? 0 : (uintptr_t)PyLong_AsVoidPtr(stream_item);
+    view->ndim = (int)PyTuple_GET_SIZE(shape);
+    int64_t step = view->typenum == NPY_UINT8 ? 1 : 4;
+    int fits = 1;
+    for (int axis = view->ndim - 1; axis >= 0 && fits; axis--) {
+        const int64_t stride = strides == NULL ? 0 : PyLong_AsSsize_t(PyTuple_GET_ITEM(strides, axis));
+        view->shape[axis] = PyLong_AsSsize_t(PyTuple_GET_ITEM(shape, axis));
+        fits = axis_fits(view->shape[axis], strides != NULL, stride, &step);
+    }
+    return fits && !PyErr_Occurred() ? 0 : refuse(argument);
+}
+
+/* A misaligned float would end every kernel of the process. */
+static int is_aligned(const dice_py_view *view)
+{
+    return view->typenum != NPY_FLOAT32 || (uintptr_t)view->data % sizeof(float) == 0;
 }
 
 /* Waits for what computes the array, and looks for NaN. */
@@ -182,24 +181,22 @@ int dice_py_find_cuda(PyObject *object, const char *argument, const dice_py_plac
     }
     *view = (dice_py_view){0};
     uintptr_t stream = DEFAULT_STREAM;
-    dice_status status;
-    int good = 0;
+    int failed;
     if (place->backend->arrived == NULL) {
-        status = dice_fail(DICE_E_INPUT, "%s: lives on a GPU; copy it to the host, or use device=\"cuda\"",
-                           argument);
+        failed = dice_py_check(dice_fail(
+            DICE_E_INPUT, "%s: lives on a GPU; copy it to the host, or use device=\"cuda\"", argument));
     } else {
-        if (by_dlpack) {
-            read_dlpack(object, view, &good);
-        } else {
-            read_interface(dict, view, &stream, &good);
-        }
-        status = good && is_aligned(view) ? await(argument, place, stream, view) : refuse(argument);
+        failed = by_dlpack ? read_dlpack(object, argument, view)
+                           : read_interface(dict, argument, view, &stream);
     }
-    Py_XDECREF(dict);
-    if (status != DICE_OK) {
+    if (failed == 0) {
+        failed = is_aligned(view) ? dice_py_check(await(argument, place, stream, view)) : refuse(argument);
+    }
+    dice_py_release(dict);
+    if (failed < 0) {
         dice_py_release(view->owner);
         view->owner = NULL;
-        return dice_py_check(status);
+        return -1;
     }
     *found = 1;
     return 0;

@@ -49,7 +49,7 @@ static int find_statistic(const char *device, statistic what, dice_py_place *pla
     return 0;
 }
 
-/* The same where it must. */
+/* *place = the back end of `device`; InputError where it does not compute the statistic. */
 static int need_statistic(const char *device, statistic what, dice_py_place *place)
 {
     int offered;
@@ -172,9 +172,8 @@ static PyMethodDef methods[] = {
     {"device_moments", device_moments, METH_VARARGS,
      "device_moments($module, h, device, /)\n--\n\n"
      "Mean and spread of each feature, computed on a device: (N, mean, squares, negative).\n\n"
-     "h: float32 (N, D), on the host or on the device. mean: float64 (D,); squares: float64 (D,), the sum "
-     "of\n"
-     "the squared differences from the mean; negative: whether a value of h is below 0."},
+     "h: float32 (N, D), on the host or on the device. mean: float64 (D,); squares: float64 (D,), the\n"
+     "sum of the squared differences from the mean; negative: whether a value of h is below 0."},
     {"device_rank", device_rank, METH_VARARGS,
      "device_rank($module, mean, W, p, absolute, device, /)\n--\n\n"
      "contribution_percentile and contribution_keep in one, on a device and with the same bits:\n"

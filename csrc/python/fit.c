@@ -274,18 +274,16 @@ static PyMethodDef methods[] = {
     {"classes_scatter", classes_scatter, METH_VARARGS,
      "classes_scatter($module, state, total, /)\n--\n\n"
      "The scatter of all images about the means of their classes or, where `total` is true, about the mean\n"
-     "of all: (scatter, mean), float64 (D, D) and (D,), the latter the mean of all."},
+     "of all: (scatter, mean), float64 (D, D) and (D,), with the mean of all."},
     {"contribution_percentile", contribution_percentile, METH_VARARGS,
      "contribution_percentile($module, mean, W, p, absolute, /)\n--\n\n"
-     "The p-th percentile of the contributions V = mean * W, or of |V| where `absolute` is true: the bits "
-     "of\n"
-     "numpy.percentile.\n\n"
+     "The p-th percentile of the contributions V = mean * W, or of |V| where `absolute` is true: the\n"
+     "bits of numpy.percentile.\n\n"
      "mean: float64 (D,); W: float32 (M, D); p: from 0 to 100."},
     {"contribution_keep", contribution_keep, METH_VARARGS,
      "contribution_keep($module, mean, W, threshold, absolute, /)\n--\n\n"
-     "1 where the contribution V = mean * W, or |V| where `absolute` is true, is above the threshold, else "
-     "0:\n"
-     "uint8 (M, D).\n\n"
+     "1 where the contribution V = mean * W, or |V| where `absolute` is true, is above the threshold,\n"
+     "else 0: uint8 (M, D).\n\n"
      "mean: float64 (D,); W: float32 (M, D)."},
     {NULL, NULL, 0, NULL},
 };

@@ -255,19 +255,16 @@ static PyObject *linear_info(PyObject *self, PyObject *Py_UNUSED(ignored))
 static PyMethodDef linear_methods[] = {
     {"forward", linear_forward, METH_VARARGS,
      "forward($self, h, clip, /, *names)\n--\n\n"
-     "What the layer makes of min(h, clip): a tuple of arrays, one a name.\n\n"
-     "h: float32 (N, D), on the host or on the layer's device; clip: a number, inf = no clip. names: "
-     "\"energy\",\n"
-     "\"msp\" and \"maxlogit\" are float64 (N,), \"label\" is int32 (N,), \"logits\" is float32 (N, M). An "
-     "image's\n"
-     "bits depend neither on the others nor on the number of threads."},
+     "What the layer makes of min(h, clip): a tuple of arrays, one for each name.\n\n"
+     "h: float32 (N, D), on the host or on the layer's device; clip: a number, inf = no clip. names:\n"
+     "\"energy\", \"msp\" and \"maxlogit\" are float64 (N,), \"label\" is int32 (N,), \"logits\" is\n"
+     "float32 (N, M). An image's bits depend neither on the others nor on the number of threads."},
     {"reduce", linear_reduce, METH_VARARGS,
      "reduce($self, z, /, *names)\n--\n\n"
-     "The scores of logits that are there already: a tuple of arrays, one a name.\n\n"
-     "z: float32 (N, M), what forward gives as \"logits\"; names as for forward, but for \"logits\". The "
-     "bits "
-     "are\n"
-     "those that forward gives for them. InputError where the back end does not offer it; see reduces."},
+     "The scores of logits that are there already: a tuple of arrays, one for each name.\n\n"
+     "z: float32 (N, M), what forward gives as \"logits\"; names as for forward, but for \"logits\".\n"
+     "The bits are those that forward gives for them. InputError where the back end does not offer\n"
+     "it; see reduces."},
     {"info", linear_info, METH_NOARGS,
      "info($self, /)\n--\n\n"
      "How the weights are stored: (\"dense\", \"sparse\" or \"both\", bytes)."},
@@ -282,11 +279,11 @@ static PyGetSetDef linear_getset[] = {
 static PyType_Slot linear_slots[] = {
     {Py_tp_doc,
      "Linear(W, b, keep=None, device=\"cpu\", isa=None, plain_products=False)\n--\n\n"
-     "W h + b and the scores of it, with W packed for one back end; whole, or what a mask leaves of it.\n\n"
-     "W: float32 (M, D), b: float32 (M,), on the host or on the device, copied; keep: uint8 (M, D), 1 where "
-     "a\n"
-     "weight stays, or None for all; isa: see isa_select. plain_products: a GPU may take the products of\n"
-     "cuBLAS, whose last bits depend on N."},
+     "W h + b and the scores of it, with W packed for one back end; whole, or what a mask leaves of\n"
+     "it.\n\n"
+     "W: float32 (M, D), b: float32 (M,), on the host or on the device, copied; keep: uint8 (M, D), 1\n"
+     "where a weight stays, or None for all; isa: see isa_select. plain_products: a GPU may take the\n"
+     "products of cuBLAS, whose last bits depend on N."},
     {Py_tp_new, linear_new},
     {Py_tp_dealloc, linear_dealloc},
     {Py_tp_methods, linear_methods},

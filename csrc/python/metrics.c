@@ -96,10 +96,9 @@ static PyMethodDef methods[] = {
     {"metric_measure", metric_measure, METH_VARARGS,
      "metric_measure($module, scores_id, scores_ood, convention, tpr, miss, /)\n--\n\n"
      "How well scores tell ID from OOD: (fpr, auroc, auin, auout, dterr, autc).\n\n"
-     "scores_id: float64 (N,), scores_ood: float64 (M,), higher = more in-distribution; convention: 0 for "
-     "the\n"
-     "paper's, 1 for OpenOOD's, 2 for scikit-learn's; tpr: the true positive rate at which fpr is taken;\n"
-     "miss: 1 - tpr, computed in decimal and then rounded once."},
+     "scores_id: float64 (N,), scores_ood: float64 (M,), higher = more in-distribution; convention: 0\n"
+     "for the paper's, 1 for OpenOOD's, 2 for scikit-learn's; tpr: the true positive rate at which\n"
+     "fpr is taken; miss: 1 - tpr, computed in decimal and then rounded once."},
     {"metric_bootstrap", metric_bootstrap, METH_VARARGS,
      "metric_bootstrap($module, scores_id, scores_ood, convention, tpr, miss, replicates, seed, /)\n--\n\n"
      "metric_measure of bootstrap samples of both sets: float64 (replicates, 6).\n\n"

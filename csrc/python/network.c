@@ -4,6 +4,7 @@
 #include <string.h>
 #include <structmember.h>
 
+#include "base/sizes.h"
 #include "nn/plan.h"
 
 typedef struct network {
@@ -77,18 +78,12 @@ static int set_attributes(network *self, const dice_graph *graph)
              : 0;
 }
 
-static int32_t storage_of(const dice_graph *graph, int32_t tensor)
-{
-    const int32_t parent = graph->tensors[tensor].parent;
-    return parent == DICE_NONE ? tensor : parent;
-}
-
 static int is_pooled(const dice_graph *graph)
 {
-    const int32_t output = storage_of(graph, graph->output);
+    const int32_t output = dice_tensor_root(graph, graph->output);
     for (int32_t i = 0; i < graph->n_ops; i++) {
         const dice_op *op = &graph->ops[i];
-        if (op->kind == DICE_OP_GLOBAL_MEAN && storage_of(graph, op->y) == output) {
+        if (op->kind == DICE_OP_GLOBAL_MEAN && dice_tensor_root(graph, op->y) == output) {
             return 1;
         }
     }
@@ -150,8 +145,8 @@ static int are_images(const network *self, const dice_py_view *view)
         && view->shape[bytes ? 3 : 1] == self->channels;
 }
 
-/* A view as the core takes images. A side that does not fit 32 bits becomes the largest
- * that does, which the planner refuses. */
+/* A view as the core takes images. A side that does not fit 32 bits becomes the largest that does, which the
+ * planner refuses. */
 static dice_images images_of(const dice_py_view *view)
 {
     const int bytes = view->typenum == NPY_UINT8;
@@ -159,8 +154,8 @@ static dice_images images_of(const dice_py_view *view)
     return (dice_images){.bytes = bytes ? view->data : NULL,
                          .floats = bytes ? NULL : view->data,
                          .n = (size_t)view->shape[0],
-                         .height = (int32_t)(height < INT32_MAX ? height : INT32_MAX),
-                         .width = (int32_t)(width < INT32_MAX ? width : INT32_MAX)};
+                         .height = (int32_t)dice_least((size_t)height, INT32_MAX),
+                         .width = (int32_t)dice_least((size_t)width, INT32_MAX)};
 }
 
 /* InputError for images of another type or shape, with what is wanted; NULL stands for images on a GPU. */
@@ -174,9 +169,9 @@ static int refuse_images(const network *self, PyArrayObject *images)
         return dice_py_check(dice_fail(DICE_E_INPUT, "images: on the GPU, want %s", both));
     }
     const int known = typenum == NPY_FLOAT32 || (typenum == NPY_UINT8 && takes_bytes);
-    PyObject *part = known ? PyObject_GetAttrString((PyObject *)images, "shape")
-                           : Py_NewRef((PyObject *)PyArray_DESCR(images));
-    PyObject *text = part == NULL ? NULL : PyObject_Str(part);
+    PyObject *described = known ? PyObject_GetAttrString((PyObject *)images, "shape")
+                                : Py_NewRef((PyObject *)PyArray_DESCR(images));
+    PyObject *text = described == NULL ? NULL : PyObject_Str(described);
     const char *got = text == NULL ? NULL : PyUnicode_AsUTF8(text);
     if (got != NULL) {
         dice_py_check(!known ? dice_fail(DICE_E_INPUT, "images: got dtype %s, want %s", got, both)
@@ -184,7 +179,7 @@ static int refuse_images(const network *self, PyArrayObject *images)
                           ? dice_fail(DICE_E_INPUT, "images: got uint8 %s, want (N, H, W, 3)", got)
                           : dice_fail(DICE_E_INPUT, "images: got float32 %s, want %s", got, planes));
     }
-    Py_XDECREF(part);
+    Py_XDECREF(described);
     Py_XDECREF(text);
     return -1;
 }
@@ -356,9 +351,8 @@ static PyMethodDef network_methods[] = {
     {"features", features, METH_O,
      "features($self, images, /)\n--\n\n"
      "The features of images: float32 (N, D).\n\n"
-     "images: uint8 (N, H, W, 3), to be normalised, or float32 (N, C, H, W), already normalised, on the "
-     "host\n"
-     "or on the network's device. InputError where the output is more than one pixel."},
+     "images: uint8 (N, H, W, 3), to be normalised, or float32 (N, C, H, W), already normalised, on\n"
+     "the host or on the network's device. InputError where the output is more than one pixel."},
     {"forward", forward, METH_O,
      "forward($self, images, /)\n--\n\n"
      "The features and the logits of images: (h, z), float32 (N, D) and (N, M)."},

@@ -83,9 +83,8 @@ static PyObject *peak_gflops(PyObject *Py_UNUSED(self), PyObject *args)
 static PyMethodDef methods[] = {
     {"isa_select", isa_select, METH_VARARGS,
      "isa_select($module, name=None, /)\n--\n\n"
-     "The instruction set that `name` asks for: \"scalar\", \"avx2\", \"avx512\" or \"amx\"; None asks for "
-     "that of\n"
-     "DICE_ISA or, where this is not set, for the native one."},
+     "The instruction set that `name` asks for: \"scalar\", \"avx2\", \"avx512\" or \"amx\"; None\n"
+     "asks for that of DICE_ISA or, where this is not set, for the native one."},
     {"isa_native", isa_native, METH_NOARGS,
      "isa_native($module, /)\n--\n\n"
      "The best instruction set that this machine and this build have."},
@@ -94,8 +93,8 @@ static PyMethodDef methods[] = {
      "How many threads the core computes with, the caller's included."},
     {"threads_set", threads_set, METH_VARARGS,
      "threads_set($module, count, /)\n--\n\n"
-     "Sets that number, 1 to 256; 0 returns to the default: DICE_THREADS, else the processors of the "
-     "process,\nno more than its container's CPU quota."},
+     "Sets that number, 1 to 256; 0 returns to the default: DICE_THREADS, else the processors of the\n"
+     "process, no more than its container's CPU quota."},
     {"peak_gflops", peak_gflops, METH_VARARGS,
      "peak_gflops($module, isa=None, /)\n--\n\n"
      "The float32 peak of one core, measured in a tenth of a second, in GFLOP/s; isa: see isa_select."},
@@ -115,9 +114,8 @@ static PyMethodDef methods[] = {
 int dice_py_add_runtime(PyObject *module)
 {
     int count;
-    if (dice_py_check(dice_threads_default(&count))
-        < 0) { /* refused on import: dice_threads_count ignores it */
-        return -1;
+    if (dice_py_check(dice_threads_default(&count)) < 0) {
+        return -1; /* a bad DICE_THREADS is refused here, on import; dice_threads_count ignores it */
     }
     return PyModule_AddFunctions(module, methods);
 }

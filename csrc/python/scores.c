@@ -282,7 +282,7 @@ static PyMethodDef methods[] = {
      "z: logits (N, C), float32 or float64; log_typical: float64 (K, C), log d_k."},
     {"count_bins", count_bins, METH_VARARGS,
      "count_bins($module, rows, low, high, counts, /)\n--\n\n"
-     "Adds to counts, in place, how many numbers of each row lie in each of B equal parts of [low, high);\n"
+     "Adds to counts, in place, how many numbers of each row lie in each of B equal bins over [low, high);\n"
      "numbers outside are not counted.\n\n"
      "rows: (N, D), float32 or float64; counts: float64 (N, B), changed."},
     {"activate", activate, METH_VARARGS,

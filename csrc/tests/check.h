@@ -1,5 +1,5 @@
-/* What the C tests share. They cover what Python cannot reach: failed
- * allocations one by one, guard pages, the thread pool's promises. */
+/* What the C tests share. They cover what Python cannot reach: each allocation failing once, reads and writes
+ * past the end of an array, the promises of the thread pool. */
 #ifndef DICE_TESTS_CHECK_H
 #define DICE_TESTS_CHECK_H
 

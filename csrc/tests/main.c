@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include "base/memory.h"
+#include "base/sizes.h"
 #include "tests/check.h"
 
 void check(int holds, const char *text, const char *file, int line)
@@ -36,7 +37,7 @@ void check_failed_allocations(dice_status (*scenario)(void))
 void *guarded(size_t bytes)
 {
     const size_t page = (size_t)sysconf(_SC_PAGESIZE);
-    const size_t room = (bytes + page - 1) / page * page;
+    const size_t room = dice_round_up(bytes, page);
     char *start = mmap(NULL, room + page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     CHECK(start != MAP_FAILED);
     CHECK(mprotect(start + room, page, PROT_NONE) == 0);

@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "base/memory.h"
+#include "base/sizes.h"
 #include "tests/check.h"
 
 static void test_status(void)
@@ -62,8 +63,19 @@ static void test_fail_at(void)
     dice_free(memory);
 }
 
+static void test_sizes(void)
+{
+    CHECK(dice_least(3, 5) == 3 && dice_least(5, 3) == 3 && dice_least32(-1, 2) == -1);
+    CHECK(dice_most(3, 5) == 5 && dice_most(5, 3) == 5);
+    CHECK(dice_ceil_div(0, 4) == 0 && dice_ceil_div(1, 4) == 1);
+    CHECK(dice_ceil_div(8, 4) == 2 && dice_ceil_div(9, 4) == 3);
+    CHECK(dice_ceil_div32(0, 4) == 0 && dice_ceil_div32(8, 4) == 2 && dice_ceil_div32(9, 4) == 3);
+    CHECK(dice_round_up(0, 4) == 0 && dice_round_up(8, 4) == 8 && dice_round_up(9, 4) == 12);
+}
+
 void test_base(void)
 {
+    test_sizes();
     test_status();
     test_memory();
     test_fail_at();

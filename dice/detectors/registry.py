@@ -16,6 +16,8 @@ from dice.detectors.gaussian import RMDS, SSD, Mahalanobis
 from dice.detectors.head import FDBD, LTS, NCI, SHE, GradNorm
 from dice.detectors.last_layer import LastLayer
 from dice.detectors.logits import GEN, MSP, Energy, Entropy, MaxLogit, TempScale
+from dice.detectors.mixture import GMM
+from dice.detectors.optfs import OptFS
 from dice.detectors.regret import PNML
 from dice.detectors.subspace import KPCA, NECO, Residual, ViM
 from dice.detectors.texts import MCM, NegLabel
@@ -28,6 +30,7 @@ __all__ = [
     "DICE",
     "FDBD",
     "GEN",
+    "GMM",
     "KLM",
     "KNN",
     "KPCA",
@@ -50,6 +53,7 @@ __all__ = [
     "NNGuide",
     "NegLabel",
     "OpenMax",
+    "OptFS",
     "Relation",
     "Residual",
     "TempScale",
@@ -164,6 +168,8 @@ METHODS: Mapping[str, TableRow] = {
         # fanghenshaometeor/ood-kernel-pca, run_detection.sh
         TableRow("kpca", KPCA, "2402.02949", {}, {IMAGENET: {"ratio": 0.99}}),
         TableRow("neco", NECO, "2310.06823"),
+        TableRow("gmm", GMM, "2102.11582"),
+        TableRow("optfs", OptFS, "ICLR 2024"),
         TableRow("mcm", MCM, "2211.13445"),
     ]
 }  # fmt: skip

@@ -1,7 +1,8 @@
-/* The tile unit (AMX): eight tiles of 16 rows x 64 bytes, and C += A B of bfloat16 pairs with float32 sums.
+/* The tile unit (AMX): eight registers of 16 rows x 64 bytes, and C += A B of bfloat16 pairs with float32
+ * sums.
  *
- * With DICE_AMX_EMULATED the same operations are done in plain C, so that the kernels
- * can be tested on a machine without the unit. */
+ * With DICE_AMX_EMULATED the same operations are done in plain C, so that the kernels can be tested on a
+ * machine without the unit. */
 #ifndef DICE_CPU_AMX_H
 #define DICE_CPU_AMX_H
 
@@ -10,7 +11,7 @@
 
 #if defined(DICE_AMX_EMULATED)
 
-static _Thread_local uint32_t amx_tile[8][16][16];
+static _Thread_local uint32_t amx_register[8][16][16];
 
 static inline void amx_begin(void)
 {
@@ -22,14 +23,14 @@ static inline void amx_end(void)
 static inline void amx_load_rows(int t, const void *from, long stride)
 {
     for (int r = 0; r < 16; r++) {
-        memcpy(amx_tile[t][r], (const char *)from + r * stride, 64);
+        memcpy(amx_register[t][r], (const char *)from + r * stride, 64);
     }
 }
 
 static inline void amx_store_rows(int t, void *to, long stride)
 {
     for (int r = 0; r < 16; r++) {
-        memcpy((char *)to + r * stride, amx_tile[t][r], 64);
+        memcpy((char *)to + r * stride, amx_register[t][r], 64);
     }
 }
 
@@ -47,13 +48,13 @@ static inline void amx_multiply(int c, int a, int b)
     for (int m = 0; m < 16; m++) {
         for (int n = 0; n < 16; n++) {
             float sum;
-            memcpy(&sum, &amx_tile[c][m][n], 4);
+            memcpy(&sum, &amx_register[c][m][n], 4);
             for (int k = 0; k < 16; k++) {
-                const uint32_t x = amx_tile[a][m][k], y = amx_tile[b][k][n];
+                const uint32_t x = amx_register[a][m][k], y = amx_register[b][k][n];
                 sum = amx_half(x, 0) * amx_half(y, 0) + sum;
                 sum = amx_half(x, 1) * amx_half(y, 1) + sum;
             }
-            memcpy(&amx_tile[c][m][n], &sum, 4);
+            memcpy(&amx_register[c][m][n], &sum, 4);
         }
     }
 }
@@ -70,7 +71,7 @@ static inline void amx_multiply(int c, int a, int b)
  * the compiler dropped stores to the other bytes or moved them past the load. The loads here are assembler
  * that says what it reads, and the configuration is a constant, which no store has to reach. */
 
-/* Each tile has 16 rows of 64 bytes. */
+/* Each register has 16 rows of 64 bytes. */
 static const struct {
     uint8_t palette, start_row, reserved[14];
     uint16_t bytes[16];
@@ -82,7 +83,7 @@ static const struct {
 };
 _Static_assert(sizeof amx_config == 64, "ldtilecfg reads 64 bytes");
 
-/* Called at every entry, since other code of the thread may have configured the tiles otherwise. */
+/* Called at every entry, since other code of the thread may have configured the registers otherwise. */
 static inline void amx_begin(void)
 {
     __asm__ volatile("ldtilecfg %0" : : "m"(amx_config));

@@ -1,33 +1,20 @@
-/* The tile multiply on AMX: 32 pixels x 32 outputs in four tiles, float32 as sums of bfloat16 parts.
+/* The tile multiply on AMX: 32 pixels x 32 outputs in four registers, float32 as sums of bfloat16 parts.
  *
- * A float32 x is hi + mid + lo, each a bfloat16. One product (hi hi) is the precision
- * bf16; three (+ hi mid + mid hi) bf16x3; six (+ mid mid + hi lo + lo hi) are as
- * accurate as float32. The products of a pair of blocks are ordered so that each loads one new
- * operand: 7 loads of two tiles for six, 4 for three. */
+ * A float32 x is hi + mid + lo, each a bfloat16. One product (hi hi) is the precision bf16; three (+ hi mid +
+ * mid hi) are bf16x3; six (+ mid mid + hi lo + lo hi) are as accurate as float32. The products of a pair of
+ * blocks are ordered so that each but the first loads one new operand, two registers: seven loads for six
+ * products, four for three. */
 #include <immintrin.h>
 
 #include "cpu/kernels.h"
 #include "cpu/kernels/amx.h"
+#include "cpu/kernels/vec16.h"
 
-/* Bits of x rounded to bfloat16, kept in the upper half; a finite x stays finite. */
-static inline __m512i round_upper(__m512 x)
+/* to (16, 2) = the bfloat16 values of two vectors that are rounded already. */
+static inline void store_pair(uint16_t *to, vec16 first, vec16 second)
 {
-    const __m512i bits = _mm512_castps_si512(x), upper = _mm512_set1_epi32((int)0xffff0000u);
-    const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
-    const __m512i up = _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff)));
-    const __m512i infinity = _mm512_set1_epi32(0x7f800000);
-    const __mmask16 overflows = _mm512_cmpeq_epi32_mask(_mm512_and_si512(up, infinity), infinity);
-    return _mm512_and_si512(_mm512_mask_mov_epi32(up, overflows, bits), upper);
-}
-
-static inline __m512 as_float(__m512i upper)
-{
-    return _mm512_castsi512_ps(upper);
-}
-
-static inline void store_pair(uint16_t *to, __m512i first, __m512i second)
-{
-    _mm512_storeu_si512(to, _mm512_or_si512(_mm512_srli_epi32(first, 16), second));
+    const __m512i lower = _mm512_srli_epi32(_mm512_castps_si512(first), 16);
+    _mm512_storeu_si512(to, _mm512_or_si512(lower, _mm512_castps_si512(second)));
 }
 
 static void amx_split(const float *a, int lanes_a, const float *b, int lanes_b, int32_t rows, int parts,
@@ -35,18 +22,18 @@ static void amx_split(const float *a, int lanes_a, const float *b, int lanes_b, 
 {
     const __mmask16 mask_a = (__mmask16)((1u << lanes_a) - 1), mask_b = (__mmask16)((1u << lanes_b) - 1);
     for (int32_t r = 0; r < rows; r++, to += 32) {
-        __m512 x = _mm512_maskz_loadu_ps(mask_a, a + 16 * r);
-        __m512 y = _mm512_maskz_loadu_ps(mask_b, b + 16 * r);
+        vec16 x = _mm512_maskz_loadu_ps(mask_a, a + 16 * r);
+        vec16 y = _mm512_maskz_loadu_ps(mask_b, b + 16 * r);
         for (int part = 0; part < parts; part++) {
-            const __m512i upper_x = round_upper(x), upper_y = round_upper(y);
-            store_pair(to + (size_t)part * room * 32, upper_x, upper_y);
-            x = _mm512_sub_ps(x, as_float(upper_x));
-            y = _mm512_sub_ps(y, as_float(upper_y));
+            const vec16 rounded_x = vec16_round_bf16(x), rounded_y = vec16_round_bf16(y);
+            store_pair(to + (size_t)part * room * 32, rounded_x, rounded_y);
+            x = vec16_sub(x, rounded_x);
+            y = vec16_sub(y, rounded_y);
         }
     }
 }
 
-/* Tile numbers; the intrinsics want literals. */
+/* The registers by number; the intrinsics want literals. */
 #define C00 0
 #define C01 1
 #define C10 2

@@ -1,9 +1,9 @@
-/* The tile multiply of every convolution, for one instruction set: R pixels x V
- * vectors of 16 outputs stay in registers over the whole sum.
+/* The tile multiply of the convolutions in float32, for one instruction set: the sums of R pixels x V vectors
+ * of 16 outputs stay in registers from the first term to the last.
  *
- * Included by f32_conv_tile_<isa>.c, which names the table it fills. Each sum starts
- * at the bias and adds tap by tap, channel by channel, whatever R and V: an output's
- * bits do not depend on the tile that computes it. */
+ * Included by f32_conv_tile_<isa>.c, which names the table that it fills. Each sum starts at the bias and
+ * adds tap by tap, channel by channel, whatever R and V are: so an output's bits do not depend on the tile
+ * that computes it. */
 #include "cpu/kernels.h"
 #include "cpu/kernels/vec16.h"
 

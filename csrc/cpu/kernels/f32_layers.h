@@ -2,6 +2,7 @@
  * convolutions, pooling, means, group normalisation. Included by f32_layers_<isa>.c. */
 #include <math.h>
 
+#include "base/sizes.h"
 #include "cpu/kernels.h"
 #include "cpu/kernels/vec16.h"
 
@@ -15,7 +16,7 @@ INLINE vec16 load_channels(const dice_view *x, int32_t channel, ptrdiff_t at)
         return vec16_load(p);
     }
     float both[16];
-    const int32_t left = x->channels - channel < 16 ? x->channels - channel : 16;
+    const int32_t left = dice_least32(x->channels - channel, 16);
     for (int32_t i = 0; i < 16; i++) {
         const int32_t j = lane + i;
         both[i] = i >= left ? 0.0f : j < 16 ? p[j] : p[x->plane + j - 16];
@@ -38,18 +39,12 @@ INLINE void store_channels(const dice_view *y, int32_t channel, ptrdiff_t at, ve
         }
         return;
     }
-    const int32_t count = left < 16 ? left : 16;
-    const int32_t here = count < 16 - lane ? count : 16 - lane;
+    const int32_t count = dice_least32(left, 16);
+    const int32_t here = dice_least32(count, 16 - lane);
     vec16_store_lanes(p + lane, value, 0, here);
     if (count > here) {
         vec16_store_lanes(p + y->plane + lane - 16, value, here, count);
     }
-}
-
-/* Whether channels [channel, channel + 16) are one block of the tensor, all of it the slice's. */
-INLINE int is_whole_block(const dice_view *x, int32_t channel)
-{
-    return (x->offset + channel) % 16 == 0 && x->channels - channel >= 16;
 }
 
 INLINE vec16 apply(dice_affine pre, int32_t channel, vec16 value)
@@ -71,7 +66,8 @@ static void conv_store(const float *c, int rows, int vectors, int32_t first, con
             return;
         }
         const float *from = c + v * DICE_TILE_PLANE;
-        if (is_whole_block(y, channel) && (residual == NULL || is_whole_block(residual, channel))) {
+        if (dice_view_has_blocks(y, channel, 1)
+            && (residual == NULL || dice_view_has_blocks(residual, channel, 1))) {
             float *to = y->data + (y->offset + channel) / 16 * y->plane;
             const float *add = residual == NULL
                                  ? NULL
@@ -117,7 +113,7 @@ static void conv_pack_narrow(float *to, size_t step, const float *from, ptrdiff_
     int32_t lane = 0;
     for (; rows > 0; rows--, from += pitch) {
         for (int32_t done = 0; done < length;) {
-            const int32_t end = lane + length - done < 16 ? lane + length - done : 16;
+            const int32_t end = dice_least32(lane + length - done, 16);
             block = vec16_add(block, vec16_load_lanes(from + done - lane, lane, end));
             done += end - lane;
             lane = end;
@@ -260,7 +256,7 @@ static void groupnorm(const dice_view *x, const dice_view *y, int32_t groups, fl
     const double n = (double)x->height * x->width;
     const vec16 zero = vec16_set1(0.0f);
     for (int32_t start = c0; start < c1; start += span) {
-        const int32_t end = start + span < x->channels ? start + span : x->channels;
+        const int32_t end = dice_least32(start + span, x->channels);
         double mean[16] = {0}, variance[16] = {0}, counted[16] = {0};
         for (int32_t channel = start; channel < end; channel += 16) {
             double channel_mean[16], square[16];

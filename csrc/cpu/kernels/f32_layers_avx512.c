@@ -1,5 +1,4 @@
-/* The layers around the tile multiply, compiled for AVX-512 (see f32_layers.h); those beside AMX are the
- * same. */
+/* The layers around the tile multiply, compiled for AVX-512 (see f32_layers.h); AMX uses them too. */
 #include "cpu/kernels/f32_layers.h"
 
 LAYERS(avx512, avx512, NULL);

@@ -1,8 +1,9 @@
 /* The kernels of linear, for one instruction set. Included by f32_linear_<isa>.c.
  *
- * Every logit is bias + block sums in the order of the features, each a chain of fused multiply-adds over the
- * DICE_LINEAR_SPAN features of a block, whatever the layout, the tile or the set: an image's bits are always
- * the same, and a weight of 0 may be left out or kept. */
+ * Every logit is the bias plus the sums of the blocks, in the order of the features; the sum of a block is a
+ * chain of fused multiply-adds over its DICE_LINEAR_SPAN features. This holds for either layout of the
+ * weights and for every tile and instruction set. So an image's bits are always the same, and a weight of 0
+ * may be left out or kept. */
 #include <string.h>
 
 #include "base/exp8.h"
@@ -12,20 +13,20 @@
 /* y = the transpose of x, 8 x 8. */
 INLINE void transpose8(const __m256 x[8], __m256 y[8])
 {
-    __m256 pair[8], quad[8];
+    __m256 pair[8], fours[8];
     for (int i = 0; i < 4; i++) {
         pair[2 * i] = _mm256_unpacklo_ps(x[2 * i], x[2 * i + 1]);
         pair[2 * i + 1] = _mm256_unpackhi_ps(x[2 * i], x[2 * i + 1]);
     }
     for (int i = 0; i < 2; i++) {
-        quad[4 * i + 0] = _mm256_shuffle_ps(pair[4 * i], pair[4 * i + 2], 0x44);
-        quad[4 * i + 1] = _mm256_shuffle_ps(pair[4 * i], pair[4 * i + 2], 0xee);
-        quad[4 * i + 2] = _mm256_shuffle_ps(pair[4 * i + 1], pair[4 * i + 3], 0x44);
-        quad[4 * i + 3] = _mm256_shuffle_ps(pair[4 * i + 1], pair[4 * i + 3], 0xee);
+        fours[4 * i + 0] = _mm256_shuffle_ps(pair[4 * i], pair[4 * i + 2], 0x44);
+        fours[4 * i + 1] = _mm256_shuffle_ps(pair[4 * i], pair[4 * i + 2], 0xee);
+        fours[4 * i + 2] = _mm256_shuffle_ps(pair[4 * i + 1], pair[4 * i + 3], 0x44);
+        fours[4 * i + 3] = _mm256_shuffle_ps(pair[4 * i + 1], pair[4 * i + 3], 0xee);
     }
     for (int i = 0; i < 4; i++) {
-        y[i] = _mm256_permute2f128_ps(quad[i], quad[4 + i], 0x20);
-        y[4 + i] = _mm256_permute2f128_ps(quad[i], quad[4 + i], 0x31);
+        y[i] = _mm256_permute2f128_ps(fours[i], fours[4 + i], 0x20);
+        y[4 + i] = _mm256_permute2f128_ps(fours[i], fours[4 + i], 0x31);
     }
 }
 
@@ -89,31 +90,31 @@ static void linear_unpack(float *logits, size_t stride, const float *z, size_t l
     }
 }
 
-/* One block of features of one panel: z (classes, 16 V) += the groups' sums. Images lie in the lanes. */
-INLINE void sparse_block(const float *ht, const dice_linear_group *groups, size_t n_groups,
-                         const float *weight, const uint8_t *index, float *z, const int vectors)
+/* One block of features of one panel: z (classes, 16 V) += the quads' sums. Images lie in the lanes. */
+INLINE void sparse_block(const float *ht, const dice_linear_quad *quads, size_t n_quads, const float *weight,
+                         const uint8_t *index, float *z, const int vectors)
 {
     const size_t lanes = 16 * (size_t)vectors;
-    for (size_t group = 0; group < n_groups; group++) {
-        vec16 sum[DICE_LINEAR_GROUP][2];
-        for (int g = 0; g < DICE_LINEAR_GROUP; g++) {
+    for (size_t quad = 0; quad < n_quads; quad++) {
+        vec16 sum[DICE_LINEAR_QUAD][2];
+        for (int g = 0; g < DICE_LINEAR_QUAD; g++) {
             for (int v = 0; v < vectors; v++) {
                 sum[g][v] = vec16_set1(0);
             }
         }
-        for (size_t slot = 0; slot < groups[group].slots; slot++) {
-            for (int g = 0; g < DICE_LINEAR_GROUP; g++) {
+        for (size_t entry = 0; entry < quads[quad].entries; entry++) {
+            for (int g = 0; g < DICE_LINEAR_QUAD; g++) {
                 const vec16 w = vec16_set1(weight[g]);
                 const float *x = ht + index[g] * lanes;
                 for (int v = 0; v < vectors; v++) {
                     sum[g][v] = vec16_fma(w, vec16_load(x + 16 * v), sum[g][v]);
                 }
             }
-            weight += DICE_LINEAR_GROUP;
-            index += DICE_LINEAR_GROUP;
+            weight += DICE_LINEAR_QUAD;
+            index += DICE_LINEAR_QUAD;
         }
-        for (int g = 0; g < DICE_LINEAR_GROUP; g++) {
-            float *at = z + groups[group].row[g] * lanes;
+        for (int g = 0; g < DICE_LINEAR_QUAD; g++) {
+            float *at = z + quads[quad].row[g] * lanes;
             for (int v = 0; v < vectors; v++) {
                 vec16_store(at + 16 * v, vec16_add(vec16_load(at + 16 * v), sum[g][v]));
             }
@@ -122,36 +123,36 @@ INLINE void sparse_block(const float *ht, const dice_linear_group *groups, size_
 }
 
 /* The same for one image, with scalar instructions. */
-static void linear_sparse_one(const float *h, const dice_linear_group *groups, size_t n_groups,
+static void linear_sparse_one(const float *h, const dice_linear_quad *quads, size_t n_quads,
                               const float *weight, const uint8_t *index, float *z)
 {
-    for (size_t group = 0; group < n_groups; group++) {
-        __m128 sum[DICE_LINEAR_GROUP] = {_mm_setzero_ps(), _mm_setzero_ps(), _mm_setzero_ps(),
-                                         _mm_setzero_ps()};
-        for (size_t slot = 0; slot < groups[group].slots; slot++) {
-            for (int g = 0; g < DICE_LINEAR_GROUP; g++) {
+    for (size_t quad = 0; quad < n_quads; quad++) {
+        __m128 sum[DICE_LINEAR_QUAD] = {_mm_setzero_ps(), _mm_setzero_ps(), _mm_setzero_ps(),
+                                        _mm_setzero_ps()};
+        for (size_t entry = 0; entry < quads[quad].entries; entry++) {
+            for (int g = 0; g < DICE_LINEAR_QUAD; g++) {
                 sum[g] = _mm_fmadd_ss(_mm_load_ss(weight + g), _mm_load_ss(h + index[g]), sum[g]);
             }
-            weight += DICE_LINEAR_GROUP;
-            index += DICE_LINEAR_GROUP;
+            weight += DICE_LINEAR_QUAD;
+            index += DICE_LINEAR_QUAD;
         }
-        for (int g = 0; g < DICE_LINEAR_GROUP; g++) {
-            z[groups[group].row[g]] += _mm_cvtss_f32(sum[g]);
+        for (int g = 0; g < DICE_LINEAR_QUAD; g++) {
+            z[quads[quad].row[g]] += _mm_cvtss_f32(sum[g]);
         }
     }
 }
 
-static void linear_sparse1(const float *ht, const dice_linear_group *groups, size_t n_groups,
+static void linear_sparse1(const float *ht, const dice_linear_quad *quads, size_t n_quads,
                            const float *weight, const uint8_t *index, float *z)
 {
-    sparse_block(ht, groups, n_groups, weight, index, z, 1);
+    sparse_block(ht, quads, n_quads, weight, index, z, 1);
 }
 
 #if defined(__AVX512F__)
-static void linear_sparse2(const float *ht, const dice_linear_group *groups, size_t n_groups,
+static void linear_sparse2(const float *ht, const dice_linear_quad *quads, size_t n_quads,
                            const float *weight, const uint8_t *index, float *z)
 {
-    sparse_block(ht, groups, n_groups, weight, index, z, 2);
+    sparse_block(ht, quads, n_quads, weight, index, z, 2);
 }
 #endif
 
@@ -186,7 +187,7 @@ INLINE void dense_tile(const float *ht, size_t lanes, const float *w, size_t w_s
     }
 }
 
-/* w: `vectors` (1 to 4) runs of (features, 16), w_stride floats apart. */
+/* w (vectors, count, 16), its vectors (1 to 4) w_stride floats apart. */
 static void linear_dense(const float *ht, size_t lanes, size_t n, const float *w, size_t w_stride,
                          int vectors, size_t count, float *z)
 {

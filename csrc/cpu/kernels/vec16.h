@@ -1,7 +1,7 @@
 /* Sixteen floats as one value: one AVX-512 register or two AVX2 registers.
  *
- * Kernels are written once over vec16 and compiled per instruction set; both
- * sets do the same operations in the same order, so they give the same bits. */
+ * Kernels are written once over vec16 and compiled for each instruction set; both sets do the same operations
+ * in the same order, so they give the same bits. */
 #ifndef DICE_CPU_VEC16_H
 #define DICE_CPU_VEC16_H
 

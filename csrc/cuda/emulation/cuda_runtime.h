@@ -1,4 +1,4 @@
-/* The part of CUDA that csrc/cuda uses, emulated on the host for the tests. The plug-in's sources compile
+/* What csrc/cuda uses of CUDA, emulated on the host for the tests. The plug-in's sources compile
  * unchanged.
  *
  * The threads of a block are fibers of one host thread, which switch at barriers, shuffles and tile products;

@@ -20,7 +20,7 @@ void multiply(int count, float (*d)[4], const uint32_t *a, const uint32_t (*b)[2
  * 2021), the least exact machine that has the instruction. */
 template <int N> void mma_bf16(float (&d)[N][4], const uint32_t (&a)[4], const uint32_t (&b)[N][2])
 {
-    static_assert(N <= emulation::MOST_PRODUCTS, "room in a lane's slot");
+    static_assert(N <= emulation::MOST_PRODUCTS, "room in what a lane gives");
     emulation::multiply(N, d, a, b);
 }
 

@@ -8,6 +8,8 @@
 #include <sys/mman.h>
 #include <vector>
 
+#include "base/sizes.h"
+
 using emulation::die, emulation::setting;
 
 long emulation::setting(const char *name, long otherwise)
@@ -86,7 +88,7 @@ cudaError_t allocate(void **out, size_t size, cudaMemoryType type)
     if (type == cudaMemoryTypeDevice && limit >= 0 && used[current_device] + size > size_t(limit)) {
         return report(cudaErrorMemoryAllocation);
     }
-    const size_t whole = (size + PAGE - 1) / PAGE * PAGE;
+    const size_t whole = dice_round_up(size, PAGE);
     void *mapping = mmap(nullptr, whole + PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (mapping == MAP_FAILED
         || mprotect(static_cast<unsigned char *>(mapping) + whole, PAGE, PROT_NONE) != 0) {

@@ -7,6 +7,7 @@
 #include <ucontext.h>
 #include <vector>
 
+#include "base/sizes.h"
 #include "machine.cuh"
 
 thread_local dim3 threadIdx, blockIdx, blockDim, gridDim;
@@ -27,7 +28,7 @@ struct fragments { /* what a lane brings to mma_bf16 */
 
 struct warp {
     barrier gate;
-    fragments slots[2][WARP]; /* used in turn: a lane may still read while the next exchange begins */
+    fragments given[2][WARP]; /* used in turn: a lane may still read while the next exchange begins */
 };
 
 struct fiber {
@@ -151,10 +152,10 @@ unsigned emulation::lane()
 const void *emulation::exchange(const void *mine, size_t size, unsigned lane)
 {
     warp &w = my_warp();
-    fragments *slots = w.slots[w.gate.generation % 2];
-    std::memcpy(&slots[block.current % WARP], mine, size);
+    fragments *given = w.given[w.gate.generation % 2];
+    std::memcpy(&given[block.current % WARP], mine, size);
     wait(w.gate, WARP, [] {});
-    return &slots[lane];
+    return &given[lane];
 }
 
 static float cut(double x)
@@ -241,8 +242,8 @@ static void multiply_all(fragments *lanes, int count)
             any |= pair;
         }
     }
-    for (int n = 0; n < count && any != 0;
-         n++) { /* nothing to do for tiles after the last pixel, all zeros */
+    /* tiles after the last pixel are all zeros: nothing to add */
+    for (int n = 0; n < count && any != 0; n++) {
         multiply_fragments(lanes, n, a);
     }
 }
@@ -250,12 +251,12 @@ static void multiply_all(fragments *lanes, int count)
 void emulation::multiply(int count, float (*d)[4], const uint32_t *a, const uint32_t (*b)[2])
 {
     warp &w = my_warp();
-    fragments *slots = w.slots[w.gate.generation % 2];
-    fragments &mine = slots[block.current % WARP];
+    fragments *given = w.given[w.gate.generation % 2];
+    fragments &mine = given[block.current % WARP];
     std::memcpy(mine.d, d, size_t(count) * sizeof *d);
     std::memcpy(mine.a, a, sizeof mine.a);
     std::memcpy(mine.b, b, size_t(count) * sizeof *b);
-    wait(w.gate, WARP, [slots, count] { multiply_all(slots, count); });
+    wait(w.gate, WARP, [given, count] { multiply_all(given, count); });
     std::memcpy(d, mine.d, size_t(count) * sizeof *d);
 }
 
@@ -265,7 +266,7 @@ void emulation::run_grid(dim3 grid, dim3 threads, const std::function<void()> &b
     blockDim = threads;
     block.body = &body;
     block.threads = threads.x * threads.y * threads.z;
-    block.warps.assign((block.threads + WARP - 1) / WARP, warp());
+    block.warps.assign(dice_ceil_div(block.threads, WARP), warp());
     block.gate = barrier();
     block.step = emulation::setting("DICE_EMULATED_BACKWARDS", 0) != 0 ? block.threads - 1 : 1;
     while (block.fibers.size() < block.threads) {

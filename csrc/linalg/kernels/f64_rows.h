@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "base/exp8.h"
+#include "base/sizes.h"
 #include "linalg/row_kernels.h"
 
 #define INLINE static inline __attribute__((always_inline))
@@ -233,7 +234,7 @@ static size_t rows_between(const double *x, size_t n, double low, double end, do
     size_t found = 0;
     *below = 0;
     for (size_t first = 0; first < n; first += CHUNK) {
-        const size_t count = n - first < CHUNK ? n - first : CHUNK;
+        const size_t count = dice_least(n - first, CHUNK);
         uint8_t in[CHUNK] = {0};
         uint64_t under = 0, any;
         for (size_t i = 0; i < count; i++) {

@@ -5,15 +5,11 @@
 #include <string.h>
 
 #include "base/memory.h"
+#include "base/sizes.h"
 #include "base/threads.h"
 #include "linalg/blas.h"
 
 enum { COLUMNS = 128, SQUARE = 256 }; /* features in a task that updates the means, the scatter */
-
-static size_t least(size_t a, size_t b)
-{
-    return a < b ? a : b;
-}
 
 typedef struct square_job {
     const double *rows; /* (n, D) */
@@ -26,15 +22,15 @@ static dice_status square_task(void *context, size_t index, int thread)
     (void)thread;
     const square_job *job = context;
     const size_t first = index * SQUARE;
-    return dice_blas_syrk_rows(job->features, job->n, job->rows, first, least(SQUARE, job->features - first),
-                               job->scatter);
+    return dice_blas_syrk_rows(job->features, job->n, job->rows, first,
+                               dice_least(SQUARE, job->features - first), job->scatter);
 }
 
 /* scatter (D, D) += rows' rows, upper triangle only. */
 static dice_status add_squares(double *scatter, const double *rows, size_t n, size_t features)
 {
     square_job job = {rows, n, features, scatter};
-    return dice_parallel_for((features + SQUARE - 1) / SQUARE, square_task, &job);
+    return dice_parallel_for(dice_ceil_div(features, SQUARE), square_task, &job);
 }
 
 typedef struct add_job {
@@ -42,7 +38,7 @@ typedef struct add_job {
     const double *x;
     const int64_t *label;
     size_t n;
-    const double *step, *root; /* (n): 1 / k and sqrt((k - 1) / k) of the k-th image of its class */
+    const double *step, *root; /* (n): 1 / k and sqrt((k - 1) / k) for the k-th image of a class */
     double *rows;              /* (n, D), or NULL */
 } add_job;
 
@@ -51,7 +47,7 @@ static dice_status add_columns(void *context, size_t index, int thread)
     (void)thread;
     const add_job *job = context;
     const size_t features = job->classes->features, first = index * COLUMNS;
-    const size_t width = least(COLUMNS, features - first);
+    const size_t width = dice_least(COLUMNS, features - first);
     for (size_t i = 0; i < job->n; i++) {
         double *row = job->rows == NULL ? NULL : job->rows + i * features + first;
         if (job->label[i] < 0) {
@@ -93,7 +89,7 @@ dice_status dice_classes_add(dice_classes *classes, const double *x, const int64
     }
     add_job job = {
         .classes = classes, .x = x, .label = label, .n = n, .step = step, .root = root, .rows = rows};
-    status = dice_parallel_for((features + COLUMNS - 1) / COLUMNS, add_columns, &job);
+    status = dice_parallel_for(dice_ceil_div(features, COLUMNS), add_columns, &job);
     if (status == DICE_OK && rows != NULL) {
         status = add_squares(classes->scatter, rows, n, features);
     }

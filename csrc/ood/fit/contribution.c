@@ -13,6 +13,7 @@
 #include <math.h>
 
 #include "base/memory.h"
+#include "base/sizes.h"
 #include "base/threads.h"
 #include "linalg/rows.h"
 #include "linalg/order.h"
@@ -53,7 +54,7 @@ static dice_status walk(const pass *job, size_t stripe, block_use use)
     double values[BLOCK];
     for (size_t row = v->classes * stripe / job->stripes; row < end; row++) {
         for (size_t first = 0; first < v->features; first += BLOCK) {
-            const size_t n = v->features - first < BLOCK ? v->features - first : BLOCK;
+            const size_t n = dice_least(v->features - first, BLOCK);
             const size_t at = row * v->features + first;
             job->kernels->scaled(v->mean + first, v->weight + at, n, v->absolute, values);
             use(job, stripe, values, n, at);
@@ -133,7 +134,7 @@ static dice_status start_pass(const dice_contribution *v, pass *job)
     }
     const size_t n = v->classes * v->features;
     size_t stripes = (size_t)dice_threads_count() + n / STRIPE_LIMIT; /* the counters have 32 bits */
-    stripes = stripes < v->classes ? stripes : v->classes;
+    stripes = dice_least(stripes, v->classes);
     *job = (pass){
         .kernels = dice_row_kernels_for(isa), .v = v, .stripes = stripes, .shift = 64 - DICE_ORDER_DIGIT};
     return DICE_OK;

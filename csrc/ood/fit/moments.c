@@ -3,6 +3,7 @@
 
 #include <stdatomic.h>
 
+#include "base/sizes.h"
 #include "base/threads.h"
 #include "linalg/compensated.h"
 
@@ -52,7 +53,7 @@ static dice_status add_columns(void *context, size_t index, int thread)
     (void)thread;
     add_job *job = context;
     const size_t features = job->moments->features, first = index * COLUMNS;
-    const size_t width = features - first < COLUMNS ? features - first : COLUMNS;
+    const size_t width = dice_least(features - first, COLUMNS);
     const double n = (double)job->n;
     dice_pair sum[COLUMNS] = {{0, 0}}, squares[COLUMNS] = {{0, 0}}, offset[COLUMNS] = {{0, 0}};
     double centre[COLUMNS];
@@ -95,7 +96,7 @@ dice_status dice_moments_add(dice_moments *moments, const double *x, size_t n, i
         return DICE_OK;
     }
     add_job job = {.moments = moments, .x = x, .n = n};
-    const dice_status status = dice_parallel_for((moments->features + COLUMNS - 1) / COLUMNS, add_columns,
+    const dice_status status = dice_parallel_for(dice_ceil_div(moments->features, COLUMNS), add_columns,
                                                  &job);
     if (status == DICE_OK) {
         moments->count += n;

@@ -27,7 +27,7 @@ typedef enum dice_metric_convention {
 typedef struct dice_metric_rule {
     dice_metric_convention convention;
     double tpr;  /* (0, 1] */
-    double miss; /* 1 - tpr of the decimal number that the user gave, rounded once */
+    double miss; /* 1 - tpr, computed from the decimal digits that the user gave, then rounded once */
 } dice_metric_rule;
 
 typedef struct dice_metric {

@@ -4,6 +4,7 @@
 #include <math.h>
 
 #include "base/memory.h"
+#include "base/sizes.h"
 #include "base/threads.h"
 #include "linalg/order.h"
 
@@ -56,7 +57,7 @@ static dice_status run_task(void *context, size_t index, int thread)
 {
     const run_job *job = context;
     double *order = job->memory + (size_t)thread * job->features;
-    const size_t first = index * IMAGES, end = first + IMAGES < job->n ? first + IMAGES : job->n;
+    const size_t first = index * IMAGES, end = dice_least(first + IMAGES, job->n);
     for (size_t i = first; i < end; i++) {
         const float *h = job->h + i * job->features;
         float *out = job->out + i * job->features;
@@ -78,7 +79,7 @@ dice_status dice_activation_run(dice_activation rule, const float *h, size_t n, 
     dice_status status = dice_alloc((size_t)dice_threads_count() * features, sizeof(double), &memory);
     if (status == DICE_OK) {
         job.memory = memory;
-        status = dice_parallel_for((n + IMAGES - 1) / IMAGES, run_task, &job);
+        status = dice_parallel_for(dice_ceil_div(n, IMAGES), run_task, &job);
         dice_free(memory);
     }
     return status;
@@ -94,7 +95,7 @@ static dice_status cut_task(void *context, size_t index, int thread)
 {
     (void)thread;
     const cut_job *job = context;
-    const size_t first = index * IMAGES, end = first + IMAGES < job->n ? first + IMAGES : job->n;
+    const size_t first = index * IMAGES, end = dice_least(first + IMAGES, job->n);
     for (size_t i = first; i < end; i++) {
         const float *h = job->h + i * job->features;
         float *out = job->out + i * job->features;
@@ -110,5 +111,5 @@ dice_status dice_activation_cut(const float *h, size_t n, size_t features, const
 {
     cut_job job = {
         .h = h, .n = n, .features = features, .low = low, .high = high, .below = below, .out = out};
-    return dice_parallel_for((n + IMAGES - 1) / IMAGES, cut_task, &job);
+    return dice_parallel_for(dice_ceil_div(n, IMAGES), cut_task, &job);
 }

@@ -7,12 +7,13 @@
 
 #include "backend/backend.h"
 #include "base/memory.h"
+#include "base/sizes.h"
 #include "base/threads.h"
 #include "linalg/rows.h"
 #include "linalg/order.h"
 
 enum { ROWS = 1024, IMAGES = 16 }; /* rows in a block of the bank; images in a task */
-static const double DOUBT = 2e-6;  /* more than the error of a float product of unit vectors */
+static const double DOUBT = 2e-6;  /* a float product of unit vectors has a smaller error */
 
 typedef struct candidate {
     float product;
@@ -40,11 +41,6 @@ typedef struct pass {
     double *out;
 } pass;
 
-static size_t smaller(size_t a, size_t b)
-{
-    return a < b ? a : b;
-}
-
 static double inverse_norm(const dice_row_kernels *kernels, const float *x, size_t n, double *scratch)
 {
     for (size_t d = 0; d < n; d++) {
@@ -64,7 +60,7 @@ typedef struct norms_job {
 static dice_status norms_task(void *context, size_t index, int thread)
 {
     const norms_job *job = context;
-    for (size_t i = index * IMAGES; i < smaller(job->n, (index + 1) * IMAGES); i++) {
+    for (size_t i = index * IMAGES; i < dice_least(job->n, (index + 1) * IMAGES); i++) {
         job->scale[i] = inverse_norm(job->kernels, job->rows + i * job->features, job->features,
                                      job->scratch + (size_t)thread * job->features);
     }
@@ -90,7 +86,7 @@ dice_status dice_bank_norms(const float *rows, size_t n, size_t features, double
         && (status = dice_alloc((size_t)dice_threads_count() * features, sizeof(double), &memory))
                == DICE_OK) {
         job.scratch = memory;
-        status = dice_parallel_for((n + IMAGES - 1) / IMAGES, norms_task, &job);
+        status = dice_parallel_for(dice_ceil_div(n, IMAGES), norms_task, &job);
     }
     dice_free(memory);
     return status;
@@ -101,7 +97,7 @@ static dice_status unit_task(void *context, size_t index, int thread)
 {
     const pass *job = context;
     const size_t features = job->bank->features;
-    for (size_t i = index * IMAGES; i < smaller(job->n, (index + 1) * IMAGES); i++) {
+    for (size_t i = index * IMAGES; i < dice_least(job->n, (index + 1) * IMAGES); i++) {
         const float *h = job->h + i * features;
         const double scale = inverse_norm(job->kernels, h, features,
                                           job->scratch + (size_t)thread * (2 * features + job->room));
@@ -117,7 +113,7 @@ static dice_status scale_task(void *context, size_t index, int thread)
     (void)thread;
     const pass *job = context;
     const size_t features = job->bank->features;
-    for (size_t i = index * IMAGES; i < smaller(job->rows, (index + 1) * IMAGES); i++) {
+    for (size_t i = index * IMAGES; i < dice_least(job->rows, (index + 1) * IMAGES); i++) {
         const float *row = job->bank->rows + (job->first + i) * features;
         const double scale = job->bank->scale[job->first + i];
         for (size_t d = 0; d < features; d++) {
@@ -159,7 +155,7 @@ static dice_status keep_task(void *context, size_t index, int thread)
 {
     (void)thread;
     const pass *job = context;
-    for (size_t i = index * IMAGES; i < smaller(job->n, (index + 1) * IMAGES); i++) {
+    for (size_t i = index * IMAGES; i < dice_least(job->n, (index + 1) * IMAGES); i++) {
         const float *products = job->products + i * job->rows;
         candidate *candidates = job->candidates + i * job->room;
         size_t count = job->count[i];
@@ -210,7 +206,7 @@ static dice_status knn_task(void *context, size_t index, int thread)
     const size_t features = job->bank->features;
     double *q = job->scratch + (size_t)thread * (2 * features + job->room), *scratch = q + features;
     double *nearness = scratch + features;
-    for (size_t i = index * IMAGES; i < smaller(job->n, (index + 1) * IMAGES); i++) {
+    for (size_t i = index * IMAGES; i < dice_least(job->n, (index + 1) * IMAGES); i++) {
         candidate *c = job->candidates + i * job->room;
         largest_first(c, job->count[i], job->k);
         const double kth = (double)c[job->k - 1].product;
@@ -244,7 +240,7 @@ static dice_status guide_task(void *context, size_t index, int thread)
 {
     (void)thread;
     const pass *job = context;
-    for (size_t i = index * IMAGES; i < smaller(job->n, (index + 1) * IMAGES); i++) {
+    for (size_t i = index * IMAGES; i < dice_least(job->n, (index + 1) * IMAGES); i++) {
         candidate *c = job->candidates + i * job->room;
         largest_first(c, job->count[i], job->k);
         qsort(c, job->k, sizeof *c, falling);
@@ -262,7 +258,7 @@ static dice_status relation_task(void *context, size_t index, int thread)
     const pass *job = context;
     const size_t features = job->bank->features, classes = job->classes;
     double *q = job->scratch + (size_t)thread * (2 * features + job->room), *scratch = q + features;
-    for (size_t i = index * IMAGES; i < smaller(job->n, (index + 1) * IMAGES); i++) {
+    for (size_t i = index * IMAGES; i < dice_least(job->n, (index + 1) * IMAGES); i++) {
         const float *products = job->products + i * job->rows, *p_products = job->p_products + i * job->rows;
         double sum = job->out[i];
         int have_unit = 0;
@@ -308,7 +304,7 @@ static dice_status multiply(const dice_backend *backend, const dice_options *opt
  * IMAGES images. */
 static dice_status run(pass *job, dice_task take, dice_task finish)
 {
-    const size_t features = job->bank->features, n = job->n, tasks = (n + IMAGES - 1) / IMAGES;
+    const size_t features = job->bank->features, n = job->n, tasks = dice_ceil_div(n, IMAGES);
     const size_t products = n * ROWS * (job->row_p != NULL ? 2 : 1);
     dice_options options = {.plain_products = 1};
     const dice_backend *backend;
@@ -342,8 +338,8 @@ static dice_status run(pass *job, dice_task take, dice_task finish)
     backend = dice_backend_for_linear(backend, &options);
     status = dice_parallel_for(tasks, unit_task, job);
     for (job->first = 0; job->first < job->bank->n && status == DICE_OK; job->first += ROWS) {
-        job->rows = smaller(ROWS, job->bank->n - job->first);
-        status = dice_parallel_for((job->rows + IMAGES - 1) / IMAGES, scale_task, job);
+        job->rows = dice_least(ROWS, job->bank->n - job->first);
+        status = dice_parallel_for(dice_ceil_div(job->rows, IMAGES), scale_task, job);
         if (status == DICE_OK) {
             status = multiply(backend, &options, job->block, job->rows, features, job->bias, job->unit, n,
                               product);

@@ -1,6 +1,7 @@
 /* Histograms of each image. See bins.h. */
 #include "ood/scores/bins.h"
 
+#include "base/sizes.h"
 #include "base/threads.h"
 
 enum { IMAGES = 32 }; /* images in a task */
@@ -26,7 +27,7 @@ static dice_status count_task(void *context, size_t index, int thread)
                                                   : (double)((const float *)job->rows->data)[at];
             if (x >= job->low && x < job->high) {
                 const size_t bin = (size_t)((x - job->low) * scale);
-                counts[bin < job->bins ? bin : job->bins - 1] += 1;
+                counts[dice_least(bin, job->bins - 1)] += 1;
             }
         }
     }
@@ -36,5 +37,5 @@ static dice_status count_task(void *context, size_t index, int thread)
 dice_status dice_bins_count(const dice_rows *rows, double low, double high, size_t bins, double *counts)
 {
     count_job job = {rows, low, high, bins, counts};
-    return dice_parallel_for((rows->n + IMAGES - 1) / IMAGES, count_task, &job);
+    return dice_parallel_for(dice_ceil_div(rows->n, IMAGES), count_task, &job);
 }

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "base/memory.h"
+#include "base/sizes.h"
 #include "base/threads.h"
 #include "linalg/blas.h"
 #include "linalg/product.h"
@@ -19,7 +20,7 @@ struct dice_gaussian {
     double *centre;             /* (D) */
     double *norms;              /* (K) squares of the whitened means' norms */
     const dice_backend *backend;
-    dice_distance *elsewhere; /* the distances by the back end; NULL: the products above are used */
+    dice_distance *elsewhere; /* computes the distances on the back end; NULL: `whiten` and `means` do */
 };
 
 void dice_gaussian_free(dice_gaussian *gaussian)
@@ -74,7 +75,8 @@ static dice_status root_of_singular(double *a, size_t n, size_t *rank)
     return status;
 }
 
-/* Sets g->means and g->norms from means (K, D), and g->elsewhere from these and root (rank, D). */
+/* Sets g->means and g->norms from means (K, D); and, where the back end computes distances, g->elsewhere from
+ * the whitened means and root (rank, D). */
 static dice_status set_means(dice_gaussian *g, const double *means, const double *root,
                              const dice_options *options)
 {
@@ -172,7 +174,7 @@ static dice_status distance_task(void *context, size_t index, int thread)
     const distance_job *job = context;
     const dice_gaussian *g = job->g;
     const size_t first = index * job->images;
-    const size_t n = job->h->n - first < job->images ? job->h->n - first : job->images;
+    const size_t n = dice_least(job->h->n - first, job->images);
     double *x = job->memory + (size_t)thread * job->each, *y = x + job->images * g->features;
     double *products = y + job->images * g->whiten.width;
     for (size_t i = 0; i < n; i++) {
@@ -203,8 +205,8 @@ dice_status dice_gaussian_distance(const dice_gaussian *gaussian, const dice_row
     if (gaussian->elsewhere != NULL) {
         return gaussian->backend->distance_forward(gaussian->elsewhere, h->data, h->is_double, h->n, out);
     }
-    const size_t threads = (size_t)dice_threads_count(), share = (h->n + threads - 1) / threads;
-    distance_job job = {.g = gaussian, .h = h, .images = share < IMAGES ? share : IMAGES, .out = out};
+    const size_t threads = (size_t)dice_threads_count(), share = dice_ceil_div(h->n, threads);
+    distance_job job = {.g = gaussian, .h = h, .images = dice_least(share, IMAGES), .out = out};
     if (h->n == 0) {
         return DICE_OK;
     }
@@ -213,7 +215,7 @@ dice_status dice_gaussian_distance(const dice_gaussian *gaussian, const dice_row
     dice_status status = dice_alloc(threads * job.each, sizeof(double), &memory);
     if (status == DICE_OK) {
         job.memory = memory;
-        status = dice_parallel_for((h->n + job.images - 1) / job.images, distance_task, &job);
+        status = dice_parallel_for(dice_ceil_div(h->n, job.images), distance_task, &job);
         dice_free(memory);
     }
     return status;

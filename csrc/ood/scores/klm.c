@@ -10,6 +10,7 @@
 
 #include "backend/backend.h"
 #include "base/memory.h"
+#include "base/sizes.h"
 #include "base/threads.h"
 
 /* WAVE: images whose products exist at the same time; IMAGES: images in a task; LANES: partial maxima */
@@ -23,7 +24,7 @@ typedef struct klm_job {
     size_t first, n;       /* the wave's first image and its size */
     double *scratch;       /* (threads, C) */
     double *p;             /* (WAVE, C) */
-    float *short_p;        /* (WAVE, C) */
+    float *short_p;        /* (WAVE, C): p as floats */
     const float *products; /* (WAVE, K) */
     double *out;
 } klm_job;
@@ -31,7 +32,7 @@ typedef struct klm_job {
 static dice_status softmax_task(void *context, size_t index, int thread)
 {
     const klm_job *job = context;
-    const size_t classes = job->z->width, end = (index + 1) * IMAGES < job->n ? (index + 1) * IMAGES : job->n;
+    const size_t classes = job->z->width, end = dice_least((index + 1) * IMAGES, job->n);
     for (size_t i = index * IMAGES; i < end; i++) {
         const double *z = dice_rows_at(job->z, job->first + i, job->scratch + (size_t)thread * classes);
         double *p = job->p + i * classes, max;
@@ -70,7 +71,7 @@ static dice_status best_task(void *context, size_t index, int thread)
 {
     (void)thread;
     const klm_job *job = context;
-    const size_t classes = job->z->width, end = (index + 1) * IMAGES < job->n ? (index + 1) * IMAGES : job->n;
+    const size_t classes = job->z->width, end = dice_least((index + 1) * IMAGES, job->n);
     const double doubt = (double)(classes + 3) * 0x1p-24;
     for (size_t i = index * IMAGES; i < end; i++) {
         const float *products = job->products + i * job->n_typical, most = largest(products, job->n_typical);
@@ -89,7 +90,7 @@ static dice_status best_task(void *context, size_t index, int thread)
 
 dice_status dice_score_klm(const dice_rows *z, const double *log_typical, size_t n, double *out)
 {
-    const size_t classes = z->width, wave = z->n < WAVE ? z->n : WAVE;
+    const size_t classes = z->width, wave = dice_least(z->n, WAVE);
     klm_job job = {.z = z, .log_typical = log_typical, .n_typical = n, .out = out};
     dice_options options = {0};
     const dice_backend *backend = NULL;
@@ -120,8 +121,8 @@ dice_status dice_score_klm(const dice_rows *z, const double *log_typical, size_t
     job.products = products;
     for (; job.first < z->n && status == DICE_OK; job.first += job.n) {
         const dice_linear_outputs outputs = {.logits = products};
-        job.n = z->n - job.first < wave ? z->n - job.first : wave;
-        const size_t tasks = (job.n + IMAGES - 1) / IMAGES;
+        job.n = dice_least(z->n - job.first, wave);
+        const size_t tasks = dice_ceil_div(job.n, IMAGES);
         if ((status = dice_parallel_for(tasks, softmax_task, &job)) == DICE_OK
             && (status = backend->linear_forward(linear, job.short_p, job.n, INFINITY, &outputs))
                    == DICE_OK) {

@@ -39,8 +39,8 @@ typedef struct dice_score_rule {
     void (*score)(const dice_score_image *image, double *out);
 } dice_score_rule;
 
-/* The index of the largest logit, the first where several are equal; and dice_rows_exp of an
- * image's logits. */
+/* The index of the largest logit, the first where several are equal; and dice_rows_exp of an image's
+ * logits. */
 size_t dice_score_label(const dice_score_image *image);
 double dice_score_exp(const dice_score_image *image, double scale, double *e, double *max);
 
@@ -50,8 +50,9 @@ double dice_score_exp(const dice_score_image *image, double scale, double *e, do
     X(maxlogit)                                                                                              \
     X(energy)                                                                                                \
     X(entropy)                                                                                               \
-    X(gen) X(likelihood) X(openmax) X(gradnorm) X(fdbd) X(nci) X(she) X(klm_label) X(residual) X(lts)        \
-        X(pnml) X(cadref)
+    X(gen)                                                                                                   \
+    X(likelihood)                                                                                            \
+    X(openmax) X(gradnorm) X(fdbd) X(nci) X(she) X(klm_label) X(residual) X(lts) X(pnml) X(cadref)
 #define DICE_SCORE_DECLARE(name) extern const dice_score_rule dice_score_##name;
 DICE_SCORE_RULES(DICE_SCORE_DECLARE)
 

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "base/memory.h"
+#include "base/sizes.h"
 #include "base/threads.h"
 
 enum { IMAGES = 32 }; /* images in a task */
@@ -37,7 +38,7 @@ static dice_status run_task(void *context, size_t index, int thread)
     dice_score_image image = job->image;
     double *z = job->memory + (size_t)thread * job->scratch, *h = z + image.classes;
     image.scratch = h + image.features;
-    const size_t first = index * IMAGES, end = first + IMAGES < job->n ? first + IMAGES : job->n;
+    const size_t first = index * IMAGES, end = dice_least(first + IMAGES, job->n);
     for (size_t i = first; i < end; i++) {
         image.z = job->z != NULL ? dice_rows_at(job->z, i, z) : NULL;
         image.h = job->h != NULL ? dice_rows_at(job->h, i, h) : NULL;
@@ -69,12 +70,12 @@ dice_status dice_score_run(const dice_score_rule *rule, const dice_rows *z, cons
     job.image.features = h != NULL ? h->width : 0;
     job.image.arrays = arrays;
     job.image.numbers = numbers;
-    job.scratch = (3 * job.image.classes + 2 * job.image.features + 7) / 8 * 8;
+    job.scratch = dice_round_up(3 * job.image.classes + 2 * job.image.features, 8);
     void *memory;
     status = dice_alloc((size_t)dice_threads_count() * job.scratch, sizeof(double), &memory);
     if (status == DICE_OK) {
         job.memory = memory;
-        status = dice_parallel_for((job.n + IMAGES - 1) / IMAGES, run_task, &job);
+        status = dice_parallel_for(dice_ceil_div(job.n, IMAGES), run_task, &job);
         dice_free(memory);
     }
     return status;

@@ -5,6 +5,7 @@
  * channel blocks of all taps form one list; the unit takes two blocks at a time, a pair. */
 #include "base/bf16.h"
 #include "base/memory.h"
+#include "base/sizes.h"
 #include "cpu/conv_strip.h"
 #include "cpu/conv_tile.h"
 
@@ -12,7 +13,7 @@ enum {
     ROWS = 32,            /* pixels of a tile */
     PANEL = 32,           /* outputs of a tile */
     LANES = 32,           /* values of a pixel in a pair of blocks */
-    PLANE = PANEL * LANES /* bfloat16 weights of a pair, in one part: two tiles */
+    PLANE = PANEL * LANES /* bfloat16 weights of a pair, in one part: two registers */
 };
 
 static int fits(const dice_conv *conv)
@@ -22,7 +23,7 @@ static int fits(const dice_conv *conv)
 
 static size_t pair_count(const dice_conv *conv)
 {
-    return (dice_conv_block_count(conv) + 1) / 2;
+    return dice_ceil_div(dice_conv_block_count(conv), 2);
 }
 
 /* How many channels block `index` of the list has; 0 past the end of the list. */
@@ -56,8 +57,8 @@ static uint16_t upper_half(float x)
     return (uint16_t)(bits >> 16);
 }
 
-/* Packs weights as bfloat16 (panels, pairs, parts, 2 tiles, 16 lanes, 16 outputs, 2 halves). The two halves
- * are the weights of the same lane in both blocks of the pair, which the unit multiplies at once. */
+/* Packs weights as bfloat16 (panels, pairs, parts, 2 registers, 16 lanes, 16 outputs, 2 halves). The two
+ * halves are the weights of the same lane in both blocks of the pair, which the unit multiplies at once. */
 static dice_status pack_weight(dice_conv *conv, const float *weight)
 {
     const size_t pairs = pair_count(conv), parts = (size_t)conv->parts;
@@ -73,7 +74,7 @@ static dice_status pack_weight(dice_conv *conv, const float *weight)
             for (size_t n = 0; n < PANEL; n++) {
                 for (int lane = 0; lane < DICE_BLOCK; lane++) {
                     for (size_t half = 0; half < 2; half++) {
-                        /* (2 tiles, lanes, outputs of a tile, halves) */
+                        /* (2 registers, lanes, outputs of a register, halves) */
                         const size_t at = (n / 16) * (PLANE / 2) + (size_t)lane * LANES + (n % 16) * 2 + half;
                         float rest = weight_at(conv, weight, panel * PANEL + n, 2 * pair + half, lane);
                         for (size_t part = 0; part < parts; part++) {
@@ -104,7 +105,7 @@ static size_t split_bytes(const dice_conv *conv) /* bytes of a pixel */
 static size_t strip_pixels(const dice_conv *conv, size_t pixels)
 {
     return dice_conv_strip_length(DICE_CONV_STRIP_BYTES, split_bytes(conv), ROWS,
-                                  (pixels + ROWS - 1) / ROWS * ROWS);
+                                  dice_round_up(pixels, ROWS));
 }
 
 static size_t scratch_bytes(const dice_conv *conv, int32_t height, int32_t width, size_t images)
@@ -148,13 +149,13 @@ static void run_image(const dice_conv *conv, const dice_conv_tensors *tensors, d
     uint16_t *split = (uint16_t *)(void *)(packed + dice_conv_block_count(conv) * strip * DICE_BLOCK);
     amx->begin();
     for (size_t start = (size_t)piece.y0 * width; start < end; start += strip) {
-        const size_t count = start + strip < end ? strip : end - start;
+        const size_t count = dice_least(strip, end - start);
         split_strip(conv, &tensors->x, y->width, start, count, strip, packed, split);
         for (int32_t panel = piece.p0; panel < piece.p1; panel++) {
             const uint16_t *w = dice_conv_panel_weight(conv, panel);
             dice_conv_pixel at = {(int32_t)(start / width), (int32_t)(start % width)};
             for (size_t row = 0; row < count; row += ROWS) {
-                const int rows = (int)(count - row < ROWS ? count - row : ROWS);
+                const int rows = (int)dice_least(count - row, ROWS);
                 amx->tile(split + row * LANES, strip, (int32_t)pair_count(conv), conv->parts, w,
                           conv->bias + panel * PANEL, c);
                 dice_conv_store_tile(conv, c, rows, panel, tensors, &at);
@@ -164,17 +165,17 @@ static void run_image(const dice_conv *conv, const dice_conv_tensors *tensors, d
     amx->end();
 }
 
-static void run(const dice_conv *conv, const dice_conv_tensors *tensors, dice_group group,
+static void run(const dice_conv *conv, const dice_conv_tensors *tensors, dice_bundle bundle,
                 dice_conv_piece piece, void *scratch)
 {
-    for (size_t image = 0; image < group.images; image++) {
-        const dice_conv_tensors of_image = dice_conv_image(tensors, group, image);
+    for (size_t image = 0; image < bundle.images; image++) {
+        const dice_conv_tensors of_image = dice_conv_image(tensors, bundle, image);
         run_image(conv, &of_image, piece, scratch);
     }
 }
 
-const dice_conv_algorithm dice_conv_bf16 = {
-    .name = "bf16",
+const dice_conv_algorithm dice_conv_amx = {
+    .name = "amx",
     .vectors = PANEL / DICE_BLOCK,
     .row_unit = 1,
     .fits = fits,

@@ -54,7 +54,7 @@ def explained(name, theirs):
 
 @pytest.mark.parametrize("name", [name for name in METHODS if name not in ABSENT])
 def test_equals_pytorch_ood(name):
-    found = bench_scores.peer(name, W, B)
+    found = bench_scores.other(name, W, B)
     if found is None:
         pytest.skip("pytorch-ood is not installed")
     _, takes, fit, predict = found
