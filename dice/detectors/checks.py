@@ -10,13 +10,31 @@ from numpy.typing import NDArray
 from dice.arrays import as_array, blocks
 from dice.errors import InputError
 
-__all__ = ["class_labels", "finite", "float_type", "last_layer", "positive", "real", "scored", "whole"]
+MOST_WHOLE = 1 << 53  # the largest whole number up to which doubles hold all
+MOST_SEED = (1 << 128) - 1
+
+__all__ = [
+    "bounded",
+    "chosen",
+    "class_labels",
+    "finite",
+    "float_type",
+    "last_layer",
+    "percentage",
+    "positive",
+    "real",
+    "scored",
+    "truth",
+    "whole",
+]
 
 
 def last_layer(W: Any, b: Any) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """W (C, D) and b (C,) as float32, checked against each other."""
     weight = np.ascontiguousarray(as_array(W, "W", 2), dtype=np.float32)
     bias = np.ascontiguousarray(as_array(b, "b", 1), dtype=np.float32)
+    if not weight.size:
+        raise InputError(f"W: got shape {weight.shape}, want some classes and some features")
     if len(bias) != len(weight):
         raise InputError(f"b: got {len(bias)} values, W {weight.shape} wants {len(weight)}")
     return weight, bias
@@ -26,10 +44,25 @@ def real(value: Any, name: str) -> float:
     """A parameter as a number that is not NaN."""
     try:
         number = float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise InputError(f"{name}: got {value!r}, want a number") from None
     if np.isnan(number):
         raise InputError(f"{name}: is NaN, want a number")
+    return number
+
+
+def truth(value: Any, name: str) -> bool:
+    """A parameter that is True or False."""
+    if not isinstance(value, bool | np.bool_):
+        raise InputError(f"{name}: got {value!r:.60}, want True or False")
+    return bool(value)
+
+
+def bounded(value: Any, name: str) -> float:
+    """A parameter as a finite number."""
+    number = real(value, name)
+    if np.isinf(number):
+        raise InputError(f"{name}: got {value!r}, want a finite number")
     return number
 
 
@@ -41,11 +74,21 @@ def positive(value: Any, name: str) -> float:
     return number
 
 
-def whole(value: Any, name: str, least: int = 1) -> int:
-    """A parameter as a whole number of at least `least`."""
+def whole(value: Any, name: str, least: int = 1, most: int = MOST_WHOLE) -> int:
+    """A parameter as a whole number from `least` to `most`."""
     if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
-        raise InputError(f"{name}: got {value!r}, want a whole number of at least {least}")
+        raise InputError(f"{name}: got {value!r:.60}, want a whole number of at least {least}")
+    if value > most:
+        raise InputError(f"{name}: is too large, want at most {most}")
     return int(value)
+
+
+def percentage(value: Any, name: str) -> float:
+    """A parameter as a number from 0 to 100."""
+    number = real(value, name)
+    if not 0 <= number <= 100:
+        raise InputError(f"{name}: got {value!r}, want a percentage from 0 to 100")
+    return number
 
 
 def finite(block: np.ndarray, name: str) -> np.ndarray:
@@ -53,6 +96,13 @@ def finite(block: np.ndarray, name: str) -> np.ndarray:
     if not np.isfinite(block).all():
         raise InputError(f"{name}: holds NaN or infinity")
     return block
+
+
+def chosen(value: Any, name: str, *words: str) -> str:
+    """A parameter that is one of `words`."""
+    if not isinstance(value, str) or value not in words:
+        raise InputError(f"{name}: got {value!r:.60}, want {', '.join(words[:-1])} or {words[-1]}")
+    return value
 
 
 def class_labels(y: Any, n: int, classes: int) -> NDArray[np.int64]:

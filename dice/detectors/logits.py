@@ -51,6 +51,16 @@ class LogitScore(Detector):
             labels = labels[len(block) :]
         self._state = sample
 
+    def _check_sample(self) -> None:
+        """InputError or Unfit where what was learnt is no sample of logits (n, C) with labels (n,) below
+        C."""
+        if self._state is not None:
+            sample = self._fitted_state(Thinned)
+            sample.check(columns=2)
+            z, y = sample.rows()
+            if z.size:
+                class_labels(y, *z.shape)
+
     def _sampled(self) -> tuple[np.ndarray, np.ndarray]:
         """Logits (n, C) and labels (n,) of that sample. InputError where it has none."""
         sample = self._fitted_state(Thinned)
@@ -69,6 +79,10 @@ class MSP(LogitScore):
     def __init__(self, T: float = 1.0) -> None:
         self.T = T
 
+    def _check(self) -> None:
+        super()._check()
+        positive(self.T, "T")
+
     def _score_block(self, z: np.ndarray) -> NDArray[np.float64]:
         return _core.score("msp", z, None, (), (1 / positive(self.T, "T"),))
 
@@ -85,6 +99,10 @@ class Energy(LogitScore):
 
     def __init__(self, T: float = 1.0) -> None:
         self.T = T
+
+    def _check(self) -> None:
+        super()._check()
+        positive(self.T, "T")
 
     def _score_block(self, z: np.ndarray) -> NDArray[np.float64]:
         return _core.score("energy", z, None, (), (positive(self.T, "T"),))
@@ -111,6 +129,11 @@ class GEN(LogitScore):
     def __init__(self, gamma: float = 0.1, M: int = 100) -> None:
         self.gamma = gamma
         self.M = M
+
+    def _check(self) -> None:
+        super()._check()
+        positive(self.gamma, "gamma")
+        whole(self.M, "M")
 
     def _score_block(self, z: np.ndarray) -> NDArray[np.float64]:
         return _core.score("gen", z, None, (), (positive(self.gamma, "gamma"), whole(self.M, "M")))
@@ -149,6 +172,10 @@ class TempScale(LogitScore):
         """Adds logits `z` (N, C) with labels `y` (N,) of held-out ID images."""
         self._sample_logits(z, y, self.KEPT)
         return self
+
+    def _check(self) -> None:
+        super()._check()
+        self._check_sample()
 
     def _unfitted(self) -> str:
         return "temperature: not fitted; call fit(z, y) with held-out ID logits and labels"

@@ -264,6 +264,8 @@ def _list_folders(name: str, path: Path, root: Path) -> list[Path]:
 
 
 _MAX_LIST = 1 << 28  # bytes of a list file: ImageNet's training set takes 60 MB
+_MAX_LINES = 1 << 24  # of it: all of ImageNet, with 21,841 classes, has 14 million images
+_LIST_RATIO, _LIST_SLACK = 100, 8 << 20  # a gzipped list unpacks to so many times its size, or so many bytes
 
 
 def read_list(path: Path) -> tuple[list[str], Int64 | None]:
@@ -271,15 +273,19 @@ def read_list(path: Path) -> tuple[list[str], Int64 | None]:
 
     Paths may hold blanks. Gzipped files are read as well.
     """
-    opener = gzip.open if path.suffix == ".gz" else open
+    zipped = path.suffix == ".gz"
     try:
-        with opener(path, "rb") as file:
-            data = file.read(_MAX_LIST + 1)
+        most = min(_MAX_LIST, max(_LIST_RATIO * path.stat().st_size, _LIST_SLACK)) if zipped else _MAX_LIST
+        with gzip.open(path, "rb") if zipped else open(path, "rb") as file:
+            data = file.read(most + 1)
+        if len(data) > most or data.count(b"\n") > _MAX_LINES:  # before it is parsed
+            times = f", one that unpacks to more than {_LIST_RATIO} times its size too" if zipped else ""
+            raise InputError(
+                f"{path}: a list of more than {_MAX_LIST >> 20} MB or {_MAX_LINES} lines is refused{times}"
+            )
         files, labels = _parse_list(data)
     except (OSError, EOFError, UnicodeDecodeError, zlib.error) as error:
         raise InputError(f"{path}: not a list of images, one `path label` a line: {error}") from None
-    if len(data) > _MAX_LIST:
-        raise InputError(f"{path}: a list of more than {_MAX_LIST >> 20} MB is refused")
     if not files:
         raise InputError(f"{path}: the list is empty")
     if labels.max() < 0:
