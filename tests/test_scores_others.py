@@ -6,7 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from scipy.special import softmax
+from scipy.stats import spearmanr
 
+from dice.detectors.activations import VRA
 from dice.detectors.registry import METHODS, make
 
 pytest.importorskip(
@@ -23,13 +25,14 @@ H, h = (np.maximum(RNG.standard_normal((n, D)) + 0.3, 0).astype(np.float32) for 
 Y = (H @ W.T + B).argmax(1)  # all right: pytorch-ood's OpenMax takes wrong ones too
 
 ABSENT = {
-    "dice+react",
-    "vra",
-    "residual",
-    "relation",
-    "weiper",
-}  # vra: it clips to low, one cut for each place of the map
-PARAMETERS = {"nnguide": {"fraction": 1.0}}  # its bank is all images
+    *("dice+react", "residual", "relation", "weiper", "mds++", "rmds++", "ssd+"),
+    *("ctm", "cadref", "kpca", "neco", "optfs"),
+}
+PARAMETERS = {
+    "nnguide": {"fraction": 1.0},  # its bank is all images
+    "openmax": {"translation": 10000.0},
+    "vra": {"activation": VRA(below="clip")},
+}
 
 
 def logits(x):
@@ -61,14 +64,19 @@ def test_equals_pytorch_ood(name):
     row = METHODS[name]
     det = make(name, W, B, **PARAMETERS.get(name, {}))
     train, test = (logits(H), logits(h)) if row.takes == "z" else (H, h)
+    # where all images are right, pytorch-ood's temperature falls to 0
+    y = np.where(np.arange(len(Y)) % 9 == 0, (Y + 1) % C, Y) if name == "tempscale" else Y
     if row.needs_fit:
-        det.fit(train, Y)
+        det.fit(train, y)
     if fit is not None:
-        fit(torch.from_numpy(logits(H) if takes == "l" else H), torch.from_numpy(Y))
+        fit(torch.from_numpy(logits(H) if takes == "l" else H), torch.from_numpy(y))
     theirs = -predict(torch.from_numpy(logits(h) if takes == "l" else h)).detach().numpy().astype(np.float64)
     ours = det.score_samples(test)
+    if name == "pnml":  # it leaves out most directions, as its inverse is float32, and the bias column
+        assert spearmanr(ours, theirs).statistic > 0.8
+        return
     if name == "tempscale":  # it stops after some steps of LBFGS
-        assert np.corrcoef(np.argsort(np.argsort(ours)), np.argsort(np.argsort(theirs)))[0, 1] > 0.5
+        assert spearmanr(ours, theirs).statistic > 0.5
         return
     if name == "dice":  # its quantile is float32 and one weight may fall on the other side
         assert np.median(np.abs(ours - theirs)) < 1e-3
