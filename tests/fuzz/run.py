@@ -29,7 +29,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-sys.path[0] = str(HERE.parent)  # for `fuzz` and the helpers of the tests
+if __name__ == "__main__":
+    sys.path[0] = str(HERE.parent)  # for `fuzz` and the helpers of the tests
 
 ROOM = 768 << 20  # bytes that a target may take beyond what it has when it starts
 SECONDS = 10  # of processor time that one file may take in Python
