@@ -372,7 +372,8 @@ def _read_scores(path: Path, n: int) -> Float64:
     try:
         scores = np.array(read_bounded(path, MOST_SCORES).split(), np.float64)
     except ValueError as reason:
-        raise InputError(f"{path}: scores cannot be read ({reason}); run `dice eval` again") from None
+        words = str(reason)[:120]  # it quotes what is no number
+        raise InputError(f"{path}: scores cannot be read ({words}); run `dice eval` again") from None
     if len(scores) != n:
         raise InputError(f"{path}: holds {len(scores)} scores, want {n}; run `dice eval` again")
     if not (np.abs(scores) < LARGEST_SCORE).all():
