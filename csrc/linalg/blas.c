@@ -200,7 +200,10 @@ dice_status dice_blas_eigen(size_t n, double *a, double *values)
         BLAS(dsyevd_)("V", "U", &side, a, &side, values, work, &n_work, iwork, &integers, &info, 1, 1);
         leave();
         if (info != 0) {
-            status = dice_fail(DICE_E_INTERNAL, "eigenvectors: LAPACK's dsyevd ended with %d", info);
+            status = info > 0
+                       ? dice_fail(DICE_E_INPUT, "eigenvectors: the matrix has none that can be found; "
+                                                 "its numbers are too large or too small")
+                       : dice_fail(DICE_E_INTERNAL, "eigenvectors: LAPACK's dsyevd ended with %d", info);
         }
     }
     dice_free(work);
