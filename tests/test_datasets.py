@@ -13,7 +13,7 @@ from PIL import Image
 from dice.errors import InputError
 from dice.images import datasets
 from dice.images.datasets import MissingSet, default_ood, open_set, select_svhn
-from dice.images.imagesets import Part
+from dice.images.imagesets import Subset
 from dice.images.preprocess import transform_for
 
 CIFAR = transform_for("cifar")
@@ -235,7 +235,7 @@ def test_npy_set_that_is_cut_during_the_run_is_one_refusal(tmp_path, side, skip_
     np.save(tmp_path / "x.npy", np.zeros((300, side, side, 3), np.uint8))
     images = open_set(f"own={tmp_path / 'x.npy'}", tmp_path)
     if part:
-        images = Part(images, np.arange(0, 300, 3), sample=None, shard=None)
+        images = Subset(images, np.arange(0, 300, 3), sample=None, shard=None)
     batches = images.batches(CIFAR, 10, threads=1, skip_bad=skip_bad)
     next(batches)
     os.truncate(tmp_path / "x.npy", 4096)
@@ -245,11 +245,11 @@ def test_npy_set_that_is_cut_during_the_run_is_one_refusal(tmp_path, side, skip_
 
 
 @pytest.mark.parametrize("indices", [[1, 2, 3, 4], [0, 2, 3, 8], [7], [4, 9]])
-def test_part_of_a_npy_set(tmp_path, indices):
+def test_subset_of_a_npy_set(tmp_path, indices):
     pixels = np.random.default_rng(0).integers(0, 256, (10, 32, 32, 3), np.uint8)
     np.save(tmp_path / "x.npy", pixels)
-    part = Part(open_set(f"own={tmp_path / 'x.npy'}", tmp_path), np.array(indices), sample=None, shard=None)
-    np.testing.assert_array_equal(collect(part, CIFAR, 3)[1], pixels[indices])
+    subset = Subset(open_set(f"own={tmp_path / 'x.npy'}", tmp_path), np.array(indices), sample=None, shard=None)
+    np.testing.assert_array_equal(collect(subset, CIFAR, 3)[1], pixels[indices])
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from dice.backbone import Backbone
 from dice.console import note, progress
 from dice.detectors import DICE
 from dice.errors import InputError
-from dice.images.imagesets import Decoding, ImageSet, Part
+from dice.images.imagesets import Decoding, ImageSet, Subset
 from dice.images.preprocess import Transform
 from dice.io import fingerprint
 from dice.io.output import write_npz
@@ -32,7 +32,7 @@ SAVE_SECONDS = 60.0  # how much a kill can lose
 
 def select(
     train: ImageSet, *, max_images: int | None = None, seed: int = 0, shard: tuple[int, int] | None = None
-) -> Part:
+) -> Subset:
     """`train`, or a sample of it, or one of n shards of either.
 
     max_images: a random sample without replacement, stratified: each label gets its share, rounded up or
@@ -52,7 +52,7 @@ def select(
         if not 1 <= i <= n <= len(indices):
             raise InputError(f"--shard {i}/{n}: want 1/N to N/N, N at most the {len(indices)} images")
         indices = indices[len(indices) * (i - 1) // n : len(indices) * i // n]
-    return Part(train, indices, sample=sample, shard=list(shard) if shard else None)
+    return Subset(train, indices, sample=sample, shard=list(shard) if shard else None)
 
 
 # -- the pass
@@ -60,7 +60,7 @@ def select(
 
 def compute(
     net: Backbone,
-    part: Part,
+    part: Subset,
     transform: Transform,
     state: Path,
     *,
@@ -121,7 +121,7 @@ def compute(
     return found
 
 
-def _about(net: Backbone, part: Part, transform: Transform, full: bool) -> dict[str, Any]:
+def _about(net: Backbone, part: Subset, transform: Transform, full: bool) -> dict[str, Any]:
     return {
         "format": FORMAT,
         "dice": __version__,

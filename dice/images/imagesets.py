@@ -20,7 +20,7 @@ from dice.images import contents
 from dice.images.preprocess import Transform, decode
 from dice.io.npy import NpyFile
 
-__all__ = ["ArraySet", "Decoding", "FileSet", "ImageSet", "NpySet", "Part"]
+__all__ = ["ArraySet", "Decoding", "FileSet", "ImageSet", "NpySet", "Subset"]
 
 _CHUNK = 8  # images a thread decodes at a time: long enough to pay for the hand-over
 _Batch = tuple[int, UInt8, list[Future[dict[int, str]]]]  # first index, images, jobs that fill them
@@ -239,7 +239,7 @@ class FileSet(ImageSet):
         return contents.of_files(self.folder, self.files, self.name)
 
 
-class Part(ImageSet):
+class Subset(ImageSet):
     """Some images of another set, in its order.
 
     whole: that set. sample, shard: how they were chosen, as plain values, or None.
