@@ -132,6 +132,10 @@ def evaluate_one(
         clock=clock,
     )
     print_results(found, [id_set, *sets], order, titles, whole=not clock.stored)
+    if train is not None:
+        for words in (*train.notes, *train.bad):
+            if words != train.unlabelled:  # which is the reason for the methods left out
+                note(words)
     return found
 
 

@@ -183,6 +183,9 @@ def evaluate(
         settings.fresh,
         clock or Clock(),
     )
+    for images in (id_set, train):
+        if images is not None:
+            images.match_labels(len(net.bias), net.class_names)
     skipped = dict(skipped or {})
     fitted = _fit(through, methods, train, mean, settings.in_dataset)
     left_out = {**(left_out or {}), **fitted.failed}
@@ -282,6 +285,7 @@ def _fit(
             through.features(train),
             through.net.logits,
             labels=train.labels,
+            unlabelled=train.unlabelled,
             count=len(train),
             name=train.name,
             measure=partial(through.clock.measure, "head"),

@@ -69,11 +69,13 @@ def fit(
 ) -> fitting.Fit:
     """Fits on `images` in one streaming pass of the network, on the same images as `dice eval` does: see
     `dice.detectors.fitting`."""
+    images.match_labels(len(net.bias), net.class_names)
     fits = fitting.fit(
         {images.name: detector},
         ((indices, h) for indices, h, _ in _passed(net, images, transform, decoding)),
         net.logits,
         labels=images.labels,
+        unlabelled=images.unlabelled,
         count=len(images),
         name=images.name,
         strict=True,

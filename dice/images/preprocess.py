@@ -5,6 +5,7 @@ with antialiasing, 8-bit fixed point): other resizers give other scores. Nothing
 speed: no JPEG draft mode, no reduced decoding. EXIF orientation is ignored, as in the original.
 """
 
+import os
 import re
 from dataclasses import dataclass
 from os import PathLike
@@ -15,7 +16,16 @@ from PIL import Image, UnidentifiedImageError
 from dice.arrays import UInt8
 from dice.errors import InputError
 
-__all__ = ["FORMATS", "MAX_ASPECT", "MAX_PIXELS", "Transform", "check_size", "decode", "transform_for"]
+__all__ = [
+    "FORMATS",
+    "MAX_ASPECT",
+    "MAX_PIXELS",
+    "Transform",
+    "check_size",
+    "decode",
+    "is_image",
+    "transform_for",
+]
 
 # What may be decoded, told apart by content: no format that starts another program (EPS), none that no data
 # set uses.
@@ -49,6 +59,19 @@ def decode(path: str | PathLike[str]) -> Image.Image:
         raise InputError(f"{path}: not an image ({', '.join(FORMATS)}), or a damaged one") from None
     except Exception as error:  # Pillow's parsers raise nearly anything on damaged files
         raise InputError(f"{path}: cannot be decoded: {error or type(error).__name__}") from error
+
+
+def is_image(path: str | PathLike[str]) -> bool:
+    """Whether a plain file's content is of FORMATS, if only by its first bytes."""
+    if not os.path.isfile(path):  # opening a pipe would wait
+        return False
+    try:
+        with Image.open(path, formats=FORMATS):
+            return True
+    except OSError:  # UnidentifiedImageError too
+        return False
+    except Exception:  # an image, but a damaged one or a bomb; it is refused by name when it is read
+        return True
 
 
 def check_size(width: int, height: int, where: str | PathLike[str]) -> None:
