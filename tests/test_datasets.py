@@ -75,6 +75,21 @@ def test_real_folders_are_read_in_image_folder_order(shared, name, folder):
     assert images.labels.tolist() == [label for _, label in order]
 
 
+@pytest.mark.parametrize(
+    "suffix, form", [(".gif", "GIF"), (".jfif", "JPEG"), (".jpe", "JPEG"), ("", "PNG"), (".x", "BMP")]
+)
+def test_images_of_any_suffix_are_seen_by_their_content(tmp_path, suffix, form):
+    draw(tmp_path / "a/0.png")
+    Image.new("RGB", (32, 32)).save(tmp_path / "a" / f"1{suffix}", form)
+    for name in ("2.txt", "3.csv", "4", "5.json"):
+        (tmp_path / "a" / name).write_text("P5 is no image")
+    os.mkfifo(tmp_path / "a/6")
+    images = open_set(f"own={tmp_path}", tmp_path)
+    assert images.files == [os.path.join("a", "0.png"), os.path.join("a", f"1{suffix}")]
+    (note,) = images.notes
+    assert "5 files that are no images (a/2.txt, a/3.csv, a/4, ...)" in note
+
+
 def test_flat_folder_has_no_labels(tmp_path):
     for i in (2, 0, 1):
         draw(tmp_path / f"{i}.png", i)
@@ -161,6 +176,25 @@ def test_list_without_labels_beside_its_images(tmp_path):
     assert images.files == ["b.png", "1 2.png"] and images.labels is None
 
 
+def test_minus_one_is_no_label(tmp_path):
+    draw(tmp_path / "a.png")
+    draw(tmp_path / "b.png")
+    listing = tmp_path / "list.txt"
+    listing.write_text("a.png -1\nb.png -1\n")
+    images = open_set(f"own={listing}", tmp_path)
+    assert images.files == ["a.png", "b.png"] and images.labels is None
+    listing.write_text("a.png -1\nb.png 3\n")
+    assert open_set(f"own={listing}", tmp_path).labels.tolist() == [-1, 3]
+
+
+def test_a_byte_order_mark_is_no_part_of_the_first_path(tmp_path):
+    draw(tmp_path / "a.png")
+    draw(tmp_path / "b.png")
+    (tmp_path / "list.txt").write_text("\ufeffa.png 1\nb.png 2\n", "utf-8")
+    images = open_set(f"own={tmp_path / 'list.txt'}", tmp_path)
+    assert images.files == ["a.png", "b.png"] and images.labels.tolist() == [1, 2] and images.notes == []
+
+
 def test_list_of_a_known_set_is_relative_to_its_folder(tmp_path):
     draw(tmp_path / "root/datasets/ood_datasets/SUN/s/ski_slope/sun_a.png")
     with gzip.open(tmp_path / "list.txt.gz", "wb") as file:
@@ -178,6 +212,11 @@ def test_list_of_a_known_set_is_relative_to_its_folder(tmp_path):
         (b"\xff\xfe\x00", "not a list of images"),
         (b"nowhere.png 1\n", "none of the 1 images"),
         (b"a\0b.png 1\n", "none of the 1 images"),
+        (b"path,label\na.png,3\n", "read as 'path,label': write `path label`"),
+        (b"cats\\a.png 1\n", r"read as 'cats.*a.png': write its folders with /"),
+        (b"PK\x03\x04\xff\xff", "a zip archive; unpack it"),
+        (b"\x89PNG\r\n", "an image; give a folder"),
+        (b"\xff" * 257 + b"ustar", "a tar archive"),
     ],
 )
 def test_bad_list_is_refused_by_name(tmp_path, content, message):
