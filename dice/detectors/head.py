@@ -8,7 +8,16 @@ from numpy.typing import NDArray
 from dice import _core
 from dice.arrays import blocks, on_gpu
 from dice.detectors.base import Detector, S, Width
-from dice.detectors.checks import class_labels, finite, float_type, last_layer, positive, real, scored
+from dice.detectors.checks import (
+    check_layer,
+    class_labels,
+    finite,
+    float_type,
+    last_layer,
+    positive,
+    real,
+    scored,
+)
 from dice.errors import InputError
 from dice.stats.moments import ClassMoments, Moments
 from dice.stats.training import Statistics
@@ -108,6 +117,7 @@ class GradNorm(HeadScore):
     needs_fit = False
 
     def __init__(self, W: Any, b: Any, T: float = 1.0) -> None:
+        check_layer(W, b)
         self.W = W
         self.b = b
         self.T = T
@@ -169,6 +179,7 @@ class FDBD(_CentredScore):
     """
 
     def __init__(self, W: Any, b: Any, over: str = "distance") -> None:
+        check_layer(W, b)
         self.W = W
         self.b = b
         self.over = over
@@ -207,6 +218,7 @@ class NCI(_CentredScore):
     """
 
     def __init__(self, W: Any, b: Any, alpha: float = 1e-4) -> None:
+        check_layer(W, b)
         self.W = W
         self.b = b
         self.alpha = alpha
@@ -274,6 +286,7 @@ class SHE(HeadScore):
     saved_classes = (Patterns, ClassMoments)
 
     def __init__(self, W: Any, b: Any, variant: str = "predicted") -> None:
+        check_layer(W, b)
         self.W = W
         self.b = b
         self.variant = variant

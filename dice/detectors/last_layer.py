@@ -11,7 +11,7 @@ from dice import _core
 from dice.arrays import as_array, blocks, on_gpu
 from dice.detectors.activations import ASH, SCALE, VRA, Activation, Clip, Cuts
 from dice.detectors.base import Detector
-from dice.detectors.checks import finite, last_layer, real, scored
+from dice.detectors.checks import check_layer, finite, last_layer, percentage, real, scored
 from dice.detectors.logits import LogitScore
 from dice.detectors.sample import Thinned
 from dice.errors import InputError
@@ -117,6 +117,7 @@ class LastLayer(Detector):
         contribution: str = "product",
         score: str | LogitScore = "energy",
     ) -> None:
+        check_layer(W, b)
         self.W = W
         self.b = b
         self.activation = activation
@@ -284,7 +285,7 @@ class LastLayer(Detector):
                 UserWarning,
                 stacklevel=9,  # who calls score_samples
             )
-        weight, p = self._layer()[0], real(self.p, "p")
+        weight, p = self._layer()[0], percentage(self.p, "p")
         if _core.device_offers(self._device(), "rank"):
             return _core.device_rank(mean, weight, p, absolute, self._device())
         return _core.contribution_percentile(mean, weight, p, absolute), None

@@ -338,7 +338,6 @@ def _score(
 
 def _parameters(detector: Detector) -> dict[str, Any]:
     """The detector's parameters as plain values, without those that the network gives."""
-    given = {
-        key: value for key, value in detector.get_params().items() if key not in ("W", "b", "mean", "device")
-    }
+    of_network = ("W", "b", "mean", "device", "classes")
+    given = {key: value for key, value in detector.get_params().items() if key not in of_network}
     return {key: v if isinstance(v, str | int | float | None) else repr(v) for key, v in given.items()}
