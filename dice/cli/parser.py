@@ -206,6 +206,7 @@ def _fit(commands: _Commands) -> None:
         "--tpr", type=float, default=0.95, help="accept a further ID image with this probability at least"
     )
     parser.add_argument("--by-class", action="store_true", help="a threshold for each predicted class")
+    flags.add_out_datasets(parser, "none. How much of each the threshold accepts is printed")
 
 
 def _score(commands: _Commands) -> None:

@@ -50,7 +50,9 @@ class Measure:
         autc = None
         if np.isfinite(scores_id).all() and np.isfinite(scores_ood).all():
             autc = 100 * metrics.autc(scores_id, scores_ood, self.convention)
-        measured = Metrics.from_columns((100 * found[key] for key in metrics.METRICS), autc)
+        tied = metrics.tied(scores_id, scores_ood, self.convention)
+        columns = (100 * found[key] for key in metrics.METRICS)
+        measured = Metrics.from_columns(columns, autc, 100 * tied if tied >= metrics.TIES else None)
         if not self.replicates:
             return SetResult(len(scores_ood), measured)
         ends = metrics.bootstrap(scores_id, scores_ood, self.convention, replicates=self.replicates)

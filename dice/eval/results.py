@@ -42,7 +42,11 @@ _RUN, _ID_SCORES, _ID_LABELS, _OOD_SCORES = "run.json", "in_scores.txt", "in_lab
 
 @dataclass(frozen=True)
 class Metrics:
-    """The metrics of `dice.eval.metrics`. autc is None where scores are infinite."""
+    """The metrics of `dice.eval.metrics`.
+
+    autc is None where scores are infinite. tied: how many scores equal the threshold of FPR, see
+    `dice.eval.metrics.tied`; None where that is less than `TIES`, and for averages.
+    """
 
     fpr95: float
     auroc: float
@@ -50,6 +54,7 @@ class Metrics:
     auout: float
     dterr: float
     autc: float | None = None
+    tied: float | None = None
 
     @property
     def columns(self) -> tuple[float, float, float, float, float]:
@@ -57,18 +62,20 @@ class Metrics:
         return self.fpr95, self.auroc, self.auin, self.auout, self.dterr
 
     @classmethod
-    def from_columns(cls, values: Iterable[float], autc: float | None = None) -> "Metrics":
+    def from_columns(
+        cls, values: Iterable[float], autc: float | None = None, tied: float | None = None
+    ) -> "Metrics":
         fpr95, auroc, auin, auout, dterr = values
-        return cls(fpr95, auroc, auin, auout, dterr, autc)
+        return cls(fpr95, auroc, auin, auout, dterr, autc, tied)
 
     def to_json(self) -> dict[str, float]:
         return {key: value for key, value in asdict(self).items() if value is not None}
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> "Metrics":
-        autc = value.get("autc")
+        autc, tied = (None if value.get(key) is None else _number(value[key]) for key in ("autc", "tied"))
         columns = (_number(value[key]) for key in metrics.METRICS)
-        return cls.from_columns(columns, None if autc is None else _number(autc))
+        return cls.from_columns(columns, autc, tied)
 
 
 def average(rows: Mapping[str, Metrics], names: Iterable[str] | None = None) -> Metrics:

@@ -126,10 +126,11 @@ def measure(
     """The points of `grid`, from its scores (len(grid.points), N) of the ID set and of each OOD set."""
     points = []
     for i, (p, clip) in enumerate(grid.points):
-        sets = {
-            name: Metrics(**metrics.evaluate(scores_id[i], ood[i], convention))
-            for name, ood in scores_ood.items()
-        }
+        sets = {}
+        for name, ood in scores_ood.items():
+            tied = metrics.tied(scores_id[i], ood[i], convention)
+            found = metrics.evaluate(scores_id[i], ood[i], convention)
+            sets[name] = Metrics(**found, tied=tied if tied >= metrics.TIES else None)
         points.append(Point(p, clip, convention, sets, average(sets)))
     return points
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from dice.console import red, say, shown, write
+from dice.eval.doubts import ties
 from dice.eval.results import Metrics, Result
 
 __all__ = ["RANDOM", "format_summary", "format_table", "remarks", "row_writer"]
@@ -33,7 +34,9 @@ def format_table(result: Result, order: Iterable[str]) -> str:
             state = result.skipped.get(name, "scored, no ID scores to compare with").partition(":")[0]
             lines.append(f"{shown(name):12s} {state}")
             continue
-        lines.append(f"{shown(name):12s}{_cells(row.measured)}")
+        tied = row.measured.tied
+        mark = "" if tied is None else f"  * {ties(tied, result.convention)}"
+        lines.append(f"{shown(name):12s}{_cells(row.measured)}{mark}")
         if row.interval95:
             for end, words in zip(row.interval95, ("  2.5 %", " 97.5 %"), strict=True):
                 lines.append(f"{words:12s}{_cells(end)}")
@@ -56,8 +59,13 @@ def format_summary(results: Sequence[Result]) -> str:
     ]
     for result in results:
         rows = [*(result.sets[name].measured for name in names), result.average]
-        cells = (f"{row.fpr95:6.2f} / {row.auroc:6.2f}" if row else "-" for row in rows)
+        cells = (
+            f"{row.fpr95:6.2f}{' ' if row.tied is None else '*'}/ {row.auroc:6.2f}" if row else "-"
+            for row in rows
+        )
         lines.append(" ".join([result.method.title.ljust(width), *(f"{cell:>15s}" for cell in cells)]))
+    if any("*/" in line for line in lines):
+        lines.append("* FPR hangs on ties at its threshold; the tables above say how many")
     return "\n".join(lines)
 
 
