@@ -128,6 +128,7 @@ def test_swapped_sets_are_asked_about(data, tmp_path):
 
 
 def test_sweep_marks_ties_and_few_images(data, tmp_path):
+    (data / "id/.DS_Store").touch()
     done = dice_run(
         *(
             "sweep",
@@ -147,6 +148,7 @@ def test_sweep_marks_ties_and_few_images(data, tmp_path):
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     assert "*" not in lines[2] and "0.00*" in lines[3]
+    assert done.stderr.count(".DS_Store") == 1
     assert lines[4] == "* FPR hangs on ties: on a set up to 100.0 % of the OOD scores equal the threshold"
     assert done.stderr.count("fewer than 100 images (far 20)") == 1
 

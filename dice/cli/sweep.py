@@ -33,6 +33,7 @@ def run(args: Namespace) -> int:
     _, sets, left_out = inputs.open_sets(specs, args.root, strict=False)
     if not sets:
         raise InputError("--out-datasets: none of the sets is there")
+    used = [id_set, *sets]
     proxy = train = None
     if args.proxy:
         proxy = datasets.open_set(args.proxy, args.root)
@@ -43,6 +44,7 @@ def run(args: Namespace) -> int:
         refusal = "--choose-data: these are the ID images of the table; give others"
         inputs.tell_apart(train, "the images that p is chosen by", id_set, refusal)
         train = precompute.select(train, max_images=min(CHOICE_IMAGES, len(train)))
+        used += [proxy, train]
     net = inputs.open_network(args, args.in_dataset)
     transform = preprocess.transform_for(net.arch)
     mean = inputs.mean_feature(args, args.in_dataset, net, transform, base)
@@ -67,8 +69,11 @@ def run(args: Namespace) -> int:
     if args.out:
         write_lines(Path(args.out), [json.dumps(found.to_json(), indent=2)])
     print_sweep(found, args.format)
-    best = max(points, key=lambda point: point.average.auroc)
-    for words in (doubts.below_half(best.sets, 0.5), doubts.few_images({s.name: len(s) for s in sets})):
+    for images in used:
+        for words in (*images.notes, *images.bad):
+            note(words)
+    highest = max(points, key=lambda point: point.average.auroc)
+    for words in (doubts.below_half(highest.sets, 0.5), doubts.few_images({s.name: len(s) for s in sets})):
         if words:
             warn(words)
     return 2 if any(reason.startswith(evaluate.BROKEN) for reason in left_out.values()) else 0
