@@ -127,6 +127,28 @@ def test_names_of_the_checkpoint_decide(tmp_path):
     assert by_folder(images) == {"a": 1, "b": 2, "c": 0} and images.notes == []
 
 
+@pytest.mark.parametrize(
+    "names, count, known, strange",
+    [
+        (["plane", *CIFAR_10[1:]], 10, None, "plane"),  # in sorted order every label would be another
+        (["a", "b", "x"], 3, ("a", "b", "c"), "x"),
+        (["x", "y", "z"], 3, ("a", "b", "c"), "x, y, z"),
+    ],
+)
+def test_folders_of_other_names_than_the_networks_are_not_trusted(tmp_path, names, count, known, strange):
+    images = open_set(f"x={folders(tmp_path, *names)}", tmp_path)
+    images.match_labels(count, known)
+    assert images.labels is None
+    assert f"has the classes {strange}, which are none of the network's by name" in images.notes[-1]
+
+
+def test_ten_classes_of_ones_own_are_not_cifars(tmp_path):
+    names = ["cat", "dog", *"abcdefgh"]
+    images = open_set(f"x={folders(tmp_path, *names)}", tmp_path)
+    images.match_labels(10)
+    assert by_folder(images) == {name: place for place, name in enumerate(sorted(names))}
+
+
 def test_classes_txt_decides_and_is_no_image(tmp_path):
     folders(tmp_path, "a", "b")
     (tmp_path / "classes.txt").write_text("\ufeffb\nnone\na\n", "utf-8")

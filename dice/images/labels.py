@@ -87,30 +87,35 @@ def settle(
     if not classes.sorted_folders and len(classes.names) == count:
         return labels, ""
     used = np.unique(labels[labels >= 0])
+    strange: list[str] = []  # names that the network has not learnt
     for names in _candidates(count, known):
         places = {_plain(name): place for place, name in enumerate(names)}
-        found = {int(label): places.get(_plain(classes.names[label])) for label in used}
-        if None not in found.values():
+        found = {int(label): places.get(_plain(classes.names[label]), -1) for label in used}
+        missing = [classes.names[label] for label, place in found.items() if place < 0]
+        if not missing:
             table = np.full(len(classes.names) + 1, -1)  # the last for images without a label
             table[list(found)] = list(found.values())
             few = f"{where}: has {len(used)} of the network's {count} classes; they are matched by name"
             return table[labels], few if len(used) < count else ""
+        if names is known or 2 * len(missing) < len(used):
+            strange = strange or missing
+    cure = ""
     if classes.sorted_folders:
-        if len(classes.names) == count:
-            return labels, ""
         every = sorted((*classes.names, *classes.empty))
-        if len(every) == count:
-            return np.array([every.index(name) for name in classes.names])[labels], ""
+        for folders in (list(classes.names), every):
+            if len(folders) == count and not strange:
+                return np.array([folders.index(name) for name in classes.names])[labels], ""
         cure = (
             f"; name the network's classes in {CLASSES} beside the folders, one a line in the network's order"
         )
-    else:
-        cure = ""
-    kind = "class folders" if classes.sorted_folders else "classes"
-    return None, (
-        f"{where}: has {len(classes.names)} {kind}, and the network {count} classes, so that it is not known "
-        f"which is which. No label of it is used{cure}"
-    )
+    why = f"has the classes {', '.join(strange[:3])}, which are none of the network's by name"
+    if not strange:
+        kind = "class folders" if classes.sorted_folders else "classes"
+        why = (
+            f"has {len(classes.names)} {kind}, and the network {count} classes, so that it is not known "
+            "which is which"
+        )
+    return None, f"{where}: {why}. No label of it is used{cure}"
 
 
 def cifar_100() -> tuple[str, ...]:
