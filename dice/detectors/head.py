@@ -14,6 +14,7 @@ from dice.detectors.checks import (
     finite,
     float_type,
     last_layer,
+    percentage,
     positive,
     real,
     scored,
@@ -137,14 +138,13 @@ class LTS(HeadScore):
     needs_fit = False
 
     def __init__(self, W: Any, b: Any, percentile: float = 95) -> None:
+        check_layer(W, b)
         self.W = W
         self.b = b
         self.percentile = percentile
 
     def _score_block(self, h: np.ndarray, z: np.ndarray) -> NDArray[np.float64]:
-        percentile = real(self.percentile, "percentile")
-        if not 0 <= percentile <= 100:
-            raise InputError(f"percentile: got {percentile}, want a percentage from 0 to 100")
+        percentile = percentage(self.percentile, "percentile")
         k = h.shape[1] - round(h.shape[1] * percentile / 100)
         return _core.score("lts", z, h, (), (max(k, 1),))
 

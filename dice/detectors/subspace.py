@@ -276,6 +276,7 @@ class NECO(HeadScore):
     SHARE = 0.9
 
     def __init__(self, W: Any, b: Any, dim: int | None = None, max_logit: bool = True) -> None:
+        check_layer(W, b)
         self.W = W
         self.b = b
         self.dim = dim
