@@ -97,6 +97,13 @@ def test_numbers_beyond_the_networks_classes_are_not_trusted(tmp_path):
     assert images.unlabelled == images.notes[-1]
 
 
+def test_fewer_numbers_than_classes_are_said(tmp_path):
+    images = open_set(f"x={folders(tmp_path, '0', '2')}", tmp_path)
+    images.match_labels(3)
+    assert by_folder(images) == {"0": 0, "2": 2}
+    assert "has 2 of the network's 3 classes, by number" in images.notes[-1]
+
+
 def test_missing_folder_is_matched_by_cifars_names(tmp_path):
     names = [name for name in CIFAR_10 if name != "bird"]
     images = open_set(f"x={folders(tmp_path, *names)}", tmp_path)
@@ -156,6 +163,7 @@ def test_classes_txt_decides_and_is_no_image(tmp_path):
     assert by_folder(images) == {"a": 2, "b": 0} and images.notes == []
     images.match_labels(3, ("a", "b", "none"))
     assert by_folder(images) == {"a": 2, "b": 0}
+    assert "has 2 of the network's 3 classes" in images.notes[-1]
     images = open_set(f"x={tmp_path}", tmp_path)
     images.match_labels(4)
     assert images.labels is None and "has 3 classes, and the network 4 classes" in images.notes[-1]
@@ -187,6 +195,7 @@ def test_empty_folders_keep_their_places_where_that_fits_the_network(tmp_path):
         images = open_set(f"x={tmp_path}", tmp_path)
         images.match_labels(count)
         assert by_folder(images) == want
+        assert ("folders without images, b, are counted" in images.notes[-1]) == (count == 4)
 
 
 def test_a_known_set_of_other_classes_has_no_labels():

@@ -244,7 +244,7 @@ def _wnids(base: Path) -> list[str]:
     if not own.is_file():
         return sorted(devkit_wnids())
     try:
-        return [line.split()[0] for line in own.read_text("utf-8").splitlines() if line.strip()]
+        return [line.split()[0] for line in own.read_text("utf-8-sig").splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{own}: not a list of wnids, one a line: {error}") from None
 

@@ -29,12 +29,14 @@ class Classes(NamedTuple):
     names: of the classes 0, 1, ...; () where they are not known.
     sorted_folders: whether these are the sorted names of class folders, so that a label is only a place.
     empty: names of class folders without images; they have no label.
+    folders: how many class folders there are whose names are the labels.
     remark: what to say where the labels are used.
     """
 
     names: tuple[str, ...] = ()
     sorted_folders: bool = False
     empty: tuple[str, ...] = ()
+    folders: int = 0
     remark: str = ""
 
 
@@ -60,7 +62,7 @@ def of_folders(listing: Listing) -> tuple[Int64, Classes]:
                 f"{listing.folder}: the folders' names are numbers and taken as labels. A network that was "
                 f"trained on them in the order of text, 0 1 10 11 2, wants them so in {own}"
             )
-        classes = Classes(remark=remark)
+        classes = Classes(folders=len(folders), remark=remark)
     else:
         numbers, classes = list(range(len(folders))), Classes(tuple(folders), True, tuple(listing.empty))
     return np.repeat(np.array(numbers, np.int64), sizes), classes
@@ -78,15 +80,18 @@ def settle(
     if not classes.names:
         highest = int(labels.max(initial=-1))
         if highest < count:
-            return labels, classes.remark
+            fewer = f"{where}: has {classes.folders} of the network's {count} classes, by number"
+            return labels, classes.remark or (fewer if 0 < classes.folders < count else "")
         from_one = " They seem to count from 1." if highest == count and 0 not in labels else ""
         return None, (
             f"{where}: has labels up to {highest}, and the network's classes are 0 to {count - 1}.{from_one} "
             "No label of it is used"
         )
-    if not classes.sorted_folders and len(classes.names) == count:
-        return labels, ""
     used = np.unique(labels[labels >= 0])
+    few = f"{where}: has {len(used)} of the network's {count} classes; they are matched by name"
+    few = few if len(used) < count else ""
+    if not classes.sorted_folders and len(classes.names) == count:
+        return labels, few
     strange: list[str] = []  # names that the network has not learnt
     for names in _candidates(count, known):
         places = {_plain(name): place for place, name in enumerate(names)}
@@ -95,16 +100,17 @@ def settle(
         if not missing:
             table = np.full(len(classes.names) + 1, -1)  # the last for images without a label
             table[list(found)] = list(found.values())
-            few = f"{where}: has {len(used)} of the network's {count} classes; they are matched by name"
-            return table[labels], few if len(used) < count else ""
+            return table[labels], few
         if names is known or 2 * len(missing) < len(used):
             strange = strange or missing
     cure = ""
     if classes.sorted_folders:
+        if len(classes.names) == count and not strange:
+            return labels, ""
         every = sorted((*classes.names, *classes.empty))
-        for folders in (list(classes.names), every):
-            if len(folders) == count and not strange:
-                return np.array([folders.index(name) for name in classes.names])[labels], ""
+        if len(every) == count and not strange:
+            words = f"the folders without images, {', '.join(classes.empty[:3])}, are counted as classes"
+            return np.array([every.index(name) for name in classes.names])[labels], f"{where}: {words}"
         cure = (
             f"; name the network's classes in {CLASSES} beside the folders, one a line in the network's order"
         )
