@@ -61,9 +61,16 @@ def test_a_sweep_marks_p_100():
 
 @pytest.mark.parametrize(
     "percent, n, classes, doubtful",
-    [(0.5, 1000, 100, True), (1.0, 200, 100, True), (94.0, 1000, 10, False), (12, 1000, 10, False),
-     (0, 10, 10, False), (55, 100, 2, True), (70, 100, 2, False)],
-)  # fmt: skip
+    [
+        (0.5, 1000, 100, True),
+        (1.0, 200, 100, True),
+        (94.0, 1000, 10, False),
+        (12, 1000, 10, False),
+        (0, 10, 10, False),
+        (55, 100, 2, True),
+        (70, 100, 2, False),
+    ],
+)
 def test_chance_accuracy(percent, n, classes, doubtful):
     assert bool(doubts.accuracy(percent, n, classes)) == doubtful
 

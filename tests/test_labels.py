@@ -171,7 +171,12 @@ def test_classes_txt_decides_and_is_no_image(tmp_path):
 
 @pytest.mark.parametrize(
     "content, words",
-    [("a\n", "no line for the class folder b"), ("a\nb\na\n", "'a' twice"), ("\xff", "not a list")],
+    [
+        ("a\n", "no line for the class folder b"),
+        ("a\nb\na\n", "'a' twice"),
+        ("\xff", "not a list"),
+        ("a\nb\n" + "c" * (1 << 24), "16 MB is refused"),
+    ],
 )
 def test_bad_classes_txt_is_refused(tmp_path, content, words):
     folders(tmp_path, "a", "b")

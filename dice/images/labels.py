@@ -7,6 +7,7 @@ else not at all.
 """
 
 import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from importlib import resources
 from pathlib import Path
@@ -19,6 +20,8 @@ from dice.errors import InputError
 from dice.images.listing import CLASSES, Listing
 
 __all__ = ["CIFAR_10", "Classes", "cifar_100", "devkit_wnids", "of_folders", "settle"]
+
+_MAX_NAMES = 1 << 24  # bytes of a file of class names
 
 CIFAR_10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 
@@ -157,10 +160,11 @@ def _plain(name: str) -> str:
 
 def _read_names(path: Path) -> tuple[str, ...]:
     try:
+        if path.stat().st_size > _MAX_NAMES:
+            raise InputError(f"{path}: a list of names of more than {_MAX_NAMES >> 20} MB is refused")
         names = tuple(line.strip() for line in path.read_text("utf-8-sig").rstrip().splitlines())
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: not a list of class names, one a line: {error}") from None
-    twice = [name for i, name in enumerate(names) if name in names[:i]]
-    if twice:
+    if twice := [name for name, n in Counter(names).items() if n > 1]:
         raise InputError(f"{path}: has the class {twice[0]!r} twice")
     return names
