@@ -156,7 +156,8 @@ def test_sweep_marks_ties_and_few_images(data, tmp_path):
     lines = done.stdout.splitlines()
     assert "*" not in lines[2] and "0.00*" in lines[3]
     assert done.stderr.count(".DS_Store") == 1
-    assert lines[4] == "* FPR hangs on ties: on a set up to 100.0 % of the OOD scores equal the threshold"
+    words = "* FPR hangs on ties: on a set up to 100.0 % of the OOD scores equal the threshold"
+    assert words in done.stderr
     assert done.stderr.count("fewer than 100 images (far 20)") == 1
 
 

@@ -124,4 +124,4 @@ def print_table(found: Sweep) -> None:
         say(f"{point.p:7g} {clip:>8s} {fpr}{100 * area:6.2f}  {bar}".rstrip())
         most = max([most, *tied])
     if most:
-        say(f"* FPR hangs on ties: on a set up to {doubts.ties(100 * most, found.convention)}")
+        note(f"* FPR hangs on ties: on a set up to {doubts.ties(100 * most, found.convention)}")
