@@ -14,7 +14,7 @@ from tiny import array_set, save_densenet, save_images
 from dice.errors import InputError
 from dice.eval import doubts, metrics
 from dice.eval.evaluate import Measure
-from dice.eval.results import Metrics
+from dice.eval.results import Metrics, average
 from dice.eval.sweep import sweep
 
 few_values = st.lists(st.integers(-2, 2).map(float), min_size=1, max_size=60)
@@ -50,6 +50,11 @@ def test_ties_are_kept_with_the_result_from_one_percent_on():
         assert row.measured.fpr95 == 0 and row.measured.tied == want
         assert type(row).from_json(json.loads(json.dumps(row.to_json()))) == row
         assert ("tied" in row.to_json()) == (want is not None)
+
+
+def test_an_average_has_the_mean_share_of_ties():
+    rows = {"far": Metrics(0, 50, 1, 1, 1, tied=80), "near": Metrics(10, 90, 1, 1, 1)}
+    assert average(rows).tied == 40 and average(rows, ["near"]).tied is None
 
 
 def test_a_sweep_marks_p_100():
@@ -108,7 +113,9 @@ def test_eval_says_what_is_doubtful(data, tmp_path):
     tables = done.stdout.split(" OOD detection method: ")
     assert "* 100.0 % of the OOD scores equal the threshold" in tables[4]
     assert "equal the threshold" not in "".join(tables[:4])
-    assert "0.00*/" in tables[4] and "* FPR hangs on ties" in tables[4]
+    assert tables[4].count("* 100.0 % of the OOD scores equal the threshold") == 2  # the set and the average
+    assert tables[4].count("0.00*/") == 2
+    assert "dice p=100: " in tables[4] and "* FPR hangs on ties at its threshold on far" in tables[4]
     assert done.stderr.count("fewer than 100 images (far 20)") == 1
     assert done.stderr.count("p=0.9 is a percentage") == 1
     assert done.stderr.count("is what guessing among 4 classes gives") == 1
@@ -156,7 +163,7 @@ def test_sweep_marks_ties_and_few_images(data, tmp_path):
     lines = done.stdout.splitlines()
     assert "*" not in lines[2] and "0.00*" in lines[3]
     assert done.stderr.count(".DS_Store") == 1
-    words = "* FPR hangs on ties: on a set up to 100.0 % of the OOD scores equal the threshold"
+    words = "* FPR hangs on ties: on average up to 100.0 % of the OOD scores equal the threshold"
     assert words in done.stderr
     assert done.stderr.count("fewer than 100 images (far 20)") == 1
 

@@ -118,10 +118,9 @@ def print_table(found: Sweep) -> None:
     for point, area in zip(found.points, areas, strict=True):
         clip = "-" if point.clip is None else f"{point.clip:g}"
         bar = "#" * round(BAR * (area - low) / span)
-        tied = [row.tied for row in point.sets.values() if row.tied is not None]
-        mark = "*" if tied else " "
-        fpr = f"{100 * point.average.fpr95:6.2f}{mark}"
+        tied = point.average.tied
+        fpr = f"{100 * point.average.fpr95:6.2f}{' ' if tied is None else '*'}"
         say(f"{point.p:7g} {clip:>8s} {fpr}{100 * area:6.2f}  {bar}".rstrip())
-        most = max([most, *tied])
+        most = max(most, tied or 0)
     if most:
-        note(f"* FPR hangs on ties: on a set up to {doubts.ties(100 * most, found.convention)}")
+        note(f"* FPR hangs on ties: on average up to {doubts.ties(100 * most, found.convention)}")

@@ -45,7 +45,7 @@ class Metrics:
     """The metrics of `dice.eval.metrics`.
 
     autc is None where scores are infinite. tied: how many scores equal the threshold of FPR, see
-    `dice.eval.metrics.tied`; None where that is less than `TIES`, and for averages.
+    `dice.eval.metrics.tied`; None where that is less than `TIES`.
     """
 
     fpr95: float
@@ -78,9 +78,14 @@ class Metrics:
         return cls.from_columns(columns, autc, tied)
 
 
-def average(rows: Mapping[str, Metrics], names: Iterable[str] | None = None) -> Metrics:
-    """Plain means over the sets `names`, by default all; see `dice.eval.metrics.average`."""
-    return Metrics(**metrics.average({name: row.to_json() for name, row in rows.items()}, names))
+def average(rows: Mapping[str, Metrics], names: Sequence[str] | None = None) -> Metrics:
+    """Plain means over the sets `names`, by default all; see `dice.eval.metrics.average`.
+
+    `tied` of a set that has none counts as 0."""
+    found = metrics.average({name: row.to_json() for name, row in rows.items()}, names)
+    tied = [rows[name].tied for name in (rows if names is None else names)]
+    known = [share for share in tied if share is not None]
+    return Metrics(**found, tied=sum(known) / len(tied) if known else None)
 
 
 @dataclass(frozen=True)

@@ -34,18 +34,16 @@ def format_table(result: Result, order: Iterable[str]) -> str:
             state = result.skipped.get(name, "scored, no ID scores to compare with").partition(":")[0]
             lines.append(f"{shown(name):12s} {state}")
             continue
-        tied = row.measured.tied
-        mark = "" if tied is None else f"  * {ties(tied, result.convention)}"
-        lines.append(f"{shown(name):12s}{_cells(row.measured)}{mark}")
+        lines.append(f"{shown(name):12s}{_cells(row.measured)}{_mark(row.measured, result.convention)}")
         if row.interval95:
             for end, words in zip(row.interval95, ("  2.5 %", " 97.5 %"), strict=True):
                 lines.append(f"{words:12s}{_cells(end)}")
     if result.average:
         count = len(result.sets)
         of = f"  (of {count} set{'s' if count > 1 else ''})" if result.skipped else ""
-        lines.append(f"{'AVG':12s}{_cells(result.average)}{of}")
+        lines.append(f"{'AVG':12s}{_cells(result.average)}{of}{_mark(result.average, result.convention)}")
     for group, average in (result.groups or {}).items():
-        lines.append(f"{group.upper():12s}{_cells(average)}")
+        lines.append(f"{group.upper():12s}{_cells(average)}{_mark(average, result.convention)}")
     return "\n".join(lines)
 
 
@@ -64,14 +62,12 @@ def format_summary(results: Sequence[Result]) -> str:
             for row in rows
         )
         lines.append(" ".join([result.method.title.ljust(width), *(f"{cell:>15s}" for cell in cells)]))
-    if any("*/" in line for line in lines):
-        lines.append("* FPR hangs on ties at its threshold; the tables above say how many")
     return "\n".join(lines)
 
 
 def remarks(results: Sequence[Result]) -> list[str]:
     """One line for each method that has something to tell: its parameters, which images it was fitted on,
-    what the fit was short of, and that it ends below MSP."""
+    what the fit was short of, that it ends below MSP, and that its FPR hangs on ties."""
     msp = next((result.average for result in results if result.method.title == "msp"), None)
     lines = []
     for result in results:
@@ -88,9 +84,17 @@ def remarks(results: Sequence[Result]) -> list[str]:
         if msp and mine and mine.auroc < msp.auroc:
             auroc, fpr = mine.auroc - msp.auroc, mine.fpr95 - msp.fpr95
             words.append(f"BELOW MSP: AUROC {auroc:+.2f}, FPR {fpr:+.2f} points")
+        tied = [name for name, row in result.sets.items() if row.measured and row.measured.tied is not None]
+        if tied:
+            words.append(f"* FPR hangs on ties at its threshold on {', '.join(tied)}")
         if words:
             lines.append(f"{result.method.title}: {'; '.join(words)}")
     return lines
+
+
+def _mark(row: Metrics, convention: str) -> str:
+    """What follows a row whose FPR hangs on ties."""
+    return "" if row.tied is None else f"  * {ties(row.tied, convention)}"
 
 
 def _cells(row: Metrics) -> str:
