@@ -172,6 +172,8 @@ def evaluate(
     skipped, left_out: the OOD sets (by name) and the methods (by label) that the caller has left out already,
         with the reason for each; the results list them with those that are left out here.
 
+    The labels of `id_set` and `train` become those of `net`, or are dropped: see `ImageSet.match_labels`.
+
     A broken OOD set is named on stderr and in `skipped`, a method that cannot be fitted in `left_out`; the
     others are finished. Raises InputError for a broken ID set, where no method is left, and for a disk that
     cannot be written; what is finished is kept in `settings.base_dir`.

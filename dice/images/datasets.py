@@ -15,9 +15,8 @@ import numpy as np
 
 from dice.arrays import Int64, UInt8
 from dice.errors import InputError
-from dice.images import labels as labels_of
 from dice.images.imagesets import ArraySet, FileSet, ImageSet, NpySet
-from dice.images.labels import CIFAR_10, Classes, cifar_100, devkit_wnids
+from dice.images.labels import CIFAR_10, Classes, cifar_100, devkit_wnids, folder_labels
 from dice.images.listing import Listing, image_files
 from dice.images.lists import how_read, read_list
 from dice.images.preprocess import FORMATS, check_size
@@ -188,7 +187,7 @@ def _open_folder(name: str, folder: Path) -> FileSet | None:
         notes.append(
             f"{name}: {len(listing.loose)} images beside the class folders of {folder} are not taken"
         )
-    labels, classes = labels_of.of_folders(listing)
+    labels, classes = folder_labels(listing)
     files = [file for members in listing.by_class for file in members]
     return FileSet(name, folder, files, labels, notes, classes)
 

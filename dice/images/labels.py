@@ -19,7 +19,7 @@ from dice.arrays import Int64
 from dice.errors import InputError
 from dice.images.listing import CLASSES, Listing
 
-__all__ = ["CIFAR_10", "Classes", "cifar_100", "devkit_wnids", "of_folders", "settle"]
+__all__ = ["CIFAR_10", "Classes", "cifar_100", "devkit_wnids", "folder_labels", "settle"]
 
 _MAX_NAMES = 1 << 24  # bytes of a file of class names
 
@@ -43,7 +43,7 @@ class Classes(NamedTuple):
     remark: str = ""
 
 
-def of_folders(listing: Listing) -> tuple[Int64, Classes]:
+def folder_labels(listing: Listing) -> tuple[Int64, Classes]:
     """The labels (N,) of all images of `listing.by_class`, and what they mean.
 
     Labels are the lines of `classes.txt` in the folder, else the folders' names where these are numbers, else
