@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from dice import _core
 from dice.arrays import blocks
-from dice.detectors.checks import whole
+from dice.detectors.checks import check_layer, whole
 from dice.detectors.head import HeadScore
 from dice.detectors.sample import Thinned
 from dice.errors import InputError
@@ -33,6 +33,7 @@ class OptFS(HeadScore):
     NORM = 1000.0
 
     def __init__(self, W: Any, b: Any, bins: int = 100, variant: str = "predicted") -> None:
+        check_layer(W, b)
         self.W = W
         self.b = b
         self.bins = bins
