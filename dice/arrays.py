@@ -1,7 +1,7 @@
 """Arrays of any framework as numpy arrays; names of the array types."""
 
 from collections.abc import Iterator
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +11,7 @@ from dice.errors import InputError
 __all__ = [
     "Array",
     "Bool",
+    "DeviceArray",
     "Float32",
     "Float64",
     "Int64",
@@ -27,6 +28,15 @@ Float64: TypeAlias = NDArray[np.float64]
 Int64: TypeAlias = NDArray[np.int64]
 UInt8: TypeAlias = NDArray[np.uint8]
 Bool: TypeAlias = NDArray[np.bool_]
+
+
+class DeviceArray(Protocol):
+    """An array on a GPU, of any framework; the core takes it by DLPack or `__cuda_array_interface__`."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """As numpy has it."""
+
 
 _DLPACK_GPUS = (2, 13)  # kDLCUDA, kDLCUDAManaged
 BLOCK_BYTES = 8 << 20  # of a converted copy; bounds the memory that a pass over features takes

@@ -10,6 +10,7 @@ import pytest
 import dice
 from dice.detectors import KNN, Detector, files
 from dice.detectors.registry import METHODS, make
+from dice.detectors.sample import Thinned
 from dice.io.files import fill
 
 RNG = np.random.default_rng(0)
@@ -122,6 +123,23 @@ def test_a_file_that_is_written_to_while_it_is_read_is_refused(tmp_path, monkeyp
         monkeypatch.setattr(files, "fill", meanwhile(content))
         with pytest.raises(dice.InputError, match=word):
             Detector.load(path)
+
+
+def test_a_file_that_keeps_a_sample_batch_by_batch_is_read(tmp_path, monkeypatch):
+    """As versions before wrote it: with an array for each batch."""
+    det = make("vim", W, B)
+    for rows in (H[:50], H[50:60], H[60:200]):
+        det.partial_fit(rows)
+    want = det.score_samples(H)
+    monkeypatch.delattr(Thinned, "__getstate__")
+    det.save(tmp_path / "d.dice")
+    assert len(Detector.load(tmp_path / "d.dice").__getstate__()["_state"].sample._parts) == 3
+    assert np.array_equal(Detector.load(tmp_path / "d.dice").score_samples(H), want)
+    monkeypatch.undo()
+    det.save(tmp_path / "joined.dice")
+    back = Detector.load(tmp_path / "joined.dice")
+    assert len(back.__getstate__()["_state"].sample._parts) == 1
+    assert np.array_equal(back.score_samples(H), want)
 
 
 def test_a_mapped_array_of_the_user_stays_a_view(tmp_path):

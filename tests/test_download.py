@@ -7,6 +7,7 @@ import os
 import tarfile
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -32,7 +33,7 @@ class Server:
         self.files: dict[str, bytes] = {}
         self.cuts: list[int] = []
         self.ranges: list[str | None] = []  # the Range header of every request
-        self.takes_ranges = True
+        self.takes_ranges = self.says_length = True
         outer = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -64,7 +65,8 @@ class Server:
             request.send_header("Content-Range", f"bytes {start}-{len(data) - 1}/{len(data)}")
         else:
             request.send_response(200)
-        request.send_header("Content-Length", str(len(data) - start))
+        if self.says_length:
+            request.send_header("Content-Length", str(len(data) - start))
         request.end_headers()
         request.wfile.write(data[start:][: self.cuts.pop(0)] if self.cuts else data[start:])
         request.close_connection = True
@@ -132,6 +134,31 @@ def test_transfer_that_never_gets_through_keeps_what_came(server, tmp_path):
     with pytest.raises(InputError, match=r"broken off after 3,000 of 700,000 bytes .*f\.part"):
         fetch(f"{server.url}/file", tmp_path / "f", md5(CONTENT))
     assert os.listdir(tmp_path) == ["f.part"] and (tmp_path / "f.part").read_bytes() == CONTENT[:3000]
+
+
+def test_a_server_that_tells_no_length_is_bounded(server, tmp_path, monkeypatch):
+    server.says_length = False
+    fetch(f"{server.url}/file", tmp_path / "f", md5(CONTENT))
+    assert (tmp_path / "f").read_bytes() == CONTENT
+    monkeypatch.setattr(download, "_MOST_UNSIZED", 600_000)
+    with pytest.raises(InputError, match="without saying how much"):
+        fetch(f"{server.url}/file", tmp_path / "g", md5(CONTENT))
+    assert os.listdir(tmp_path) == ["f"]
+
+
+@pytest.mark.parametrize("says_length", [True, False])
+def test_a_download_does_not_fill_the_disk(server, tmp_path, monkeypatch, says_length):
+    server.says_length = says_length
+    free = download._SPARED + 400_000
+    monkeypatch.setattr(
+        download.shutil,
+        "disk_usage",
+        lambda folder: SimpleNamespace(free=free - sum(file.stat().st_size for file in folder.iterdir())),
+    )
+    with pytest.raises(InputError, match="make room"):
+        fetch(f"{server.url}/file", tmp_path / "f", md5(CONTENT))
+    left = sum(file.stat().st_size for file in tmp_path.iterdir())
+    assert left == 0 if says_length else 0 < left <= 400_000
 
 
 def test_wrong_checksum_leaves_nothing(server, tmp_path):

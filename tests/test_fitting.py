@@ -18,6 +18,7 @@ from dice.eval import evaluate, features, folders, metrics, report, results, tab
 from dice.eval.methods import Method, choose_methods
 from dice.images.imagesets import ArraySet, Decoding
 from dice.images.preprocess import transform_for
+from dice.io import schema
 
 LEARNERS = [name for name, row in METHODS.items() if row.needs_fit and name not in ("dice", "dice+react")]
 ALL = choose_methods(["all"], [], None, default_p=90, default_clip=Clip())
@@ -138,7 +139,8 @@ def test_results_come_back_from_json_as_they_were(tmp_path):
     )
     assert found[0].left_out and found[0].groups and found[0].sets["far"].interval95
     assert any(result.fit and result.fit.learnt for result in found)
-    assert [results.Result.from_json(json.loads(json.dumps(result.to_json()))) for result in found] == found
+    back = [schema.parse(json.dumps(result.to_json()).encode()) for result in found]
+    assert [schema.check(value, schema.record(results.Result.from_json)) for value in back] == found
     by_method = {run.result.method: run for run in results.find_runs([tmp_path])}
     assert [by_method[result.method].result for result in found] == found
     for run in by_method.values():

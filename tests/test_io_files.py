@@ -3,6 +3,8 @@
 import builtins
 import hashlib
 import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -76,6 +78,47 @@ def test_write_atomic_keeps_the_old_file(tmp_path, error):
     if isinstance(error, OSError):
         assert str(path) in str(caught.value) and "No space left" in str(caught.value)
     assert path.read_bytes() == b"old" and os.listdir(tmp_path) == ["out.bin"]
+
+
+WRITE = """
+import sys, time
+from pathlib import Path
+from dice.io import write_atomic
+def writer(file):
+    file.write(b"x")
+    print("writing", flush=True)
+    time.sleep(60)
+write_atomic(Path(sys.argv[1]), writer)
+"""
+
+
+def test_what_a_killed_writer_left_is_removed_and_nothing_else(tmp_path):
+    """The first to write in the folder after a kill -9 removes it; what another process is writing stays."""
+    theirs = ["notes.part", ".out.bin.part", ".out.bin.12.abcdefg0.part", "out.bin.12.abcdef01.part"]
+    for name in theirs:
+        (tmp_path / name).write_text("somebody's")
+    os.mkfifo(tmp_path / ".pipe.12.abcdef01.part")
+    os.symlink("notes.part", tmp_path / ".link.12.abcdef01.part")
+    (tmp_path / ".folder.12.abcdef01.part").mkdir()
+    kept = {*theirs, *(f".{name}.12.abcdef01.part" for name in ("pipe", "link", "folder"))}
+    writers = [
+        subprocess.Popen([sys.executable, "-c", WRITE, tmp_path / name], stdout=subprocess.PIPE)
+        for name in ("dead.bin", "alive.bin")
+    ]
+    try:
+        for writer in writers:
+            assert writer.stdout.readline() == b"writing\n"
+        writers[0].kill()
+        writers[0].wait()
+        write_atomic(tmp_path / "out.bin", lambda file: file.write(b"y"))
+        left = {path.name for path in tmp_path.iterdir()} - kept
+        alive = {name for name in left if name.startswith(".alive.bin.")}
+        assert len(alive) == 1 and left == alive | {"out.bin"}
+        assert kept <= {path.name for path in tmp_path.iterdir()}
+    finally:
+        for writer in writers:
+            writer.kill()
+            writer.communicate()
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")

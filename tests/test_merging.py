@@ -8,6 +8,7 @@ from tiny import FakeNet, array_set, save_densenet, save_images
 import dice
 from dice import InputError
 from dice.detectors import Detector, fitting, merging
+from dice.detectors.origin import CalibratedOn, FittedOn, NetworkOrigin, Origin, origin
 from dice.detectors.registry import METHODS, make
 
 NET = FakeNet()
@@ -28,20 +29,14 @@ def fitted(path, name, n, seed, **changes):
     scored = logits(h) if detector.takes == "z" else h
     detector.fit(scored, labels)
     detector.set_threshold(tpr=0.9, scores=detector.score_samples(scored))
-    about = {
-        "method": name,
-        "network": {
-            "sha256": "ab",
-            "arch": "fake",
-            "precision": "float32",
-            "device": "cpu",
-            "isa": "avx2",
-            "checkpoint": "net",
-        },
-        "preprocessing": "cifar",
-        "calibrated_on": {"n": 4},
-        "fitted_on": {"set": "toy", "split": "train", "n": n, "identity": f"{n}-{seed}"},
-    }
+    about = Origin(
+        method=name,
+        network=NetworkOrigin("net", "ab", "fake", "float32", "cpu", "avx2"),
+        preprocessing="cifar",
+        in_dataset="toy",
+        fitted_on=FittedOn("toy", "train", n, {}, "", f"{n}-{seed}"),
+        calibrated_on=CalibratedOn("held", "h", 4, 0.9, False),
+    ).to_json()
     detector.save(path, about=about | changes)
     return path
 
@@ -50,7 +45,7 @@ def fitted(path, name, n, seed, **changes):
 def test_merged_detectors_score_as_one_fitted_on_all_images(name, tmp_path):
     sizes = [(60, 1), (45, 2), (50, 3)]
     paths = [fitted(tmp_path / f"{seed}.dice", name, n, seed) for n, seed in sizes]
-    merged = merging.merge(paths)
+    merged, fitted_on = merging.merge(paths)
     h, labels = (np.concatenate(column) for column in zip(*(features(*size) for size in sizes), strict=True))
     logits, whole = fitting._logits_of(NET.weight, NET.bias), make(name, NET.weight, NET.bias)
     x = logits(h) if whole.takes == "z" else h
@@ -63,33 +58,33 @@ def test_merged_detectors_score_as_one_fitted_on_all_images(name, tmp_path):
             tolerance = {"rtol": 1e-4, "atol": 1e-5}
         np.testing.assert_allclose(merged.score_samples(x), whole.score_samples(x), **tolerance)
     assert not hasattr(merged, "threshold_")
-    fitted_on = merged.about_["fitted_on"]
-    assert (fitted_on["set"], fitted_on["n"], fitted_on["split"]) == ("toy", 155, "train")
-    assert fitted_on["short_of"] == merged.shortfall() and fitted_on["learnt"] == merged.learnt()
-    assert [row["n"] for row in fitted_on["merged"]] == [60, 45, 50] and merged.about_[
-        "calibrated_on"
-    ] is None
+    assert (fitted_on.set, fitted_on.n, fitted_on.split) == ("toy", 155, "train")
+    assert fitted_on.short_of == merged.shortfall() and fitted_on.learnt == merged.learnt()
+    assert [row.n for row in fitted_on.merged] == [60, 45, 50]
     merged.save(tmp_path / "all.dice")
     back = Detector.load(tmp_path / "all.dice")
+    came_from = origin(back, "all.dice")
+    assert came_from.fitted_on == fitted_on and came_from.calibrated_on is None
     np.testing.assert_array_equal(back.score_samples(x), merged.score_samples(x))
 
 
 @pytest.mark.parametrize("name", ["dice", "mds", "react", "klm"])
 def test_the_order_and_the_way_of_merging_do_not_matter(name, tmp_path):
     one, two, three = (fitted(tmp_path / f"{seed}.dice", name, 40 + seed, seed) for seed in (1, 2, 3))
-    merging.merge([three, one]).save(tmp_path / "half.dice")
-    a, b = merging.merge([one, two, three]), merging.merge([tmp_path / "half.dice", two])
+    merging.merge([three, one])[0].save(tmp_path / "half.dice")
+    (a, of_a), (b, of_b) = merging.merge([one, two, three]), merging.merge([tmp_path / "half.dice", two])
     x = features(30, 9)[0]
     x = fitting._logits_of(NET.weight, NET.bias)(x) if a.takes == "z" else x
     np.testing.assert_allclose(a.score_samples(x), b.score_samples(x), rtol=1e-9)
-    assert a.about_["fitted_on"]["identity"] == b.about_["fitted_on"]["identity"]
+    assert of_a.identity == of_b.identity
     with pytest.raises(InputError, match=r"1\.dice: was fitted on the same training images as .*half\.dice"):
         merging.merge([tmp_path / "half.dice", one])
 
 
 def test_what_does_not_belong_together_is_named(tmp_path):
     one = fitted(tmp_path / "one.dice", "dice", 40, 1)
-    network = {"sha256": "ab", "arch": "fake", "precision": "float32", "device": "cpu", "isa": "avx2"}
+    about = Detector.load(one).about_
+    network, fitted_on = about["network"], about["fitted_on"]
     for number, (name, changes, words) in enumerate(
         (
             ("mds", {}, "method is mds, that of .*one.dice is dice"),
@@ -99,13 +94,9 @@ def test_what_does_not_belong_together_is_named(tmp_path):
             ("dice", {"network": network | {"sha256": "cd"}}, "the network's sha256 is cd"),
             ("dice", {"network": network | {"precision": "bf16"}}, "the network's precision is bf16"),
             ("dice", {"preprocessing": "imagenet"}, "preprocessing is imagenet"),
-            ("dice", {"network": None}, "does not say which images"),
+            ("dice", {"network": None}, r"network: got None, want an object.*dice fit"),
             ("dice", {"fitted_on": None}, "does not say which images"),
-            (
-                "dice",
-                {"fitted_on": {"set": "toy", "n": 40, "identity": "40-1"}},
-                "the same training images as .*one.dice",
-            ),
+            ("dice", {"fitted_on": fitted_on}, "the same training images as .*one.dice"),
         )
     ):
         other = fitted(tmp_path / f"{number}.dice", name, 41, 2, **changes)
@@ -116,19 +107,17 @@ def test_what_does_not_belong_together_is_named(tmp_path):
     with pytest.raises(InputError, match=r"one\.dice: was fitted on the same"):
         merging.merge([one, one])
     given = make("dice", NET.weight, NET.bias, mean=np.ones(12))
-    given.save(
-        tmp_path / "given.dice", about=Detector.load(one).about_ | {"fitted_on": {"n": 1, "identity": "x"}}
-    )
+    given.save(tmp_path / "given.dice", about=about | {"fitted_on": fitted_on | {"identity": "x"}})
     with pytest.raises(InputError, match=r"given\.dice: mean"):
         merging.merge([one, tmp_path / "given.dice"])
 
 
 def test_machines_may_differ_and_are_both_named(tmp_path):
-    network = {"sha256": "ab", "arch": "fake", "precision": "float32", "device": "cpu", "isa": "amx"}
     one = fitted(tmp_path / "one.dice", "dice", 40, 1)
+    network = Detector.load(one).about_["network"] | {"isa": "amx"}
     two = fitted(tmp_path / "two.dice", "dice", 41, 2, network=network)
-    found = merging.merge([one, two]).about_["network"]
-    assert (found["isa"], found["device"], found["checkpoint"]) == ("amx+avx2", "cpu", "net")
+    found = origin(merging.merge([one, two])[0], "merged").network
+    assert (found.isa, found.device, found.checkpoint) == ("amx+avx2", "cpu", "net")
 
 
 def test_a_detector_file_is_told_by_how_it_begins(tmp_path):

@@ -174,7 +174,7 @@ def done_in(folder: Path) -> int:
     """Images in the state of an unfinished pass; -1 without one."""
     states = list(folder.rglob("[!.]*.partial.npz"))
     try:
-        return Statistics.load(states[0]).about["done"] if states else -1
+        return Statistics.load(states[0]).about.done if states else -1
     except InputError:  # it was finished and removed meanwhile
         return -1
 

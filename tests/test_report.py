@@ -21,6 +21,7 @@ from dice.images.imagesets import Decoding
 from dice.images.preprocess import transform_for
 
 NASTY = 'a<script>console.error("x")</script>|`*_&"b'
+MATHS = "$\\frac$ \x1b[31m\n" + "x" * 80  # no mathematics, though matplotlib would read it so
 METHODS = [Method("energy"), Method("dice", 50), Method("dice", 90), Method("dice+react", 90, 1.5)]
 
 
@@ -31,7 +32,7 @@ def save_runs(base, methods=METHODS, **options):
     evaluate.evaluate(
         FakeNet(),
         array_set("id", 60, 1, labels=True),
-        [array_set("far", 50, 2), array_set(NASTY, 40, 3)],
+        [array_set("far", 50, 2), array_set(NASTY, 40, 3), array_set(MATHS, 30, 4)],
         methods,
         settings,
         mean=np.linspace(0.5, 2, 12),
@@ -59,7 +60,7 @@ def made(base, tmp_path_factory):
 def test_tables_hold_the_saved_numbers_in_the_order_of_the_methods(base):
     runs = results.find_runs([base])
     rows = [line.split(" | ") for line in report.markdown(runs).splitlines() if line.startswith("| ")][1:]
-    assert [row[0].removeprefix("| ") for row in rows[::3]] == [
+    assert [row[0].removeprefix("| ") for row in rows[::4]] == [
         "energy",
         "dice p=50",
         "dice p=90",
@@ -69,7 +70,7 @@ def test_tables_hold_the_saved_numbers_in_the_order_of_the_methods(base):
     for i, method in enumerate(METHODS):
         result = by_method[method]
         expected = [*(row.measured for row in result.sets.values()), result.average]
-        for row, values in zip(rows[3 * i : 3 * i + 3], expected, strict=True):
+        for row, values in zip(rows[4 * i : 4 * i + 4], expected, strict=True):
             cells = [cell.strip(" |") for cell in row[2:]]
             assert cells == [f"{value:.2f}" for value in values.columns[:4]]
 
@@ -81,6 +82,17 @@ def test_names_cannot_inject_anything(made):
         if line.startswith("| "):
             assert len(re.findall(r"(?<!\\)\|", line)) == 7
     assert not re.search(r"(?<!\\)<script", table)
+    assert "\x1b" not in table and sum(line.startswith("| ") for line in table.splitlines()) == 1 + 4 * 4
+
+
+def test_a_name_is_drawn_as_it_is(base, monkeypatch):
+    from matplotlib.figure import Figure
+
+    drawn = []
+    monkeypatch.setattr(report, "_image", lambda figure, words: drawn.append(figure) or "")
+    report._images(results.find_runs([base]), Figure)
+    (title,) = [axes.title for axes in drawn[0].axes if "frac" in axes.title.get_text()]
+    assert title.get_text() == "$\\frac$ \\x1b[31m\\n" + "x" * 39 + "..." and not title.get_parse_math()
 
 
 def test_the_page_needs_nothing_from_elsewhere(made):

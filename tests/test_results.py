@@ -110,6 +110,17 @@ def test_names_become_single_path_components():
     assert folders.safe_name("dice+react-p90-clip1.5") == "dice+react-p90-clip1.5"
 
 
+def test_a_name_too_long_for_a_folder_is_cut_and_keeps_a_hash_of_it_all(tmp_path):
+    names = ["x" * 300 + "a", "x" * 300 + "b", "\u00fc" * 300]
+    cut = [folders.safe_name(name) for name in names]
+    assert len(set(cut)) == 3 and all(len(name.encode()) <= 180 for name in cut)
+    assert folders.safe_name("x" * 180) == "x" * 180
+    for i, name in enumerate(names):
+        cache = cache_of(tmp_path, image_set=array_set(name, 10, i))
+        fill(cache, 0, 10)
+        assert [stop for stop, _, _ in cache.read(complete=True)] == [10]
+
+
 def test_a_file_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
     path = tmp_path / "deep" / "x.json"
     output.write_json(path, {"a": 1})

@@ -4,6 +4,7 @@ where they do not belong."""
 import json
 import pickle
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -21,7 +22,7 @@ from dice.eval.precompute import compute, mask_drift, select
 from dice.images.imagesets import Decoding, FileSet
 from dice.images.preprocess import transform_for
 from dice.io import read_npz
-from dice.stats.training import Statistics, check_name, load_mean, merge, save
+from dice.stats.training import About, Statistics, check_name, load_mean, merge, save
 
 TRANSFORM = transform_for("cifar")
 
@@ -186,8 +187,7 @@ def test_a_corrupt_image_is_refused_by_name_or_left_out_and_counted(tmp_path):
     assert net.images <= 37 + 8 and done >= 15  # the two whole chunks before it were kept
     assert found.count == found.classes.count.sum() == 37
     assert [
-        name[-4:] in text
-        for name, text in zip(("0017", "0018", "0033"), found.about["left_out"], strict=True)
+        name[-4:] in text for name, text in zip(("0017", "0018", "0033"), found.about.left_out, strict=True)
     ] == [True] * 3
     assert_same_bits(run(tmp_path, train, skip_bad=True, batch_size=3), found)
     with pytest.raises(InputError, match="no image of it"):
@@ -204,7 +204,7 @@ def test_a_decompression_bomb_is_refused(tmp_path):
     with pytest.raises(InputError, match=r"0001\.png: refused as a decompression bomb"):
         run(tmp_path, train)
     found = run(tmp_path, train, skip_bad=True)
-    assert found.count == 2 and "0001.png" in found.about["left_out"][0]
+    assert found.count == 2 and "0001.png" in found.about.left_out[0]
 
 
 # --- shards and merging -----------------------------------------------------------------------------------
@@ -224,9 +224,7 @@ def test_merged_shards_are_the_single_run(tmp_path, n):
     merged = merge(shards(tmp_path, train, n)[::-1])
     assert_numpys(merged, train, FakeNet())
     single = run(tmp_path, train)
-    assert {k: v for k, v in merged.about.items() if k != "dice"} == {
-        k: v for k, v in single.about.items() if k != "dice"
-    }
+    assert merged.about == single.about
     save(tmp_path / "whole.npz", merged)
     np.testing.assert_allclose(load_mean(tmp_path / "whole.npz", FakeNet()), single.mean(), rtol=1e-12)
 
@@ -353,7 +351,7 @@ def old_format(path, found):
     parts = {
         name: value for name, value in found.to_arrays().items() if name in ("count", "negative", "state")
     }
-    about = found.about | {"format": 1}
+    about = found.about.to_json() | {"format": 1}
     np.savez(path, about=np.frombuffer(json.dumps(about).encode(), np.uint8), scatter=np.eye(12), **parts)
 
 
@@ -380,7 +378,7 @@ def test_of_the_format_before_the_mean_alone_is_read(tmp_path, monkeypatch, caps
 def test_what_a_forged_file_says_takes_neither_memory_nor_time(tmp_path):
     train = array_set("train", 40, 1)
     found = run(tmp_path, train, shard=(1, 2))
-    found.about |= {"shard": [1, 10**9], "images_in_set": 10**9}
+    found.about = replace(found.about, shard=(1, 10**9), images_in_set=10**9)
     save(tmp_path / "1of2.npz", found)
     with pytest.raises(InputError, match=r"shard 2/1000000000, .* 21/1000000000, \.\.\. is missing"):
         merge([tmp_path / "1of2.npz"])
@@ -475,7 +473,7 @@ def test_what_statistics_do_not_hold_is_refused_by_name(tmp_path):
 def test_any_split_order_and_merge_of_statistics_agree(seed, cuts):
     rng = np.random.default_rng(seed)
     h, labels, predicted = rng.normal(1, 3, (60, 5)), rng.integers(0, 3, 60), rng.integers(0, 3, 60)
-    about = {"full": True}
+    about = About(*[2, *"abcdefghij", None, 60, None, None, 60, True])
 
     def of(rows):
         found = Statistics(about, 5, 3)

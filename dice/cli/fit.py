@@ -1,9 +1,8 @@
 """`dice fit`: a detector file, fitted on training images and with a threshold from held-out ones."""
 
 from argparse import Namespace
-from dataclasses import asdict
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -11,6 +10,7 @@ from dice.backbone import Backbone
 from dice.cli import inputs
 from dice.console import error, note, say, warn
 from dice.detectors import Detector, fitting, registry
+from dice.detectors.origin import CalibratedOn, FittedOn, NetworkOrigin, Origin
 from dice.errors import InputError
 from dice.eval import doubts, evaluate, gate
 from dice.images import datasets, preprocess
@@ -18,7 +18,7 @@ from dice.images.imagesets import Decoding, ImageSet
 from dice.images.preprocess import Transform
 from dice.io.output import check_target
 from dice.stats import thresholds
-from dice.stats.training import Statistics, load_mean
+from dice.stats.training import Sample, Statistics, load_mean
 
 
 def run(args: Namespace) -> int:
@@ -42,7 +42,7 @@ def run(args: Namespace) -> int:
         refusal = f"--calibration {args.calibration}: these are the training images; give held-out ones"
         if train is not None:
             inputs.tell_apart(train, "the training set", held_out, refusal)
-        elif found is not None and held_out.identity == found.about["identity"]:
+        elif found is not None and held_out.identity == found.about.identity:
             raise InputError(refusal)
     ood: list[ImageSet] = []
     left_out: dict[str, str] = {}
@@ -55,33 +55,31 @@ def run(args: Namespace) -> int:
     if args.mean:
         parameters["mean"] = load_mean(Path(args.mean), net)
     detector = registry.make(args.method, net.weight, net.bias, dataset=args.in_dataset, **parameters)
-    about: dict[str, Any] = {
-        "method": args.method,
-        "network": {
-            "checkpoint": str(inputs.checkpoint_path(args, args.in_dataset).absolute()),
-            "sha256": net.fingerprint,
-            "arch": net.arch,
-            "precision": net.precision,
-            "device": net.device,
-            "isa": net.isa,
-        },
-        "preprocessing": transform.name,
-        "in_dataset": args.in_dataset,
-        "mean": args.mean,
-        "fitted_on": None,
-        "calibrated_on": None,
-    }
+    came_from = Origin(
+        method=args.method,
+        network=NetworkOrigin(
+            checkpoint=str(inputs.checkpoint_path(args, args.in_dataset).absolute()),
+            sha256=net.fingerprint,
+            arch=net.arch,
+            precision=net.precision,
+            device=net.device,
+            isa=net.isa,
+        ),
+        preprocessing=transform.name,
+        in_dataset=args.in_dataset,
+        mean=args.mean,
+    )
     decoding = inputs.decoding(args)
-    fitted = None
+    fitted = calibrated = None
     in_train, in_held_out = gate.Accuracy(), gate.Accuracy()
     if train is not None:
-        fitted = gate.fit(detector, net, train, transform, decoding, accuracy=in_train)
-        about["fitted_on"] = asdict(fitted) | {"identity": train.identity}
+        found_in = gate.fit(detector, net, train, transform, decoding, accuracy=in_train)
+        fitted = _fitted_on(found_in, train.identity)
     elif found is not None:
         found.check(Path(args.statistics), net)
-        fitted = fitting.fit_on_statistics(detector, found, net.logits, args.statistics)
-        source = {"statistics": str(Path(args.statistics).absolute()), "sample": found.about["sample"]}
-        about["fitted_on"] = asdict(fitted) | {"identity": found.about["identity"]} | source
+        fit = fitting.fit_on_statistics(detector, found, net.logits, args.statistics)
+        source = str(Path(args.statistics).absolute())
+        fitted = _fitted_on(fit, found.about.identity, source, found.about.sample)
     if fitted and fitted.short_of:
         warn(f"{args.method}: {fitted.short_of}")
     if held_out is not None:
@@ -97,13 +95,7 @@ def run(args: Namespace) -> int:
         )
         if detector.calibration_ is not None:
             _name_unknown_classes(detector.calibration_.unknown(len(net.bias)).tolist(), len(net.bias))
-        about["calibrated_on"] = {
-            "set": held_out.name,
-            "identity": held_out.identity,
-            "n": n,
-            "tpr": args.tpr,
-            "by_class": args.by_class,
-        }
+        calibrated = CalibratedOn(held_out.name, held_out.identity, n, args.tpr, args.by_class)
         if "=" not in args.calibration:
             note(
                 f"--calibration {args.calibration}: the threshold comes from its test split; do not test on "
@@ -111,14 +103,14 @@ def run(args: Namespace) -> int:
             )
     else:
         note("no --calibration: the file scores images, but has no threshold and no p-values")
-    detector.save(out, about=about)
+    detector.save(out, about=replace(came_from, fitted_on=fitted, calibrated_on=calibrated).to_json())
     for images in (train, held_out):
         for words in (*images.notes, *images.bad) if images else ():
             note(words)
     said = [args.method]
-    for verb in ("fitted", "calibrated"):
-        if row := about[f"{verb}_on"]:
-            said.append(f"{verb} on {row['n']} images of {row['set']}")
+    for verb, images_of in (("fitted", fitted), ("calibrated", calibrated)):
+        if images_of is not None:
+            said.append(f"{verb} on {images_of.n} images of {images_of.set}")
     say(f"{out}: {', '.join(said)}")
     for images, counted in ((train, in_train), (held_out, in_held_out)):
         if images is not None and counted.percent is not None:
@@ -150,6 +142,12 @@ def _say_accepted(
         if n:
             say(f"{images.name}: accepts {100 * inside / n:.2f} % of {n} OOD images")
     return broken
+
+
+def _fitted_on(
+    fit: fitting.Fit, identity: str, statistics: str | None = None, sample: Sample | None = None
+) -> FittedOn:
+    return FittedOn(fit.set, fit.split, fit.n, fit.learnt, fit.short_of, identity, statistics, sample)
 
 
 def _name_unknown_classes(classes: list[int], count: int) -> None:

@@ -3,7 +3,7 @@
 from argparse import Namespace
 from pathlib import Path
 
-from dice.cli.precompute import print_statistics
+from dice.cli.statistics import print_statistics
 from dice.console import note, say
 from dice.detectors import merging
 from dice.io.output import check_target
@@ -14,10 +14,9 @@ def run(args: Namespace) -> int:
     out, files = Path(args.out), [Path(file) for file in args.files]
     if any(merging.is_detector_file(file) for file in files):
         check_target(out)
-        detector = merging.merge(files)
+        detector, fitted = merging.merge(files)
         detector.save(out)
-        fitted = detector.about_["fitted_on"]
-        say(f"{out}: {detector.about_['method']}, fitted on {fitted['n']} images of {fitted['set']}")
+        say(f"{out}: {detector.about_['method']}, fitted on {fitted.n} images of {fitted.set}")
         note("a threshold of its parts does not hold for it: it scores images, without verdict and p-value")
         return 0
     training.check_name(out)

@@ -12,6 +12,7 @@ from dice.cli import inputs
 from dice.cli.flags import NO_CLIP
 from dice.console import error, fits, note
 from dice.detectors import Detector
+from dice.detectors.origin import Origin, origin
 from dice.errors import InputError
 from dice.eval import gate, tables
 from dice.images import datasets, preprocess
@@ -55,30 +56,29 @@ def score_by_detector(args: Namespace) -> int:
     if args.method or args.runs or args.p or args.mean or args.clip_threshold != NO_CLIP:
         raise InputError(
             "--detector: has its method and parameters in it; --method, --p, --clip_threshold, --mean do not "
-            "go "
-            "with it"
+            "go with it"
         )
     path = Path(args.detector)
     detector = Detector.load(path)
-    origin = gate.origin(detector, path)
-    net = open_network_of(origin, path, args)
-    transform = preprocess.transform_for(origin.preprocessing)
+    came_from = origin(detector, path)
+    net = open_network_of(came_from, path, args)
+    transform = preprocess.transform_for(came_from.preprocessing)
     if args.fail_on_ood and not hasattr(detector, "threshold_"):
         raise InputError(f"{path}: has no threshold for --fail-on-ood; fit it with --calibration")
     images, named = _named_images(args)
     write = tables.row_writer(args.format, COLUMNS)
     scored = outside = 0
     decoding = replace(inputs.decoding(args), skip_bad=True)
-    for part in gate.judge(detector, net, images, transform, decoding):
-        words: Sequence[str | None] = [None] * len(part.indices)
-        if part.inside is not None:
-            words = ["ID" if inside else "OOD" for inside in part.inside]
+    for found in gate.judge(detector, net, images, transform, decoding):
+        words: Sequence[str | None] = [None] * len(found.indices)
+        if found.inside is not None:
+            words = ["ID" if inside else "OOD" for inside in found.inside]
             outside += words.count("OOD")
         p_values: Sequence[float | None] = [None] * len(words)
-        if part.p_values is not None:
-            p_values = [None if math.isnan(p) else p for p in part.p_values.tolist()]
+        if found.p_values is not None:
+            p_values = [None if math.isnan(p) else p for p in found.p_values.tolist()]
         for i, *row in zip(
-            part.indices, part.scores.tolist(), p_values, words, part.classes.tolist(), strict=True
+            found.indices, found.scores.tolist(), p_values, words, found.classes.tolist(), strict=True
         ):
             write([images.files[i], *row])
         scored += len(words)
@@ -98,16 +98,17 @@ def _named_images(args: Namespace) -> tuple[FileSet, int]:
     return FileSet("files", Path(), files, None), len(files)
 
 
-def open_network_of(origin: gate.Origin, path: Path, args: Namespace) -> Backbone:
-    """The network of `origin`, that of the detector in the file `path`, at the precision of that time.
+def open_network_of(came_from: Origin, path: Path, args: Namespace) -> Backbone:
+    """The network of the detector in the file `path`, which came from there, at the precision of that time.
 
     --checkpoint says where the network is now, if it has moved.
     """
-    source = Path(args.checkpoint or origin.checkpoint)
+    network = came_from.network
+    source = Path(args.checkpoint or network.checkpoint)
     if not os.path.isfile(source):  # which takes any name
         raise InputError(f"{source}: the network of {path} is not there; name it by --checkpoint FILE")
-    net = inputs.load_network(args, origin.arch, source, origin.precision)
-    if net.fingerprint != origin.fingerprint:
+    net = inputs.load_network(args, network.arch, source, network.precision)
+    if net.fingerprint != network.sha256:
         raise InputError(
             f"{source}: is another network than that of {path}; name the right one by --checkpoint FILE"
         )

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from dice import _core
 from dice.arrays import as_array
-from dice.detectors.checks import percentage
+from dice.detectors.checks import bounded, percentage, real
 from dice.errors import InputError
 
 __all__ = ["ASH", "SCALE", "VRA", "Activation", "Clip", "Cuts"]
@@ -66,6 +66,8 @@ class Clip(Activation):
 
     def __post_init__(self) -> None:
         _fraction(self.quantile, "quantile")
+        if self.at is not None:
+            real(self.at, "at")
 
     @property
     def quantiles(self) -> tuple[float, ...]:
@@ -142,6 +144,9 @@ class VRA(Activation):
         ends = [_fraction(end, "quantiles_") for end in self.quantiles_]
         if len(ends) != 2 or ends[0] > ends[1]:
             raise InputError(f"quantiles_: got {self.quantiles_}, want two rising fractions")
+        for name in ("low", "high"):
+            if getattr(self, name) is not None:
+                bounded(getattr(self, name), name)
 
     @property
     def quantiles(self) -> tuple[float, ...]:

@@ -9,9 +9,11 @@ from scipy.special import softmax
 
 from dice import _core
 from dice.detectors.base import Detector
-from dice.detectors.checks import check_layer, positive, real, scored, whole
+from dice.detectors.checks import MOST_SEED, check_layer, positive, real, scored, whole
 from dice.detectors.head import HeadScore
 from dice.errors import InputError
+from dice.io import schema
+from dice.io.schema import Unfit, array, instance, items, restore
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -38,7 +40,21 @@ class Bank:
         return {"seen": self.seen, "_parts": [self.columns()] if self._parts else []}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        vars(self).update(state)
+        """Unfit where it is not what `__getstate__` gives."""
+        restore(self, state, seen=schema.whole(), _parts=items(items(instance(np.ndarray), 2, 3), 0, 1))
+        self._parts = list(self._parts)
+
+    def check(self, classes: int | None = None) -> None:
+        """Unfit where nothing can be scored against it: want rows float32 (M, D), M at least 1, a number of
+        each float64 (M,) and, with `classes`, float32 (M, classes)."""
+        columns = self.columns() if self._parts else ()
+        n = len(columns[0]) if columns else 0
+        wants = [array("float32", None, None), array("float64", n)]
+        wants += [] if classes is None else [array("float32", n, classes)]
+        if not n or len(columns) != len(wants):
+            raise Unfit(f"Bank: has {n} rows in {len(columns)} columns, want some in {len(wants)}")
+        for number, (want, column) in enumerate(zip(wants, columns, strict=True)):
+            want(column, f"Bank.columns[{number}]")
 
     def empty(self) -> "Bank":
         """A new one."""
@@ -126,6 +142,12 @@ class KNN(Detector):
         bank = len(self._fitted_state(Bank))
         return f"k={self.k} of a bank of {bank}: the farthest is taken" if self.k > bank else ""
 
+    def _check(self) -> None:
+        super()._check()
+        whole(self.k, "k")
+        if self._state is not None:
+            self._fitted_state(Bank).check()
+
     def score_samples(self, h: Any) -> NDArray[np.float64]:
         """Scores float64 (N,) of features `h` (N, D); higher means in-distribution."""
         self._fitted_state(Bank)
@@ -163,16 +185,27 @@ class NNGuide(HeadScore):
         self.device = device
 
     def _add_block(self, h: np.ndarray, z: np.ndarray, y: NDArray[np.int64]) -> None:
-        if not 0 < real(self.fraction, "fraction") <= 1:
-            raise InputError(f"fraction: got {self.fraction!r}, want more than 0 and at most 1")
+        self._check_drawing()
         bank = self._state_to_extend(Bank, Bank)
-        draw = np.random.PCG64(whole(self.seed, "seed", 0)).advance(bank.seen)
+        draw = np.random.PCG64(whole(self.seed, "seed", 0, MOST_SEED)).advance(bank.seen)
         drawn = np.random.Generator(draw).random(len(h)) < self.fraction
         drawn[: bank.seen == 0] = True
         rows = h[drawn].astype(np.float32)
         bank.add(rows, _core.bank_norms(rows) * _core.score("energy", z[drawn], None, (), (1.0,)))
         bank.seen += len(h)
         self._state = bank
+
+    def _check_drawing(self) -> None:
+        if not 0 < real(self.fraction, "fraction") <= 1:
+            raise InputError(f"fraction: got {self.fraction!r}, want more than 0 and at most 1")
+
+    def _check(self) -> None:
+        super()._check()
+        self._check_drawing()
+        whole(self.K, "K")
+        whole(self.seed, "seed", 0, MOST_SEED)
+        if self._state is not None:
+            self._fitted_state(Bank).check()
 
     def shortfall(self) -> str:
         bank = self._fitted_state(Bank)
@@ -215,6 +248,13 @@ class Relation(HeadScore):
         bank = self._state_to_extend(Bank, Bank)
         bank.add(rows, _core.bank_norms(rows), self._probabilities(z))
         self._state = bank
+
+    def _check(self) -> None:
+        super()._check()
+        real(self.threshold, "threshold")
+        positive(self.power, "power")
+        if self._state is not None:
+            self._fitted_state(Bank).check(len(self._layer()[0]))
 
     @staticmethod
     def _probabilities(z: np.ndarray) -> NDArray[np.float32]:

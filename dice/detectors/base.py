@@ -1,5 +1,6 @@
 """What all detectors share: scikit-learn's conventions for outlier detectors, without scikit-learn."""
 
+import contextlib
 import inspect
 from collections.abc import Callable, Mapping
 from functools import cache
@@ -10,10 +11,12 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from dice import _core
 from dice.arrays import as_array, on_gpu
 from dice.detectors import files
-from dice.errors import InputError
+from dice.errors import DeviceError, InputError
 from dice.io.files import PathLike
+from dice.io.schema import restore, whole
 from dice.stats.moments import Moments
 from dice.stats.quantiles import QuantileSketch
 from dice.stats.thresholds import Calibration, conformal_threshold
@@ -34,10 +37,10 @@ class State(Protocol):
     def features(self) -> int:
         """D, or C where logits are learnt from."""
 
-    def empty(self) -> Any:
+    def empty(self) -> "Self":
         """A new one of the same kind that has seen nothing."""
 
-    def merge(self, other: Any) -> Any:
+    def merge(self, other: "Self") -> object:
         """Adds what `other` has learnt; `other` stays as it is."""
 
 
@@ -49,6 +52,10 @@ class Width:
 
     def __init__(self, features: int) -> None:
         self.features = features
+
+    def __setstate__(self, state: Mapping[str, Any]) -> None:
+        """Unfit where it is not what such an object holds."""
+        restore(self, state, features=whole(1))
 
     def empty(self) -> "Width":
         """A new one."""
@@ -479,6 +486,29 @@ class Detector:
         vars(self).update(state)
         self._parameters_seen = self._parameter_values()
 
+    def _check(self) -> None:
+        """InputError or ValueError for a parameter, or for anything learnt, that scoring would refuse: `load`
+        calls it. A subclass adds what it has itself."""
+        with contextlib.suppress(DeviceError):  # it may be used where there is one
+            _core.device_offers(self._device(), "rank")
+        known = {*self._parameter_names(), "_state", "_threshold", "_calibration", "_warned"}
+        for name in vars(self).keys() - known - {"_cache", "_parameters_seen"}:
+            if hasattr(type(self), name) or name.startswith("_"):
+                raise InputError(f"{name}: is no parameter of {type(self).__name__}")
+        threshold, known_scores = self._threshold, self._calibration
+        if known_scores is not None:
+            if not isinstance(known_scores, Calibration):
+                raise InputError(f"scores of the threshold: got {type(known_scores).__name__}")
+            threshold = known_scores.threshold
+            if not np.array_equal(np.asarray(self._threshold), np.asarray(threshold), equal_nan=True):
+                raise InputError("threshold: is not that of its scores")
+        elif threshold is not None and (not isinstance(threshold, float) or np.isnan(threshold)):
+            raise InputError(f"threshold: got {threshold!r:.60}, want a number")
+        if self._state is not None and type(self._state) not in (Width, *self.saved_classes):
+            raise InputError(f"{type(self).__name__}: holds a fitted {type(self._state).__name__}; fit anew")
+        if self._state is not None and self._state.features < 1:
+            raise InputError(f"{type(self).__name__}: was fitted on no features; fit anew")
+
     def save(self, path: PathLike, *, about: Mapping[str, Any] | None = None) -> None:
         """Writes one file with parameters, what was learnt, and the threshold; see `dice.detectors.files`.
 
@@ -503,7 +533,7 @@ class Detector:
         """The detector of a file that `save` wrote, as it was, with `about_`. The whole file is read into
         memory, so that no later change of it reaches the detector. InputError where the file holds another
         kind than this class, is no such file, of another version, truncated, or damaged."""
-        detector, about = files.load(path, Detector, _saved_classes())
+        detector, about = files.load(path, Detector, _saved_classes(), lambda found: found._check())
         detector.about_ = about
         if not isinstance(detector, cls):
             raise InputError(f"{path}: holds a {type(detector).__name__}, not a {cls.__name__}")

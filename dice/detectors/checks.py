@@ -12,8 +12,13 @@ from numpy.typing import NDArray
 from dice.arrays import as_array, blocks
 from dice.errors import InputError
 
+MOST_WHOLE = 1 << 53  # the largest whole number up to which doubles hold all
+MOST_SEED = (1 << 128) - 1
+
 __all__ = [
+    "bounded",
     "check_layer",
+    "chosen",
     "class_labels",
     "finite",
     "float_type",
@@ -22,6 +27,7 @@ __all__ = [
     "positive",
     "real",
     "scored",
+    "truth",
     "whole",
 ]
 
@@ -61,6 +67,8 @@ def last_layer(W: Any, b: Any) -> tuple[NDArray[np.float32], NDArray[np.float32]
     weight = np.ascontiguousarray(as_array(W, "W", 2), dtype=np.float32)
     bias = np.ascontiguousarray(as_array(b, "b", 1), dtype=np.float32)
     check_layer(weight, bias)  # of what did not say its shape before
+    if not weight.size:
+        raise InputError(f"W: got shape {weight.shape}, want some classes and some features")
     return weight, bias
 
 
@@ -68,10 +76,25 @@ def real(value: Any, name: str) -> float:
     """A parameter as a number that is not NaN."""
     try:
         number = float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise InputError(f"{name}: got {value!r}, want a number") from None
     if np.isnan(number):
         raise InputError(f"{name}: is NaN, want a number")
+    return number
+
+
+def truth(value: Any, name: str) -> bool:
+    """A parameter that is True or False."""
+    if not isinstance(value, bool | np.bool_):
+        raise InputError(f"{name}: got {value!r:.60}, want True or False")
+    return bool(value)
+
+
+def bounded(value: Any, name: str) -> float:
+    """A parameter as a finite number."""
+    number = real(value, name)
+    if np.isinf(number):
+        raise InputError(f"{name}: got {value!r}, want a finite number")
     return number
 
 
@@ -100,10 +123,12 @@ def percentage(value: Any, name: str) -> float:
     return number
 
 
-def whole(value: Any, name: str, least: int = 1) -> int:
-    """A parameter as a whole number of at least `least`."""
+def whole(value: Any, name: str, least: int = 1, most: int = MOST_WHOLE) -> int:
+    """A parameter as a whole number from `least` to `most`."""
     if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
-        raise InputError(f"{name}: got {value!r}, want a whole number of at least {least}")
+        raise InputError(f"{name}: got {value!r:.60}, want a whole number of at least {least}")
+    if value > most:
+        raise InputError(f"{name}: is too large, want at most {most}")
     return int(value)
 
 
@@ -112,6 +137,13 @@ def finite(block: np.ndarray, name: str) -> np.ndarray:
     if not np.isfinite(block).all():
         raise InputError(f"{name}: holds NaN or infinity")
     return block
+
+
+def chosen(value: Any, name: str, *words: str) -> str:
+    """A parameter that is one of `words`."""
+    if not isinstance(value, str) or value not in words:
+        raise InputError(f"{name}: got {value!r:.60}, want {', '.join(words[:-1])} or {words[-1]}")
+    return value
 
 
 def class_labels(y: Any, n: int, classes: int) -> NDArray[np.int64]:

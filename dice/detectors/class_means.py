@@ -1,5 +1,6 @@
 """Scores against the mean feature of each class: CTM and CADRef."""
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -8,10 +9,11 @@ from numpy.typing import NDArray
 from dice import _core
 from dice.arrays import unit_rows
 from dice.detectors.base import Detector
-from dice.detectors.checks import check_layer, finite, scored
+from dice.detectors.checks import check_layer, chosen, finite, scored
 from dice.detectors.gaussian import NamedClasses
 from dice.detectors.head import HeadScore
 from dice.errors import InputError
+from dice.io.schema import instance, number, restore
 from dice.stats.moments import ClassMoments
 
 if TYPE_CHECKING:
@@ -44,6 +46,11 @@ class CTM(Detector):
         self._state = found
         return self
 
+    def _check(self) -> None:
+        super()._check()
+        if self._state is not None and not self._fitted_state(NamedClasses).moments.count.any():
+            raise InputError("ClassMoments: want some images; fit anew")
+
     def score_samples(self, h: Any) -> NDArray[np.float64]:
         """Scores float64 (N,) of features `h` (N, D); higher means in-distribution."""
         self._fitted_state(NamedClasses)
@@ -73,6 +80,10 @@ class PredictedMeans:
     def __init__(self, classes: int, features: int) -> None:
         self.means = ClassMoments(classes, features)
         self.strength = 0.0
+
+    def __setstate__(self, state: Mapping[str, Any]) -> None:
+        """Unfit where it is not what such an object holds."""
+        restore(self, state, means=instance(ClassMoments), strength=number())
 
     @property
     def features(self) -> int:
@@ -111,10 +122,20 @@ class CADRef(HeadScore):
 
     def _strength(self, z: np.ndarray) -> NDArray[np.float64]:
         """float64 (n,): L of logits `z` (n, C)."""
-        numbers = {"energy": (1.0,), "maxlogit": (), "msp": (1.0,)}
-        if self.strength not in numbers:
-            raise InputError(f"strength: got {self.strength!r}, want energy, maxlogit or msp")
-        return _core.score(self.strength, z, None, (), numbers[self.strength])
+        strength = self._named_strength()
+        return _core.score(strength, z, None, (), () if strength == "maxlogit" else (1.0,))
+
+    def _named_strength(self) -> str:
+        return chosen(self.strength, "strength", "energy", "maxlogit", "msp")
+
+    def _check(self) -> None:
+        super()._check()
+        self._named_strength()
+        if self._state is None:
+            return
+        count, classes = self._fitted_state(PredictedMeans).means.count, len(self._layer()[0])
+        if len(count) != classes or not count.any():
+            raise InputError(f"W: got {classes} classes, CADRef was fitted with {len(count)}, or no image")
 
     def _add_block(self, h: np.ndarray, z: np.ndarray, y: NDArray[np.int64]) -> None:
         found = self._state_to_extend(PredictedMeans, lambda: PredictedMeans(z.shape[1], h.shape[1]))

@@ -84,6 +84,10 @@ class DICE(LastLayer):
     def _activation(self) -> Clip | None:
         return None if self.clip is None else Clip(at=real(self.clip, "clip"))
 
+    def _check(self) -> None:
+        self._activation()
+        super()._check()
+
     def partial_fit(self, h: Any, y: Any = None) -> "Self":
         """Adds training features `h` (N, D) to the running mean. Memory: 4 D doubles, however many images.
 

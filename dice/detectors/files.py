@@ -10,8 +10,9 @@ can run.
 
 A tree is a plain value, or an object with one key that says what it is: "array" (its number), "list",
 "tuple", "dict", or the name of a class with the attributes of an instance. Only classes that the caller names
-are written or read; those with `__getstate__` and `__setstate__` choose the attributes themselves. So this
-module knows no detector, and a new one needs nothing here.
+are written or read. A frozen dataclass is made anew by its constructor, any other class has a `__setstate__`,
+and both refuse attributes that do not fit. So this module knows no detector, and a new one needs nothing
+here.
 """
 
 import hashlib
@@ -19,14 +20,17 @@ import json
 import math
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, is_dataclass
 from typing import Any, BinaryIO, TypeVar
 
 import numpy as np
 
 from dice.arrays import as_array
 from dice.errors import InputError
+from dice.io import schema
 from dice.io.files import CHUNK, PathLike, fill, opened, write_atomic
+from dice.io.schema import Fields, items, plain, record, table, text, whole
 from dice.version import __version__
 
 __all__ = ["VERSION", "load", "save"]
@@ -35,11 +39,49 @@ T = TypeVar("T")
 
 VERSION = 2
 MAGIC = b"dicedet\n"
-_DTYPE = re.compile(r"[|<](b1|[iu][1248]|f[248]|U\d{1,4})")
+_DTYPE = re.compile(r"[|<](b1|[iu][1248]|f[248]|U[1-9]\d{0,3})")
 _START = len(MAGIC) + 4 + 4 + 32
 _ALIGN = 64
-_MOST_HEADER = 1 << 26
+_MOST_HEADER = 1 << 23  # bytes; there are a few arrays and numbers in it
+_MOST_DIMENSIONS = 8
+_MOST_OBJECTS = 64  # instances of classes; the richest detector has five
 _OWN = "about_"  # an attribute that the header has apart
+
+
+@dataclass(frozen=True)
+class _Row:
+    """Where an array lies in the file."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    offset: int
+
+    @classmethod
+    def from_json(cls, fields: Fields) -> "_Row":
+        dtype = fields.take("dtype", text(8))
+        if not _DTYPE.fullmatch(dtype):
+            fields.refuse("dtype", f"got {dtype}, which no array of ours has")
+        shape = fields.take("shape", items(whole(), 0, _MOST_DIMENSIONS))
+        return cls(dtype, shape, fields.take("offset", whole()))
+
+    @property
+    def end(self) -> int:
+        return self.offset + math.prod(self.shape) * np.dtype(self.dtype).itemsize
+
+
+@dataclass(frozen=True)
+class _Header:
+    about: dict[str, Any]
+    detector: Any
+    arrays: tuple[_Row, ...]
+
+    @classmethod
+    def from_json(cls, fields: Fields) -> "_Header":
+        return cls(
+            about=fields.take("about", table(plain)),
+            detector=fields.take("detector", plain),
+            arrays=fields.take("arrays", items(record(_Row.from_json))),
+        )
 
 
 def save(path: PathLike, detector: object, about: Mapping[str, Any], classes: Mapping[str, type]) -> None:
@@ -80,12 +122,15 @@ def save(path: PathLike, detector: object, about: Mapping[str, Any], classes: Ma
     write_atomic(path, write)
 
 
-def load(path: PathLike, kind: type[T], classes: Mapping[str, type]) -> tuple[T, dict[str, Any]]:
+def load(
+    path: PathLike, kind: type[T], classes: Mapping[str, type], check: Callable[[T], None]
+) -> tuple[T, dict[str, Any]]:
     """The detector of a file that `save` wrote, and `about`. Both come from one private copy of the file in
     memory, whose checksum is checked, so that no later change of the file reaches them.
 
-    InputError where the file is no such file, of another version, truncated, or damaged, does not fit into
-    memory, or holds no `kind`.
+    check: refuses, by a ValueError, a detector that could not be used. InputError where it does, and where
+    the file is no such file, of another version, truncated, or damaged, does not fit into memory, or holds no
+    `kind`.
     """
     with opened(path) as (file, size):
         start = file.read(_START)
@@ -108,17 +153,20 @@ def load(path: PathLike, kind: type[T], classes: Mapping[str, type]) -> tuple[T,
                 f"{path}: is truncated or damaged (its checksum differs); copy it again or fit anew"
             )
         try:
-            header = json.loads(content[_START : _START + length].tobytes())
-            arrays = [_array(content, **row) for row in header["arrays"]]
-            detector = _unpack(header["detector"], arrays, classes)
+            value = schema.parse(content[_START : _START + length].tobytes(), infinite=True)
+            header = schema.check(value, record(_Header.from_json))
+            tree = _Tree(_arrays(content, _START + length, header.arrays), classes)
+            detector = tree.unpack(header.detector)
             if not isinstance(detector, kind):
                 raise ValueError("not a detector")
-            about = dict(header["about"])
-        except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError) as reason:
+            check(detector)
+        except (ValueError, TypeError, KeyError, AttributeError) as reason:
             raise InputError(
-                f"{path}: describes no detector that this dice knows ({reason}); fit anew"
+                f"{path}: describes no detector that this dice knows ({str(reason)[:300]}); fit anew"
             ) from None
-    return detector, about
+        except MemoryError:
+            raise InputError(f"{path}: what it holds does not fit into memory") from None
+    return detector, header.about
 
 
 def _aligned(offset: int) -> int:
@@ -127,9 +175,13 @@ def _aligned(offset: int) -> int:
 
 def _encoded(header: Mapping[str, Any], path: PathLike) -> bytes:
     try:
-        return json.dumps(header).encode()
-    except (TypeError, ValueError) as reason:
-        raise InputError(f"{path}: about: holds what JSON cannot ({reason}); give plain values") from None
+        data = json.dumps(header).encode()
+        schema.parse(data, most=_MOST_HEADER, infinite=True)
+    except (TypeError, ValueError, RecursionError) as reason:
+        raise InputError(
+            f"{path}: about: holds what the file cannot ({reason}); give few plain values"
+        ) from None
+    return data
 
 
 def _read(file: BinaryIO, size: int, path: PathLike) -> np.ndarray:
@@ -149,14 +201,18 @@ def _checksum(content: np.ndarray) -> bytes:
     return digest.digest()
 
 
-def _array(content: np.ndarray, dtype: str, shape: list[int], offset: int) -> np.ndarray:
-    if not _DTYPE.fullmatch(dtype) or min(shape, default=0) < 0:
-        raise ValueError(f"array of {dtype} {shape}")
-    kind = np.dtype(dtype)
-    size = math.prod(shape) * kind.itemsize
-    if not 0 <= offset <= offset + size <= len(content):
-        raise ValueError("array beyond the end")
-    return content[offset : offset + size].view(kind).reshape(shape)
+def _arrays(content: np.ndarray, first: int, rows: Sequence[_Row]) -> list[np.ndarray]:
+    """The arrays of the file, which follow each other from byte `first` on. ValueError where they do not."""
+    arrays = []
+    for row in rows:
+        if not first <= row.offset <= row.end <= len(content):
+            raise ValueError(f"array of {row.dtype} {row.shape} beyond the end, or over another")
+        array = content[row.offset : row.end].view(np.dtype(row.dtype)).reshape(row.shape)
+        if array.dtype == bool and array.size and array.view(np.uint8).max() > 1:
+            raise ValueError("array of truth values with others in it")
+        arrays.append(array)
+        first = row.end
+    return arrays
 
 
 def _pack(value: Any, name: str, arrays: list[np.ndarray], classes: Mapping[str, type]) -> Any:
@@ -167,15 +223,15 @@ def _pack(value: Any, name: str, arrays: list[np.ndarray], classes: Mapping[str,
         return _pack(value.item(), name, arrays, classes)
     kind = type(value)
     if kind in (list, tuple):
-        return {kind.__name__: [_pack(part, name, arrays, classes) for part in value]}
+        return {kind.__name__: [_pack(each, name, arrays, classes) for each in value]}
     if kind is dict:
         pairs = []
-        for key, part in value.items():
+        for key, each in value.items():
             inner = f"{name}[{key!r}]"
-            pairs.append([_pack(key, name, arrays, classes), _pack(part, inner, arrays, classes)])
+            pairs.append([_pack(key, name, arrays, classes), _pack(each, inner, arrays, classes)])
         return {"dict": pairs}
     if classes.get(kind.__name__) is kind:
-        state = value.__getstate__() if hasattr(kind, "__setstate__") else vars(value)
+        state = vars(value) if is_dataclass(kind) else value.__getstate__()
         kept = {k: _pack(v, f"{name}.{k}", arrays, classes) for k, v in state.items() if k != _OWN}
         return {kind.__name__: kept}
     if not hasattr(value, "__array__") and not hasattr(value, "__dlpack__"):
@@ -191,29 +247,36 @@ def _pack(value: Any, name: str, arrays: list[np.ndarray], classes: Mapping[str,
     return {"array": len(arrays) - 1}
 
 
-def _unpack(tree: Any, arrays: list[np.ndarray], classes: Mapping[str, type]) -> Any:
-    if not isinstance(tree, dict):
-        if tree is None or isinstance(tree, bool | int | float | str):
-            return tree
-        raise ValueError("a bare list")
-    ((kind, content),) = tree.items()
-    if kind == "array":
-        return arrays[content]
-    if kind in ("list", "tuple"):
-        parts = [_unpack(part, arrays, classes) for part in content]
-        return parts if kind == "list" else tuple(parts)
-    if kind == "dict":
-        return {_unpack(k, arrays, classes): _unpack(v, arrays, classes) for k, v in content}
-    cls: Any = classes[kind]
-    state = {name: _unpack(part, arrays, classes) for name, part in content.items()}
-    for name in state:
-        of_class = getattr(cls, name, None)
-        taken = callable(of_class) or isinstance(of_class, property)  # by a method: not to be hidden
-        if taken or not name.isidentifier() or name.startswith("__"):
-            raise ValueError(f"an attribute {name!r:.40} of {kind}")
-    value = cls.__new__(cls)
-    if hasattr(cls, "__setstate__"):
+class _Tree:
+    """Makes the values of a tree, whose arrays are `arrays`."""
+
+    def __init__(self, arrays: Sequence[np.ndarray], classes: Mapping[str, type]) -> None:
+        self.arrays, self.classes = arrays, classes
+        self.objects = 0
+
+    def unpack(self, tree: Any) -> Any:
+        """ValueError, TypeError, KeyError or AttributeError where the tree is none."""
+        if not isinstance(tree, dict):
+            if tree is None or isinstance(tree, bool | int | float | str):
+                return tree
+            raise ValueError("a bare list")
+        ((kind, content),) = tree.items()
+        if kind == "array":
+            return self.arrays[schema.check(content, whole(0, len(self.arrays) - 1), "array")]
+        if kind in ("list", "tuple"):
+            values = schema.check(content, items(plain), kind)
+            return (list if kind == "list" else tuple)(map(self.unpack, values))
+        if kind == "dict":
+            pairs = schema.check(content, items(items(plain, 2, 2)), kind)
+            return {self.unpack(key): self.unpack(value) for key, value in pairs}
+        self.objects += 1
+        if kind not in self.classes or self.objects > _MOST_OBJECTS:
+            raise ValueError(f"a {kind!r:.60}, or too many objects")
+        cls = self.classes[kind]
+        inner = schema.check(content, table(plain), kind)
+        state = {name: self.unpack(value) for name, value in inner.items()}
+        if is_dataclass(cls):
+            return cls(**state)
+        value: Any = object.__new__(cls)
         value.__setstate__(state)
-    else:
-        vars(value).update(state)
-    return value
+        return value

@@ -207,7 +207,7 @@ def fit_on_statistics(detector: Detector, found: Statistics, logits: Logits, nam
     except InputError as reason:
         raise InputError(f"{name}: {reason}") from None
     h = found.mean()[None]
-    return _finished(detector, h, logits(h), Fit(found.about["set"], ALL, found.count))
+    return _finished(detector, h, logits(h), Fit(found.about.set, ALL, found.count))
 
 
 def _learns_statistics(method: str) -> bool:

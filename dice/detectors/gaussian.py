@@ -1,5 +1,6 @@
 """Distances to Gaussians fitted to the training features: Mahalanobis and its relative form."""
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -8,8 +9,9 @@ from numpy.typing import NDArray
 from dice import _core
 from dice.arrays import on_gpu, unit_rows
 from dice.detectors.base import Detector
-from dice.detectors.checks import scored
+from dice.detectors.checks import scored, truth
 from dice.errors import InputError
+from dice.io.schema import Unfit, instance, restore
 from dice.stats.moments import ClassMoments
 from dice.stats.training import Statistics
 
@@ -29,6 +31,19 @@ class NamedClasses:
     def __init__(self, names: np.ndarray, moments: ClassMoments) -> None:
         self.names = names
         self.moments = moments
+
+    def __setstate__(self, state: Mapping[str, Any]) -> None:
+        """Unfit where it is not what such an object holds."""
+        restore(self, state, names=instance(np.ndarray), moments=instance(ClassMoments))
+        names, count = self.names, self.moments.count
+        if names.shape != count.shape or not (names[:-1] < names[1:]).all():
+            raise Unfit(f"NamedClasses.names: want {len(count)} rising names")
+
+    def check(self) -> None:
+        """InputError where there is no image, or no scatter."""
+        count, _, scatter = self.moments.state
+        if scatter is None or not count.any():
+            raise InputError("ClassMoments: want some images and their scatter; fit anew")
 
     @property
     def features(self) -> int:
@@ -107,7 +122,7 @@ class Mahalanobis(Detector):
 
     def _prepared(self, h: Any) -> Any:
         """`h`, normalised where that is asked for."""
-        if not self.normalize:
+        if not truth(self.normalize, "normalize"):
             return h
         if on_gpu(h):
             raise InputError("h: lives on a GPU, which normalize=True does not take; copy it to the host")
@@ -116,6 +131,12 @@ class Mahalanobis(Detector):
     def _state_in(self, found: Statistics) -> NamedClasses:
         every, _ = found.by_label()
         return NamedClasses(*every.present())
+
+    def _check(self) -> None:
+        super()._check()
+        truth(self.normalize, "normalize")
+        if self._state is not None:
+            self._fitted_state(NamedClasses).check()
 
     def _moments(self) -> ClassMoments:
         return self._fitted_state(NamedClasses).moments

@@ -1,5 +1,6 @@
 """Scores of features h (N, D) and their logits z = W h + b (N, C). y = argmax z, p = softmax(z)."""
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -9,17 +10,19 @@ from dice import _core
 from dice.arrays import blocks, on_gpu
 from dice.detectors.base import Detector, S, Width
 from dice.detectors.checks import (
+    bounded,
     check_layer,
+    chosen,
     class_labels,
     finite,
     float_type,
     last_layer,
     percentage,
     positive,
-    real,
     scored,
 )
 from dice.errors import InputError
+from dice.io.schema import Unfit, array, instance, restore
 from dice.stats.moments import ClassMoments, Moments
 from dice.stats.training import Statistics
 
@@ -55,6 +58,11 @@ class HeadScore(Detector):
                 f"W: got {self._width()} features, {type(self).__name__} was fitted with {state.features}"
             )
         return state
+
+    def _check(self) -> None:
+        super()._check()
+        for values, name in zip(self._layer(), ("W", "b"), strict=True):
+            finite(values, name)
 
     def logits(self, h: Any) -> NDArray[np.float32]:
         """float32 (N, C) of features `h` (N, D)."""
@@ -123,6 +131,10 @@ class GradNorm(HeadScore):
         self.b = b
         self.T = T
 
+    def _check(self) -> None:
+        super()._check()
+        positive(self.T, "T")
+
     def _score_block(self, h: np.ndarray, z: np.ndarray) -> NDArray[np.float64]:
         return _core.score("gradnorm", z, h, (), (1 / positive(self.T, "T"),))
 
@@ -143,9 +155,12 @@ class LTS(HeadScore):
         self.b = b
         self.percentile = percentile
 
+    def _check(self) -> None:
+        super()._check()
+        percentage(self.percentile, "percentile")
+
     def _score_block(self, h: np.ndarray, z: np.ndarray) -> NDArray[np.float64]:
-        percentile = percentage(self.percentile, "percentile")
-        k = h.shape[1] - round(h.shape[1] * percentile / 100)
+        k = h.shape[1] - round(h.shape[1] * percentage(self.percentile, "percentile") / 100)
         return _core.score("lts", z, h, (), (max(k, 1),))
 
 
@@ -158,6 +173,11 @@ class _CentredScore(HeadScore):
     def _add_block(self, h: np.ndarray, z: np.ndarray, y: NDArray[np.int64]) -> None:
         moments = self._state_to_extend(Moments, lambda: Moments(h.shape[1]))
         self._state = moments.add(h)
+
+    def _check(self) -> None:
+        super()._check()
+        if self._state is not None:
+            _ = self.mean_
 
     def _state_in(self, found: Statistics) -> Moments:
         return found.moments
@@ -184,6 +204,13 @@ class FDBD(_CentredScore):
         self.b = b
         self.over = over
 
+    def _over(self) -> str:
+        return chosen(self.over, "over", "distance", "norm")
+
+    def _check(self) -> None:
+        super()._check()
+        self._over()
+
     def _inverse_distances(self) -> NDArray[np.float32]:
         """float32 (C, C): 1 / norm(w_c - w_k), 0 where the two are equal."""
         weight = self._layer()[0].astype(np.float64)
@@ -203,9 +230,7 @@ class FDBD(_CentredScore):
         return inverse
 
     def _score_block(self, h: np.ndarray, z: np.ndarray) -> NDArray[np.float64]:
-        if self.over not in ("distance", "norm"):
-            raise InputError(f"over: got {self.over!r}, want distance or norm")
-        origin = self.mean_ if self.over == "distance" else np.zeros(h.shape[1])
+        origin = self.mean_ if self._over() == "distance" else np.zeros(h.shape[1])
         inverse = self._cached("inverse distances", self._inverse_distances, from_parameters=True)
         return _core.score("fdbd", z, h, (origin, inverse), ())
 
@@ -223,9 +248,13 @@ class NCI(_CentredScore):
         self.b = b
         self.alpha = alpha
 
+    def _check(self) -> None:
+        super()._check()
+        bounded(self.alpha, "alpha")
+
     def _score_block(self, h: np.ndarray, z: np.ndarray) -> NDArray[np.float64]:
         weight = self._cached("double", lambda: self._layer()[0].astype(np.float64), from_parameters=True)
-        return _core.score("nci", z, h, (self.mean_, weight), (real(self.alpha, "alpha"),))
+        return _core.score("nci", z, h, (self.mean_, weight), (bounded(self.alpha, "alpha"),))
 
 
 class Patterns:
@@ -238,6 +267,12 @@ class Patterns:
     def __init__(self, classes: int, features: int) -> None:
         self.means = ClassMoments(classes, features)
         self.correct = np.zeros(classes, bool)
+
+    def __setstate__(self, state: Mapping[str, Any]) -> None:
+        """Unfit where it is not what such an object holds."""
+        restore(self, state, means=instance(ClassMoments), correct=array("bool", None))
+        if len(self.correct) != len(self.means.count):
+            raise Unfit(f"Patterns.correct: {len(self.correct)} for {len(self.means.count)} classes")
 
     @property
     def features(self) -> int:
@@ -302,6 +337,16 @@ class SHE(HeadScore):
         patterns.means, patterns.correct = right.otherwise(every), right.count > 0
         return patterns
 
+    def _variant(self) -> str:
+        return chosen(self.variant, "variant", "predicted", "max", "euclidean", "cosine")
+
+    def _check(self) -> None:
+        super()._check()
+        self._variant()
+        classes = len(self._layer()[0])
+        if self._state is not None and len(self.patterns_) != classes:
+            raise InputError(f"W: got {classes} classes, SHE was fitted with {len(self.patterns_)}")
+
     def shortfall(self) -> str:
         correct = self._fitted_state(Patterns).correct
         wrong = len(correct) - np.count_nonzero(correct)
@@ -313,17 +358,16 @@ class SHE(HeadScore):
         return self._fitted_state(Patterns).means.mean
 
     def _score_block(self, h: np.ndarray, z: np.ndarray) -> NDArray[np.float64]:
-        if self.variant == "predicted":
+        variant = self._variant()
+        if variant == "predicted":
             return _core.score("she", z, h, (self.patterns_,), ())
         scores: NDArray[np.float64]
-        if self.variant == "max":
+        if variant == "max":
             products = self._cached("products", self._products)
             scores = products.forward(h.astype(np.float32, copy=False), np.inf, "maxlogit")[0] / h.shape[1]
             return scores
-        if self.variant not in ("euclidean", "cosine"):
-            raise InputError(f"variant: got {self.variant!r}, want predicted, max, euclidean or cosine")
         x, patterns = h.astype(np.float64, copy=False), self.patterns_[z.argmax(axis=1)]
-        if self.variant == "euclidean":
+        if variant == "euclidean":
             scores = -np.linalg.norm(x - patterns, axis=1)
         else:
             norms = np.linalg.norm(x, axis=1) * np.linalg.norm(patterns, axis=1)

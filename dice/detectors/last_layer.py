@@ -2,19 +2,21 @@
 score of its logits. `dice.detectors.DICE` is a case of it."""
 
 import warnings
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dice import _core
-from dice.arrays import as_array, blocks, on_gpu
+from dice.arrays import DeviceArray, Float32, as_array, blocks, on_gpu
 from dice.detectors.activations import ASH, SCALE, VRA, Activation, Clip, Cuts
 from dice.detectors.base import Detector
-from dice.detectors.checks import check_layer, finite, last_layer, percentage, real, scored
+from dice.detectors.checks import check_layer, chosen, finite, last_layer, percentage, real, scored
 from dice.detectors.logits import LogitScore
 from dice.detectors.sample import Thinned
 from dice.errors import InputError
+from dice.io.schema import Unfit, instance, maybe, restore, whole
 from dice.stats.moments import Moments
 from dice.stats.quantiles import ValueHistogram
 from dice.stats.training import Statistics
@@ -38,12 +40,28 @@ class FeatureStatistics:
     """
 
     KEPT = 1 << 25
-    sample: Thinned | None = None
 
     def __init__(self, features: int) -> None:
         self.features = features
         self.moments = Moments(features)
         self.histogram: ValueHistogram | None = None
+        self.sample: Thinned | None = None
+
+    def __setstate__(self, state: Mapping[str, Any]) -> None:
+        """Unfit where it is not what such an object holds."""
+        restore(
+            self,
+            {"sample": None, **state},
+            features=whole(1),
+            moments=instance(Moments),
+            histogram=maybe(instance(ValueHistogram)),
+            sample=maybe(instance(Thinned)),
+        )
+        if self.sample is not None:
+            self.sample.check(columns=1)
+        for part in (self.moments, self.sample):
+            if part is not None and part.features != self.features:
+                raise Unfit(f"FeatureStatistics: of {self.features} features and of {part.features}")
 
     def empty(self) -> "FeatureStatistics":
         """A new one of the same D."""
@@ -128,7 +146,7 @@ class LastLayer(Detector):
 
     # -- parameters
 
-    def _layer(self) -> tuple[Any, Any]:
+    def _layer(self) -> tuple[Float32 | DeviceArray, Float32 | DeviceArray]:
         """W and b, checked; where they live, if that is a GPU that may be used."""
         return (self.W, self.b) if on_gpu(self.W) and self._device() != "cpu" else last_layer(self.W, self.b)
 
@@ -144,6 +162,31 @@ class LastLayer(Detector):
             raise InputError(f"activation: got {self.activation!r}, want a rule of dice.activations or None")
         return self.activation
 
+    def _check(self) -> None:
+        super()._check()
+        weight, bias = last_layer(self.W, self.b)
+        finite(weight, "W")
+        finite(bias, "b")
+        width = weight.shape[1]
+        self._activation()
+        if self.p is not None:
+            percentage(self.p, "p")
+            self._absolute()
+            if self.mean is not None and finite(self.mean_, "mean").shape != (width,):
+                raise InputError(f"mean: got {len(self.mean_)} features, W wants {width}")
+        if isinstance(self.score, LogitScore):
+            self.score._check()
+        else:
+            self._named_score()
+        if self._state is not None and self._fitted_state(FeatureStatistics).features != width:
+            raise InputError(f"W: got {width} features, {type(self).__name__} was fitted with another number")
+
+    def _named_score(self) -> str:
+        """`score` where it is no detector."""
+        if not isinstance(self.score, str) or self.score not in SCORES:
+            raise InputError(f"score: got {self.score!r}, want energy, msp, maxlogit or a detector of logits")
+        return self.score
+
     def _quantiles(self) -> tuple[float, ...]:
         rule = self._activation()
         return () if rule is None else rule.quantiles
@@ -153,11 +196,7 @@ class LastLayer(Detector):
         return rule is not None and rule.by_feature
 
     def _absolute(self) -> bool:
-        if self.contribution not in CONTRIBUTIONS:
-            raise InputError(
-                f"contribution: got {self.contribution!r}, want one of {', '.join(CONTRIBUTIONS)}"
-            )
-        return self.contribution == "abs"
+        return chosen(self.contribution, "contribution", *CONTRIBUTIONS) == "abs"
 
     # -- fitting
 
@@ -267,7 +306,8 @@ class LastLayer(Detector):
             return np.ones(tuple(weight.shape), bool)
         percentile, keep = self._ranking()
         if keep is None:
-            keep = _core.contribution_keep(self.mean_, weight, percentile, self._absolute())
+            host_weight, _ = last_layer(self.W, self.b)
+            keep = _core.contribution_keep(self.mean_, host_weight, percentile, self._absolute())
         return keep.view(bool)
 
     def _ranking(self) -> tuple[float, NDArray[np.uint8] | None]:
@@ -285,10 +325,10 @@ class LastLayer(Detector):
                 UserWarning,
                 stacklevel=9,  # who calls score_samples
             )
-        weight, p = self._layer()[0], percentage(self.p, "p")
+        p = percentage(self.p, "p")
         if _core.device_offers(self._device(), "rank"):
-            return _core.device_rank(mean, weight, p, absolute, self._device())
-        return _core.contribution_percentile(mean, weight, p, absolute), None
+            return _core.device_rank(mean, self._layer()[0], p, absolute, self._device())
+        return _core.contribution_percentile(mean, last_layer(self.W, self.b)[0], p, absolute), None
 
     # -- scoring
 
@@ -301,9 +341,7 @@ class LastLayer(Detector):
                 self._checked(h),
                 np.float32,
             )
-        if score not in SCORES:
-            raise InputError(f"score: got {score!r}, want energy, msp, maxlogit or a detector of logits")
-        return self._forward(h, score)
+        return self._forward(h, self._named_score())
 
     def score_with_logits(self, h: np.ndarray, z: np.ndarray) -> NDArray[np.float64]:
         is_networks = self.p is None and self._activation() is None

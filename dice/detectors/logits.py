@@ -30,6 +30,11 @@ class LogitScore(Detector):
         """C as it was told, else as the fit has it."""
         return super()._width() if self.classes is None else whole(self.classes, "classes")
 
+    def _check(self) -> None:
+        super()._check()
+        if self.classes is not None:
+            whole(self.classes, "classes")
+
     def partial_fit(self, z: Any, y: Any = None) -> "LogitScore":
         """Learns nothing; checks that `z` (N, C) could be scored."""
         array = self._checked(z)
@@ -59,6 +64,16 @@ class LogitScore(Detector):
             labels = labels[len(block) :]
         self._state = sample
 
+    def _check_sample(self) -> None:
+        """InputError or Unfit where what was learnt is no sample of logits (n, C) with labels (n,) below
+        C."""
+        if self._state is not None:
+            sample = self._fitted_state(Thinned)
+            sample.check(columns=2)
+            z, y = sample.rows()
+            if z.size:
+                class_labels(y, *z.shape)
+
     def _sampled(self) -> tuple[np.ndarray, np.ndarray]:
         """Logits (n, C) and labels (n,) of that sample. InputError where it has none."""
         sample = self._fitted_state(Thinned)
@@ -77,6 +92,10 @@ class MSP(LogitScore):
     def __init__(self, T: float = 1.0, classes: int | None = None) -> None:
         self.T = T
         self.classes = classes
+
+    def _check(self) -> None:
+        super()._check()
+        positive(self.T, "T")
 
     def _score_block(self, z: np.ndarray) -> NDArray[np.float64]:
         return _core.score("msp", z, None, (), (1 / positive(self.T, "T"),))
@@ -98,6 +117,10 @@ class Energy(LogitScore):
     def __init__(self, T: float = 1.0, classes: int | None = None) -> None:
         self.T = T
         self.classes = classes
+
+    def _check(self) -> None:
+        super()._check()
+        positive(self.T, "T")
 
     def _score_block(self, z: np.ndarray) -> NDArray[np.float64]:
         return _core.score("energy", z, None, (), (positive(self.T, "T"),))
@@ -128,6 +151,11 @@ class GEN(LogitScore):
         self.gamma = gamma
         self.M = M
         self.classes = classes
+
+    def _check(self) -> None:
+        super()._check()
+        positive(self.gamma, "gamma")
+        whole(self.M, "M")
 
     def _score_block(self, z: np.ndarray) -> NDArray[np.float64]:
         return _core.score("gen", z, None, (), (positive(self.gamma, "gamma"), whole(self.M, "M")))
@@ -166,6 +194,10 @@ class TempScale(LogitScore):
         """Adds logits `z` (N, C) with labels `y` (N,) of held-out ID images."""
         self._sample_logits(z, y, self.KEPT)
         return self
+
+    def _check(self) -> None:
+        super()._check()
+        self._check_sample()
 
     def _unfitted(self) -> str:
         return "temperature: not fitted; call fit(z, y) with held-out ID logits and labels"

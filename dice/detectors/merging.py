@@ -2,12 +2,14 @@
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from dice.detectors import files
 from dice.detectors.base import Detector
+from dice.detectors.origin import FittedOn, Origin, origin
 from dice.errors import InputError
 from dice.io.files import PathLike, opened
 
@@ -20,8 +22,9 @@ def is_detector_file(path: PathLike) -> bool:
         return file.read(len(files.MAGIC)) == files.MAGIC
 
 
-def merge(paths: Sequence[PathLike]) -> Detector:
-    """The detector that has learnt from the training images of all files. It has `about_` and no threshold.
+def merge(paths: Sequence[PathLike]) -> tuple[Detector, FittedOn]:
+    """The detector that has learnt from the training images of all files, and which those are. It has
+    `about_` and no threshold.
 
     InputError, naming the file, where it has another method, parameter, network or preprocessing than the
     first, was not fitted on images, or was fitted on the same images as one before it.
@@ -31,60 +34,52 @@ def merge(paths: Sequence[PathLike]) -> Detector:
         raise InputError(
             f"{first}: is the only file given; merge takes detectors fitted on several image sets"
         )
-    whole = Detector.load(first)
-    about = whole.about_
-    rows = [_fitted_on(about, first)]
-    by_identity = dict.fromkeys(_identities(rows[0]), first)
+    merged, came_from, fitted = _load(first)
+    rows, network = [fitted], came_from.network
+    by_identity = dict.fromkeys(fitted.identities(), first)
     for path in paths[1:]:
-        part = Detector.load(path)
-        row = _fitted_on(part.about_, path)
-        _check_alike(part, path, whole, first)
-        for identity in _identities(row):
+        other, its, row = _load(path)
+        _check_alike(_identified(other, its), path, _identified(merged, came_from), first)
+        for identity in row.identities():
             if identity in by_identity:
                 raise InputError(f"{path}: was fitted on the same training images as {by_identity[identity]}")
             by_identity[identity] = path
         try:
-            whole.merge(part)
+            merged.merge(other)
         except InputError as reason:
             raise InputError(f"{path}: {reason}") from None
         rows.append(row)
-        _join_machines(about["network"], part.about_["network"])
-    fitted = {
-        "set": "+".join(dict.fromkeys(str(row.get("set")) for row in rows)),
-        "split": "; ".join(dict.fromkeys(str(row.get("split")) for row in rows)),
-        "n": sum(row["n"] for row in rows),
-        "learnt": whole.learnt(),
-        "short_of": whole.shortfall(),
-        "identity": hashlib.sha256("\n".join(sorted(by_identity)).encode()).hexdigest(),
-        "merged": rows,
-    }
-    whole.about_ = {**about, "fitted_on": fitted, "calibrated_on": None}
-    return whole
+        network = replace(
+            network,
+            device=_both(network.device, its.network.device),
+            isa=_both(network.isa, its.network.isa),
+        )
+    whole = FittedOn(
+        set="+".join(dict.fromkeys(row.set for row in rows)),
+        split="; ".join(dict.fromkeys(row.split for row in rows)),
+        n=sum(row.n for row in rows),
+        learnt=merged.learnt(),
+        short_of=merged.shortfall(),
+        identity=hashlib.sha256("\n".join(sorted(by_identity)).encode()).hexdigest(),
+        merged=tuple(rows),
+    )
+    merged.about_ = replace(came_from, network=network, fitted_on=whole, calibrated_on=None).to_json()
+    return merged, whole
 
 
-def _fitted_on(about: Mapping[str, Any], path: PathLike) -> dict[str, Any]:
-    """What the detector of a file was fitted on."""
-    row, network = about.get("fitted_on"), about.get("network")
-    if not (
-        isinstance(network, dict)
-        and isinstance(row, dict)
-        and isinstance(row.get("identity"), str)
-        and isinstance(row.get("n"), int)
-    ):
+def _load(path: PathLike) -> tuple[Detector, Origin, FittedOn]:
+    """The detector of a file, where it comes from, and what it was fitted on."""
+    detector = Detector.load(path)
+    came_from = origin(detector, path)
+    if came_from.fitted_on is None:
         raise InputError(f"{path}: does not say which images it was fitted on; make it by `dice fit`")
-    return row
+    return detector, came_from, came_from.fitted_on
 
 
-def _identities(row: Mapping[str, Any]) -> list[str]:
-    """Of the image sets that were fitted on, one where nothing was merged."""
-    parts = row.get("merged")
-    return [identity for part in parts for identity in _identities(part)] if parts else [row["identity"]]
-
-
-def _check_alike(part: Detector, path: PathLike, whole: Detector, first: PathLike) -> None:
-    """InputError where `part`, of the file `path`, does not belong to `whole`, of the file `first`."""
-    for what, theirs in _identified(part).items():
-        mine = _identified(whole).get(what)
+def _check_alike(its: Mapping[str, Any], path: PathLike, firsts: Mapping[str, Any], first: PathLike) -> None:
+    """InputError where the file `path`, of which `its` is `_identified`, does not belong to `first`."""
+    for what, theirs in its.items():
+        mine = firsts.get(what)
         if isinstance(theirs, np.ndarray) and isinstance(mine, np.ndarray):
             if not np.array_equal(theirs, mine):
                 raise InputError(f"{path}: {what} is not that of {first}; they do not belong together")
@@ -94,19 +89,17 @@ def _check_alike(part: Detector, path: PathLike, whole: Detector, first: PathLik
             )
 
 
-def _identified(detector: Detector) -> dict[str, Any]:
+def _identified(detector: Detector, came_from: Origin) -> dict[str, Any]:
     """All that two detectors have to share so that they can be merged, by what it is called in messages."""
-    about, parameters = detector.about_, detector.get_params(deep=False)
+    parameters = detector.get_params(deep=False)
     return (
-        {"method": about.get("method"), "kind": type(detector).__name__}
-        | {f"the network's {key}": about["network"].get(key) for key in ("sha256", "arch", "precision")}
-        | {"preprocessing": about.get("preprocessing")}
+        {"method": came_from.method, "kind": type(detector).__name__}
+        | {f"the network's {key}": getattr(came_from.network, key) for key in ("sha256", "arch", "precision")}
+        | {"preprocessing": came_from.preprocessing}
         | {key: value for key, value in parameters.items() if key != "device"}
     )
 
 
-def _join_machines(mine: dict[str, Any], other: Mapping[str, Any]) -> None:
-    """Names in `mine`, what is known of a network, the devices and instruction sets of both."""
-    for key in ("device", "isa"):
-        names = {name for each in (mine, other) for name in str(each.get(key)).split("+")}
-        mine[key] = "+".join(sorted(names))
+def _both(mine: str, other: str) -> str:
+    """The devices, or the instruction sets, of both."""
+    return "+".join(sorted({*mine.split("+"), *other.split("+")}))

@@ -1,5 +1,6 @@
 """A Gaussian of its own for every class, mixed by how frequent the classes are."""
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -9,7 +10,9 @@ from scipy.special import logsumexp
 from dice import _core
 from dice.detectors.base import Detector
 from dice.detectors.checks import positive, scored
+from dice.detectors.subspace import check_scatter
 from dice.errors import InputError
+from dice.io.schema import Unfit, either, instance, items, number, restore, text, whole
 from dice.stats.moments import ClassMoments
 
 if TYPE_CHECKING:
@@ -28,6 +31,16 @@ class ClassGaussians:
         self.features = features
         self.names: list[Any] = []
         self.moments: list[ClassMoments] = []
+
+    def __setstate__(self, state: Mapping[str, Any]) -> None:
+        """Unfit where it is not what such an object holds."""
+        names, moments = items(either(text(), number())), items(instance(ClassMoments))
+        restore(self, state, features=whole(1), names=names, moments=moments)
+        self.names, self.moments = list(self.names), list(self.moments)
+        if len(self.names) != len(self.moments) or len(set(self.names)) < len(self.names):
+            raise Unfit("ClassGaussians: want one name for each class")
+        if any(each.features != self.features for each in self.moments):
+            raise Unfit(f"ClassGaussians: want classes of {self.features} features")
 
     def empty(self) -> "ClassGaussians":
         """A new one of the same D."""
@@ -86,6 +99,13 @@ class GMM(Detector):
             found.of(name).add(of_class, np.zeros(len(of_class), np.int64))
         self._state = found
         return self
+
+    def _check(self) -> None:
+        super()._check()
+        positive(self.reg, "reg")
+        if self._state is not None:
+            for moments in self._fitted_state(ClassGaussians).moments:
+                check_scatter(moments)
 
     def shortfall(self) -> str:
         found = self._fitted_state(ClassGaussians)

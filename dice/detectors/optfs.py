@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from dice import _core
 from dice.arrays import blocks
-from dice.detectors.checks import check_layer, whole
+from dice.detectors.checks import check_layer, chosen, whole
 from dice.detectors.head import HeadScore
 from dice.detectors.sample import Thinned
 from dice.errors import InputError
@@ -31,6 +31,7 @@ class OptFS(HeadScore):
     saved_classes = (Thinned,)
     KEPT = 1 << 24
     NORM = 1000.0
+    MOST = 10_000  # bins
 
     def __init__(self, W: Any, b: Any, bins: int = 100, variant: str = "predicted") -> None:
         check_layer(W, b)
@@ -38,6 +39,24 @@ class OptFS(HeadScore):
         self.b = b
         self.bins = bins
         self.variant = variant
+
+    def _check(self) -> None:
+        super()._check()
+        self._variant()
+        self._steps()
+        if self._state is None:
+            return
+        sample = self._fitted_state(Thinned)
+        sample.check(columns=2)
+        label, classes = sample.rows()[1], len(self._layer()[0])
+        if label.ndim != 1 or label.dtype.kind != "i" or not ((label >= 0) & (label < classes)).all():
+            raise InputError(f"Thinned: want predicted classes from 0 to {classes - 1}; fit anew")
+
+    def _variant(self) -> str:
+        return chosen(self.variant, "variant", "predicted", "energy")
+
+    def _steps(self) -> int:
+        return whole(self.bins, "bins", 1, self.MOST)
 
     def _add_block(self, h: np.ndarray, z: np.ndarray, y: NDArray[np.int64]) -> None:
         sample = self._state_to_extend(Thinned, lambda: Thinned(max(1, self.KEPT // h.shape[1])))
@@ -50,7 +69,7 @@ class OptFS(HeadScore):
         low, high = np.quantile(rows, (0.001, 0.999))
         if not low < high:
             raise InputError("h: the training features do not differ; OptFS has no steps")
-        edges = np.linspace(low, high, whole(self.bins, "bins") + 1)
+        edges = np.linspace(low, high, self._steps() + 1)
         weight, height, first = self._layer()[0], np.zeros(len(edges) + 1), 0
         for block in blocks(rows, np.float64):
             parts = weight[label[first : first + len(block)]] * block
@@ -62,11 +81,10 @@ class OptFS(HeadScore):
         return edges, height * (self.NORM / norm if norm > 0 else 0)
 
     def _score_block(self, h: np.ndarray, z: np.ndarray) -> NDArray[np.float64]:
-        if self.variant not in ("predicted", "energy"):
-            raise InputError(f"variant: got {self.variant!r}, want predicted or energy")
+        variant = self._variant()
         edges, theta = self._cached("model", self._model)
         shaped = theta[np.searchsorted(edges, h, side="right")] * h
-        if self.variant == "energy":
+        if variant == "energy":
             return _core.score("energy", self._logits(shaped), None, (), (1.0,))
         score: NDArray[np.float64] = (self._layer()[0][z.argmax(axis=1)] * shaped).sum(axis=1)
         return score

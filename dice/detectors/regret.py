@@ -9,6 +9,8 @@ from dice import _core
 from dice.arrays import unit_rows
 from dice.detectors.checks import check_layer
 from dice.detectors.head import HeadScore
+from dice.detectors.subspace import check_scatter
+from dice.errors import InputError
 from dice.stats.moments import ClassMoments
 
 __all__ = ["PNML"]
@@ -35,6 +37,15 @@ class PNML(HeadScore):
     def _add_block(self, h: np.ndarray, z: np.ndarray, y: NDArray[np.int64]) -> None:
         found = self._state_to_extend(ClassMoments, lambda: ClassMoments(1, h.shape[1], scatter=True))
         self._state = found.add(unit_rows(h), np.zeros(len(h), np.int64))
+
+    def _check(self) -> None:
+        super()._check()
+        if self._state is not None:
+            moments = self._fitted_state(ClassMoments)
+            check_scatter(moments)
+            scatter, mean = moments.scatter()
+            if max(np.linalg.norm(mean), scatter.trace() / moments.count[0]) > 1 + 1e-6:
+                raise InputError("ClassMoments: not of unit features; fit anew")
 
     def shortfall(self) -> str:
         found = self._fitted_state(ClassMoments)

@@ -1,6 +1,11 @@
 """A bounded sample of a stream of rows."""
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
+
+from dice.io.schema import Unfit, array, either, items, restore, whole
 
 __all__ = ["Thinned"]
 
@@ -18,6 +23,28 @@ class Thinned:
         self.step = 1
         self.seen = 0
         self._parts: list[tuple[np.ndarray, ...]] = []
+
+    def __getstate__(self) -> dict[str, Any]:
+        """With the parts joined: there is one for each batch."""
+        return {**vars(self), "_parts": [self.rows()] if self._parts else []}
+
+    def __setstate__(self, state: Mapping[str, Any]) -> None:
+        """Unfit where it is not what such an object holds: parts with the same columns, the first (n, D)."""
+        column = either(array("float32 float64", None, None), array("int64", None))
+        restore(
+            self, state, capacity=whole(1), step=whole(1), seen=whole(), _parts=items(items(column, 1, 2))
+        )
+        self._parts = list(self._parts)
+        for part in self._parts:
+            if part[0].ndim != 2 or len({len(column) for column in part}) != 1:
+                raise Unfit(f"Thinned: columns of {[column.shape for column in part]}, want rows of each")
+            if [c.shape[1:] for c in part] != [c.shape[1:] for c in self._parts[0]]:
+                raise Unfit("Thinned: parts of different columns")
+
+    def check(self, columns: int) -> None:
+        """Unfit where it holds no rows of so many columns."""
+        if not self._parts or len(self._parts[0]) != columns:
+            raise Unfit(f"Thinned: has no rows of {columns} columns")
 
     @property
     def features(self) -> int:

@@ -1,6 +1,7 @@
 """The parts of a feature inside and outside the principal subspace of the training features: Residual, ViM,
 KPCA and NECO."""
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -9,17 +10,30 @@ from numpy.typing import NDArray
 from dice import _core
 from dice.arrays import blocks, on_gpu, unit_rows
 from dice.detectors.base import Detector
-from dice.detectors.checks import check_layer, finite, float_type, last_layer, scored, whole
+from dice.detectors.checks import check_layer, finite, float_type, last_layer, real, scored, truth, whole
 from dice.detectors.head import HeadScore
 from dice.detectors.sample import Thinned
 from dice.errors import InputError
+from dice.io.schema import Unfit, instance, restore
 from dice.stats.moments import ClassMoments
 from dice.stats.training import Statistics
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-__all__ = ["KPCA", "NECO", "Residual", "ViM"]
+__all__ = ["KPCA", "NECO", "Residual", "ViM", "check_scatter"]
+
+
+def _check_dim(dim: int | None) -> None:
+    if dim is not None:
+        whole(dim, "dim")
+
+
+def check_scatter(moments: ClassMoments) -> None:
+    """InputError where they are not of one class, with images and the scatter of their features."""
+    count, _, scatter = moments.state
+    if scatter is None or len(count) != 1 or not count.all():
+        raise InputError("ClassMoments: want those of one class, with images and their scatter; fit anew")
 
 
 def _subspace_size(dim: int | None, features: int) -> int:
@@ -94,6 +108,15 @@ class Residual(Detector):
         self.b = b
         self.device = device
 
+    def _check(self) -> None:
+        super()._check()
+        _check_dim(self.dim)
+        if self._state is None:
+            return
+        moments = self._fitted_state(ClassMoments)
+        check_scatter(moments)
+        self._origin(moments.features)
+
     def partial_fit(self, h: Any, y: Any = None) -> "Self":
         """Adds training features `h` (N, D)."""
         array = self._checked(h)
@@ -137,6 +160,17 @@ class SubspaceStatistics:
     def __init__(self, features: int, numbers: int) -> None:
         self.moments = ClassMoments(1, features, scatter=True)
         self.sample = Thinned(max(1, numbers // features))
+
+    def __setstate__(self, state: Mapping[str, Any]) -> None:
+        """Unfit where it is not what such an object holds."""
+        restore(self, state, moments=instance(ClassMoments), sample=instance(Thinned))
+
+    def check(self) -> None:
+        """InputError or Unfit where the parts do not fit each other, or hold nothing."""
+        check_scatter(self.moments)
+        self.sample.check(columns=1)
+        if self.sample.features != self.features:
+            raise Unfit(f"Thinned: has {self.sample.features} features, ClassMoments {self.features}")
 
     @property
     def features(self) -> int:
@@ -186,6 +220,12 @@ class ViM(HeadScore):
         found.add(h)
         self._state = found
 
+    def _check(self) -> None:
+        super()._check()
+        _check_dim(self.dim)
+        if self._state is not None:
+            self._fitted_state(SubspaceStatistics).check()
+
     def learnt(self) -> dict[str, float]:
         return {"alpha": self.alpha_}
 
@@ -233,6 +273,17 @@ class KPCA(Detector):
     def __init__(self, ratio: float = 0.85) -> None:
         self.ratio = ratio
 
+    def _check(self) -> None:
+        super()._check()
+        self._ratio()
+        if self._state is not None:
+            check_scatter(self._fitted_state(ClassMoments))
+
+    def _ratio(self) -> float:
+        if not 0 < real(self.ratio, "ratio") <= 1:
+            raise InputError(f"ratio: got {self.ratio!r}, want a share of more than 0 and at most 1")
+        return float(self.ratio)
+
     def partial_fit(self, h: Any, y: Any = None) -> "Self":
         """Adds training features `h` (N, D)."""
         array = self._checked(h)
@@ -256,7 +307,7 @@ class KPCA(Detector):
     def _make_rest(self) -> _core.Linear:
         moments = self._fitted_state(ClassMoments)
         scatter, mean = moments.scatter()
-        rest = _principal(scatter, self.ratio)[1]
+        rest = _principal(scatter, self._ratio())[1]
         # at least one row, of zeros where all variance is inside
         rest = rest if len(rest) else np.zeros((1, len(mean)))
         return _core.Linear(rest.astype(np.float32), (-(rest @ mean)).astype(np.float32), plain_products=True)
@@ -281,6 +332,13 @@ class NECO(HeadScore):
         self.b = b
         self.dim = dim
         self.max_logit = max_logit
+
+    def _check(self) -> None:
+        super()._check()
+        _check_dim(self.dim)
+        truth(self.max_logit, "max_logit")
+        if self._state is not None:
+            check_scatter(self._fitted_state(ClassMoments))
 
     def _add_block(self, h: np.ndarray, z: np.ndarray, y: NDArray[np.int64]) -> None:
         moments = self._state_to_extend(ClassMoments, lambda: ClassMoments(1, h.shape[1], scatter=True))
@@ -311,7 +369,7 @@ class NECO(HeadScore):
         share: NDArray[np.float64] = np.divide(
             -_residual(inside, h), whole_norm, out=np.zeros(len(h)), where=whole_norm > 0
         )
-        return share * z.max(axis=1) if self.max_logit else share
+        return share * z.max(axis=1) if truth(self.max_logit, "max_logit") else share
 
 
 def _principal(scatter: NDArray[np.float64], size: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -319,8 +377,6 @@ def _principal(scatter: NDArray[np.float64], size: float) -> tuple[NDArray[np.fl
     int; or a float, the share of the variance that the fewest of them hold."""
     values, vectors = _core.eigen(scatter)
     if not isinstance(size, int):
-        if not 0 < size <= 1:
-            raise InputError(f"ratio: got {size!r}, want a share of more than 0 and at most 1")
         held = np.cumsum(values[::-1])
         size = int(np.searchsorted(held, size * held[-1])) + 1
     first = len(vectors) - min(size, len(vectors))

@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 from scipy.special import expit, logsumexp
 
 from dice import _core
-from dice.arrays import as_array, blocks, unit_rows
-from dice.detectors.checks import check_layer, positive, whole
+from dice.arrays import Array, as_array, blocks, unit_rows
+from dice.detectors.checks import check_layer, finite, positive, whole
 from dice.detectors.head import HeadScore
 from dice.errors import InputError
 
@@ -32,6 +32,10 @@ class MCM(HeadScore):
         self.W = W
         self.b = b
         self.T = T
+
+    def _check(self) -> None:
+        super()._check()
+        positive(self.T, "T")
 
     def _score_block(self, h: np.ndarray, z: np.ndarray) -> NDArray[np.float64]:
         cosines = self._cached("cosines", lambda: _cosines(self._layer()[0]), from_parameters=True)
@@ -60,6 +64,12 @@ class NegLabel(HeadScore):
 
     def _model(self) -> tuple[_core.Linear, _core.Linear, int]:
         """The cosines with the classes, and with the negatives that are used; how many these are a group."""
+        negatives, groups = self._negatives()
+        size = len(negatives) // groups
+        return _cosines(self._layer()[0]), _cosines(negatives[: size * groups]), size
+
+    def _negatives(self) -> tuple[Array, int]:
+        """The negatives (K, D), and how many groups they make."""
         negatives = as_array(self.negatives, "negatives", 2)
         weight, groups = self._layer()[0], whole(self.groups, "groups")
         if negatives.shape[1] != weight.shape[1]:
@@ -68,8 +78,12 @@ class NegLabel(HeadScore):
             raise InputError(
                 f"negatives: got {len(negatives)}, want at least one for each of {groups} groups"
             )
-        size = len(negatives) // groups
-        return _cosines(weight), _cosines(negatives[: size * groups]), size
+        return negatives, groups
+
+    def _check(self) -> None:
+        super()._check()
+        positive(self.T, "T")
+        finite(self._negatives()[0], "negatives")
 
     def _score_block(self, h: np.ndarray, z: np.ndarray) -> NDArray[np.float64]:
         classes, negatives, size = self._cached("model", self._model, from_parameters=True)

@@ -8,7 +8,7 @@ from scipy.special import softmax
 
 from dice import _core
 from dice.arrays import blocks
-from dice.detectors.checks import class_labels, finite, positive, whole
+from dice.detectors.checks import chosen, class_labels, finite, positive, whole
 from dice.detectors.logits import LogitScore
 from dice.detectors.sample import Thinned
 from dice.errors import InputError
@@ -42,9 +42,15 @@ class KLM(LogitScore):
         self.variant = variant
 
     def _by_label(self) -> bool:
-        if self.variant not in ("prediction", "label"):
-            raise InputError(f"variant: got {self.variant!r}, want prediction or label")
-        return self.variant == "label"
+        return chosen(self.variant, "variant", "prediction", "label") == "label"
+
+    def _check(self) -> None:
+        super()._check()
+        self._by_label()
+        if self._state is not None:
+            moments = self._fitted_state(ClassMoments)
+            if len(moments.count) != moments.features:
+                raise InputError(f"KLM: holds {len(moments.count)} classes of {moments.features}; fit anew")
 
     def partial_fit(self, z: Any, y: Any = None) -> "Self":
         """Adds logits `z` (N, C), with labels `y` (N,) for variant "label"."""
@@ -124,6 +130,13 @@ class OpenMax(LogitScore):
         """Adds logits `z` (N, C) with labels `y` (N,)."""
         self._sample_logits(z, y, self.KEPT, right=True)
         return self
+
+    def _check(self) -> None:
+        super()._check()
+        for name in ("tail", "alpha"):
+            whole(getattr(self, name), name)
+        self._translation()
+        self._check_sample()
 
     def _unfitted(self) -> str:
         return "OpenMax: not fitted; call fit(z, y) with training logits, some of them right, first"

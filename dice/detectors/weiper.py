@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from dice import _core
 from dice.arrays import blocks
-from dice.detectors.checks import check_layer, positive, real, whole
+from dice.detectors.checks import MOST_SEED, bounded, check_layer, positive, whole
 from dice.detectors.head import HeadScore
 from dice.detectors.sample import Thinned
 from dice.errors import InputError
@@ -47,6 +47,7 @@ class WeiPer(HeadScore):
 
     fit_depends_on = ("images",)
     saved_classes = (Thinned,)
+    MOST = 10_000  # copies, bins and bins of a running mean: each costs time and memory for every image
     CACHED = 1 << 30  # bytes of copies kept: all 100 of an ImageNet head
 
     def __init__(
@@ -85,20 +86,44 @@ class WeiPer(HeadScore):
         sample.add(h.astype(np.float32, copy=False))
         self._state = sample
 
+    def _check(self) -> None:
+        super()._check()
+        self._seed()
+        self._copy_count()
+        self._bins()
+        for name in ("delta", "lambda_1", "lambda_2"):
+            bounded(getattr(self, name), name)
+        for name in ("smooth", "smooth_copies"):
+            whole(getattr(self, name), name, 1, self.MOST)
+        for name in ("eps", "eps_copies"):
+            positive(getattr(self, name), name)
+        whole(self.images, "images")
+        if self._state is not None:
+            self._fitted_state(Thinned).check(columns=1)
+
+    def _seed(self) -> int:
+        return whole(self.seed, "seed", 0, MOST_SEED)
+
+    def _copy_count(self) -> int:
+        return whole(self.copies, "copies", 1, self.MOST)
+
+    def _bins(self) -> int:
+        return whole(self.bins, "bins", 1, self.MOST)
+
     def disturbed(self, copy: int) -> NDArray[np.float32]:
         """float32 (C, D): W of that copy, from 0."""
         weight, _ = self._layer()
-        random = np.random.default_rng((whole(self.seed, "seed", 0), copy))
+        random = np.random.default_rng((self._seed(), copy))
         noise = random.standard_normal(weight.shape, dtype=np.float32)
         length = np.linalg.norm(weight, axis=1, keepdims=True) / np.linalg.norm(noise, axis=1, keepdims=True)
-        noise *= np.float32(real(self.delta, "delta")) * length
+        noise *= np.float32(bounded(self.delta, "delta")) * length
         noise += weight
         return noise
 
     def _copies(self) -> Iterator[_core.Linear]:
         """The disturbed copies, packed: the first of them kept, the others drawn again."""
         weight, bias = self._layer()
-        copies = whole(self.copies, "copies")
+        copies = self._copy_count()
         kept = min(copies, self.CACHED // weight.nbytes)
         yield from self._cached(
             "copies", lambda: [self._copy(copy, bias) for copy in range(kept)], from_parameters=True
@@ -128,7 +153,7 @@ class WeiPer(HeadScore):
     ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
         """Of images with features `h` (n, D): the shares (n, bins) of the features in each bin, those of the
         disturbed logits, and the largest softmax probability (n,), the mean over the copies."""
-        bins, classes = whole(self.bins, "bins"), len(self._layer()[0])
+        bins, classes = self._bins(), len(self._layer()[0])
         of_h, of_z, msp = np.zeros((len(h), bins)), np.zeros((len(h), bins)), np.zeros(len(h))
         _core.count_bins(h, *span, of_h)
         h = h.astype(np.float32, copy=False)
@@ -145,12 +170,14 @@ class WeiPer(HeadScore):
     def _score_block(self, h: np.ndarray, z: np.ndarray) -> NDArray[np.float64]:
         training = self._cached("training", self._training)
         of_h, of_z, msp = self._histograms(h, training.span, training.span_copies)
-        smooth, smooth_copies = whole(self.smooth, "smooth"), whole(self.smooth_copies, "smooth_copies")
+        smooth = whole(self.smooth, "smooth", 1, self.MOST)
+        smooth_copies = whole(self.smooth_copies, "smooth_copies", 1, self.MOST)
         features = divergence(training.shares, of_h, smooth, positive(self.eps, "eps"))
         logits = divergence(
             training.shares_copies, of_z, smooth_copies, positive(self.eps_copies, "eps_copies")
         )
-        return -(features + real(self.lambda_1, "lambda_1") * logits - real(self.lambda_2, "lambda_2") * msp)
+        lambda_1, lambda_2 = bounded(self.lambda_1, "lambda_1"), bounded(self.lambda_2, "lambda_2")
+        return -(features + lambda_1 * logits - lambda_2 * msp)
 
 
 def _range(low: float, high: float) -> tuple[float, float]:

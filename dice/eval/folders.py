@@ -6,6 +6,7 @@ statistics/<network>/<set>-<identity>.npz
     run.json, in_scores.txt, in_labels.txt, <OOD set>-<identity>/out_scores.txt
 """
 
+import hashlib
 import re
 from pathlib import Path
 
@@ -14,12 +15,17 @@ from dice.images.imagesets import ImageSet
 
 __all__ = ["features_folder", "network_folder", "run_folder", "safe_name", "set_folder", "statistics_stem"]
 
+_LONGEST = 180  # bytes; file systems take 255, and temporary names are longer
 _SHORT = 12  # hex digits of a hash in a folder's name; the whole hash is in manifest.json and run.json
 
 
 def safe_name(text: str) -> str:
-    """`text` as one path component."""
-    return re.sub(r"[^\w.+-]+", "_", text).lstrip(".") or "_"
+    """`text` as one path component; what is too long for one ends in a hash of it all."""
+    name = re.sub(r"[^\w.+-]+", "_", text).lstrip(".") or "_"
+    if len(name.encode()) <= _LONGEST:
+        return name
+    digest = hashlib.sha256(name.encode()).hexdigest()[:_SHORT]
+    return f"{name.encode()[: _LONGEST - _SHORT - 1].decode(errors='ignore')}-{digest}"
 
 
 def network_folder(net: Backbone, name: str) -> str:

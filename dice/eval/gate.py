@@ -2,8 +2,7 @@
 ones, and then says of new images whether they are in-distribution."""
 
 from collections.abc import Iterator
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -11,43 +10,10 @@ from dice.arrays import Bool, Float32, Float64, Int64
 from dice.backbone import Backbone
 from dice.console import progress
 from dice.detectors import Detector, fitting
-from dice.errors import InputError
 from dice.images.imagesets import Decoding, ImageSet
 from dice.images.preprocess import Transform
 
-__all__ = ["Accuracy", "Origin", "Verdicts", "calibrate", "fit", "judge", "origin"]
-
-
-class Origin(NamedTuple):
-    """The network that a detector was fitted on."""
-
-    checkpoint: str  #: where its file was then
-    fingerprint: str
-    arch: str
-    precision: str
-    preprocessing: str  #: the name of its transform
-
-
-def origin(detector: Detector, path: Path) -> Origin:
-    """The origin of the detector in the file `path`. InputError where the file was not made by `dice fit`."""
-    about = getattr(detector, "about_", {})
-    network = about.get("network")
-    if not isinstance(network, dict):
-        raise InputError(f"{path}: does not say which network it belongs to; make it by `dice fit`")
-
-    def word(values: dict[str, Any], key: str) -> str:
-        value = values.get(key)
-        if not isinstance(value, str):
-            raise InputError(f"{path}: does not say the {key} of its network; make it by `dice fit`")
-        return value
-
-    return Origin(
-        word(network, "checkpoint"),
-        word(network, "sha256"),
-        word(network, "arch"),
-        word(network, "precision"),
-        word(about, "preprocessing"),
-    )
+__all__ = ["Accuracy", "Verdicts", "calibrate", "fit", "judge"]
 
 
 class Accuracy:

@@ -3,6 +3,7 @@ memory, and goes on where it was stopped."""
 
 import hashlib
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from dice.images.imagesets import Decoding, ImageSet, Subset
 from dice.images.preprocess import Transform
 from dice.io import fingerprint
 from dice.io.output import write_npz
-from dice.stats.training import FORMAT, OWN, Statistics
+from dice.stats.training import FORMAT, OWN, About, Sample, Statistics
 from dice.version import __version__
 
 __all__ = ["compute", "mask_drift", "select"]
@@ -80,7 +81,7 @@ def compute(
     found = Statistics(_about(net, part, transform, full), features, classes)
     if state.is_file() and not fresh:
         found = _resume(state, found)
-    left_out = list(found.about["left_out"])
+    left_out = found.about.left_out
     chunk: list[
         tuple[np.ndarray, np.ndarray, np.ndarray]
     ] = []  # batches, the last one cut at the chunk's end
@@ -91,12 +92,12 @@ def compute(
             i, h, predicted = (np.concatenate(column) for column in zip(*chunk, strict=True))
             found.add(h, None if labels is None else labels[i], predicted)
             chunk.clear()
-        found.about.update(done=stop, left_out=left_out + part.bad_before(stop))
+        found.about = replace(found.about, done=stop, left_out=(*left_out, *part.bad_before(stop)))
 
     def keep() -> None:
         write_npz(state, **found.to_arrays())
 
-    start = found.about["done"]
+    start = found.about.done
     with progress(len(part), f"{part.name} train", start) as bar:
         try:
             for indices, images in decoding.batches(part, transform, start=start):
@@ -104,7 +105,7 @@ def compute(
                 predicted = z.argmax(axis=1)
                 bar.update(len(h))
                 for n in np.unique(indices // CHUNK_IMAGES):
-                    if n * CHUNK_IMAGES > found.about["done"]:
+                    if n * CHUNK_IMAGES > found.about.done:
                         take(int(n) * CHUNK_IMAGES)
                         if time.perf_counter() - saved_at >= SAVE_SECONDS:
                             keep()
@@ -112,7 +113,7 @@ def compute(
                     of_chunk = indices // CHUNK_IMAGES == n
                     chunk.append((indices[of_chunk], h[of_chunk], predicted[of_chunk]))
         except InputError:  # of an image: what came before it is sound
-            if found.about["done"] > start:
+            if found.about.done > start:
                 keep()
             raise
     take(len(part))
@@ -121,28 +122,26 @@ def compute(
     return found
 
 
-def _about(net: Backbone, part: Subset, transform: Transform, full: bool) -> dict[str, Any]:
-    return {
-        "format": FORMAT,
-        "dice": __version__,
-        "build": fingerprint(_core.__file__),
-        "checkpoint": net.fingerprint,
-        "arch": net.arch,
-        "precision": net.precision,
-        "device": net.device,
-        "isa": net.isa,
-        "transform": transform.name,
-        "set": part.name,
-        "identity": part.whole.identity,
-        "labels": None if part.whole.labels is None else _digest(part.whole.labels),
-        "images_in_set": len(part.whole),
-        "sample": part.sample,
-        "shard": part.shard,
-        "size": len(part),
-        "full": full,
-        "done": 0,
-        "left_out": [],
-    }
+def _about(net: Backbone, part: Subset, transform: Transform, full: bool) -> About:
+    return About(
+        format=FORMAT,
+        dice=__version__,
+        build=fingerprint(_core.__file__),
+        checkpoint=net.fingerprint,
+        arch=net.arch,
+        precision=net.precision,
+        device=net.device,
+        isa=net.isa,
+        transform=transform.name,
+        set=part.name,
+        identity=part.whole.identity,
+        labels=None if part.whole.labels is None else _digest(part.whole.labels),
+        images_in_set=len(part.whole),
+        sample=None if part.sample is None else Sample(**part.sample),
+        shard=None if part.shard is None else (part.shard[0], part.shard[1]),
+        size=len(part),
+        full=full,
+    )
 
 
 def _digest(labels: Int64) -> str:
@@ -153,7 +152,7 @@ def _resume(state: Path, empty: Statistics) -> Statistics:
     """The killed pass kept in `state`, or `empty` where it is not the same pass."""
     try:
         stored = Statistics.load(state)
-        other = [key for key in OWN if stored.about[key] != empty.about[key]]
+        other = stored.about.differences(empty.about, OWN)
         if not other and stored.shapes() != empty.shapes():
             other.append("labels")
         if other:
@@ -176,7 +175,7 @@ def mask_drift(found: Statistics, W: Any, b: Any, p: float, *, draws: int = 10) 
     with the mask of the sample's own mean. The variance is that within labels, since the sample is
     stratified, where there are at least two images a label; else that of all.
     """
-    n, whole = found.count, found.about["images_in_set"]
+    n, whole = found.count, found.about.images_in_set
     squares, free = found.moments.variance() * n, n - 1
     if found.classes is not None:
         present = int(np.count_nonzero(found.classes.count))

@@ -7,14 +7,18 @@ import base64
 import html
 import io
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from dice.console import note
+from dice.console import note, shown
 from dice.detectors.registry import METHODS
 from dice.eval.results import Metrics, Run
 from dice.eval.tables import RANDOM, remarks
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 __all__ = ["markdown", "page", "roc"]
 
@@ -22,6 +26,7 @@ COLUMNS = ("FPR95", "AUROC", "AUIN", "AUOUT")  # headings of the first of `Metri
 BINS = 60
 POINTS = 400  # of a drawn curve
 AVERAGE = "average"
+LETTERS = 60  # of a name in a figure, at most
 
 _STYLE = """
 body { font: 15px/1.45 system-ui, sans-serif; color: #222; }
@@ -51,15 +56,13 @@ def markdown(runs: Sequence[Run]) -> str:
 
 
 def _escape(text: str) -> str:
-    return "".join(f"\\{char}" if char in "\\|*_`[]<>#" else char for char in text)
+    return "".join(f"\\{char}" if char in "\\|*_`[]<>#" else char for char in shown(text))
 
 
 def page(runs: Sequence[Run]) -> str:
     """The page; a note on stderr where matplotlib is missing."""
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        Figure = None  # type: ignore[assignment,misc]
+    figure = _figure_class()
+    if figure is None:
         note("report: no figures, as matplotlib is not installed; `pip install 'dice-ood[plot]'` brings it")
     parts = []
     for group in _groups(runs):
@@ -68,10 +71,10 @@ def page(runs: Sequence[Run]) -> str:
         parts.append(f'<p class="about">{html.escape(_about(group))}</p>')
         parts.append(_table(group))
         parts += [f'<p class="about">{html.escape(words)}</p>' for words in _remarks(group)]
-        if Figure is None:
+        if figure is None:
             parts.append("<p>No figures: matplotlib is not installed.</p>")
         else:
-            parts += [_image(figure, words) for words, figure in _figures(group, Figure)]
+            parts += _images(group, figure)
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<title>Out-of-distribution detection</title>\n<link rel="icon" href="data:,">\n'
@@ -155,7 +158,25 @@ def _table(group: list[Run]) -> str:
 # -- figures
 
 
-def _figures(group: list[Run], figure: Any) -> Iterator[tuple[str, Any]]:
+def _figure_class() -> "type[Figure] | None":
+    """matplotlib's, None where that is not installed."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        return None
+    return Figure
+
+
+def _images(group: list[Run], figure: "type[Figure]") -> list[str]:
+    """The figures of a group as HTML."""
+    from matplotlib import rc_context
+
+    # the same page for the same runs; names are drawn as they are, and no mathematics in them
+    with rc_context({"svg.hashsalt": "dice", "text.parse_math": False, "text.usetex": False}):
+        return [_image(drawn, words) for words, drawn in _figures(group, figure)]
+
+
+def _figures(group: list[Run], figure: "type[Figure]") -> "Iterator[tuple[str, Figure]]":
     """(description, matplotlib figure) of each figure."""
     measured = [
         (run, [name for name, row in run.result.sets.items() if row.measured is not None]) for run in group
@@ -172,7 +193,13 @@ def _figures(group: list[Run], figure: Any) -> Iterator[tuple[str, Any]]:
             yield f"scores of {run.result.method.title}", _draw_histograms(run, sets, figure)
 
 
-def _panels(figure: Any, count: int, height: float) -> tuple[Any, list[Any]]:
+def _name(text: str) -> str:
+    """A name as it is drawn."""
+    text = shown(text)
+    return text if len(text) <= LETTERS else text[: LETTERS - 3] + "..."
+
+
+def _panels(figure: "type[Figure]", count: int, height: float) -> "tuple[Figure, list[Axes]]":
     columns = min(count, 4)
     rows = -(-count // columns)
     drawn = figure(figsize=(max(4.5, 3.4 * columns), height * rows), layout="constrained")
@@ -190,17 +217,17 @@ def roc(id_scores: np.ndarray, ood_scores: np.ndarray) -> tuple[np.ndarray, np.n
     return np.append(0, fpr), np.append(0, tpr)
 
 
-def _draw_roc(measured: list[tuple[Run, list[str]]], names: list[str], figure: Any) -> Any:
+def _draw_roc(measured: list[tuple[Run, list[str]]], names: list[str], figure: "type[Figure]") -> "Figure":
     drawn, panels = _panels(figure, len(names), 3.2)
     for name, axes in zip(names, panels, strict=True):
         for run, sets in measured:
             if name in sets:
                 fpr, tpr = roc(run.id_scores(), run.ood_scores(name))
                 few = np.unique(np.linspace(0, len(fpr) - 1, POINTS).astype(int))
-                axes.plot(100 * fpr[few], 100 * tpr[few], linewidth=1.2, label=run.result.method.title)
+                axes.plot(100 * fpr[few], 100 * tpr[few], linewidth=1.2, label=_name(run.result.method.title))
         axes.axhline(95, color="grey", linewidth=0.7, linestyle=":")
         axes.set(
-            title=name,
+            title=_name(name),
             xlabel="false positive rate, %",
             ylabel="true positive rate, %",
             xlim=(0, 100),
@@ -210,19 +237,21 @@ def _draw_roc(measured: list[tuple[Run, list[str]]], names: list[str], figure: A
     return drawn
 
 
-def _draw_histograms(run: Run, sets: list[str], figure: Any) -> Any:
+def _draw_histograms(run: Run, sets: list[str], figure: "type[Figure]") -> "Figure":
     drawn, panels = _panels(figure, len(sets), 2.3)
     inside = run.id_scores()
     for name, axes in zip(sets, panels, strict=True):
         outside = run.ood_scores(name)
         low, high = np.percentile(np.concatenate([inside, outside]), (0.2, 99.8))
-        bins = np.linspace(low, high if high > low else low + 1, BINS + 1)
+        bins = np.linspace(low, high if high > low else low + 1, BINS + 1).tolist()
         for scores, label in ((inside, run.result.in_dataset), (outside, name)):
             weights = np.full(len(scores), 100 / len(scores))
-            axes.hist(np.clip(scores, bins[0], bins[-1]), bins, weights=weights, alpha=0.55, label=label)
+            axes.hist(
+                np.clip(scores, bins[0], bins[-1]), bins, weights=weights, alpha=0.55, label=_name(label)
+            )
         axes.set(xlabel="score", ylabel="% of images")
         axes.legend(fontsize=7)
-    drawn.suptitle(run.result.method.title, fontsize=11)
+    drawn.suptitle(_name(run.result.method.title), fontsize=11)
     return drawn
 
 
@@ -241,23 +270,20 @@ def _sweeps(group: list[Run]) -> dict[str, list[tuple[float, Metrics]]]:
     return {label: sorted(by_p.items()) for label, by_p in found.items() if sum(p > 0 for p in by_p) > 1}
 
 
-def _draw_sweeps(sweeps: dict[str, list[tuple[float, Metrics]]], figure: Any) -> Any:
+def _draw_sweeps(sweeps: dict[str, list[tuple[float, Metrics]]], figure: "type[Figure]") -> "Figure":
     drawn, (left, right) = _panels(figure, 2, 3.2)
     for label, points in sweeps.items():
         ps = [p for p, _ in points]
-        left.plot(ps, [row.fpr95 for _, row in points], marker="o", markersize=4, label=label)
-        right.plot(ps, [row.auroc for _, row in points], marker="o", markersize=4, label=label)
+        left.plot(ps, [row.fpr95 for _, row in points], marker="o", markersize=4, label=_name(label))
+        right.plot(ps, [row.auroc for _, row in points], marker="o", markersize=4, label=_name(label))
     for axes, words in ((left, "FPR95, %"), (right, "AUROC, %")):
         axes.set(xlabel="sparsity level p, %", ylabel=words, title="average over the OOD sets")
     left.legend(fontsize=7)
     return drawn
 
 
-def _image(figure: Any, words: str) -> str:
-    from matplotlib import rc_context
-
+def _image(figure: "Figure", words: str) -> str:
     drawn = io.BytesIO()
-    with rc_context({"svg.hashsalt": "dice"}):  # the same page for the same runs
-        figure.savefig(drawn, format="svg", metadata={"Date": None})
+    figure.savefig(drawn, format="svg", metadata={"Date": None})
     data = base64.b64encode(drawn.getvalue()).decode()
     return f'<figure><img alt="{html.escape(words)}" src="data:image/svg+xml;base64,{data}"></figure>'

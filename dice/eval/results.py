@@ -3,11 +3,10 @@
 All metrics are in percent, as in the printed table; `dice.eval.metrics` gives fractions.
 """
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -16,7 +15,10 @@ from dice.errors import InputError
 from dice.eval import metrics
 from dice.eval.folders import set_folder
 from dice.eval.methods import Method
+from dice.io import schema
+from dice.io.files import read_bounded
 from dice.io.output import write_json, write_lines
+from dice.io.schema import Fields, Unfit, either, items, maybe, number, one_of, record, table, text, whole
 
 __all__ = [
     "FitNote",
@@ -33,6 +35,14 @@ __all__ = [
     "save_results",
     "save_run",
 ]
+
+_PERCENT = number(-1e-6, 100 + 1e-6)  # a sum of shares may round to more than 1
+MOST_SCORES = 1 << 28  # bytes of a file of scores
+LARGEST_SCORE = 1e100  # their differences can be computed
+
+Parameter: TypeAlias = (
+    bool | float | str | None
+)  #: of a detector; what is none of these is written as its repr
 
 _RUN, _ID_SCORES, _ID_LABELS, _OOD_SCORES = "run.json", "in_scores.txt", "in_labels.txt", "out_scores.txt"
 
@@ -72,9 +82,9 @@ class Metrics:
         return {key: value for key, value in asdict(self).items() if value is not None}
 
     @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> "Metrics":
-        autc, tied = (None if value.get(key) is None else _number(value[key]) for key in ("autc", "tied"))
-        columns = (_number(value[key]) for key in metrics.METRICS)
+    def from_json(cls, fields: Fields) -> "Metrics":
+        columns = [fields.take(key, _PERCENT) for key in metrics.METRICS]
+        autc, tied = fields.take("autc", maybe(number()), None), fields.take("tied", maybe(_PERCENT), None)
         return cls.from_columns(columns, autc, tied)
 
 
@@ -110,14 +120,18 @@ class SetResult:
         return row
 
     @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> "SetResult":
-        measured = None if value["fpr95"] is None else Metrics.from_json(value)
-        interval = value.get("interval95")
-        if interval is None:
-            return cls(int(value["n"]), measured)
-        ends = [[_number(end) for end in interval[key]] for key in metrics.METRICS]
-        low, high = map(Metrics.from_columns, zip(*ends, strict=True))
-        return cls(int(value["n"]), measured, (low, high))
+    def from_json(cls, fields: Fields) -> "SetResult":
+        n = fields.take("n", whole())
+        columns = [fields.take(key, maybe(_PERCENT)) for key in metrics.METRICS]
+        ends = fields.take("interval95", maybe(record(_interval_from_json)), None)
+        measured = None if columns[0] is None else Metrics.from_json(fields)
+        return cls(n, measured, ends)
+
+
+def _interval_from_json(fields: Fields) -> tuple[Metrics, Metrics]:
+    pairs = [fields.take(key, items(_PERCENT, 2, 2)) for key in metrics.METRICS]
+    low, high = map(Metrics.from_columns, zip(*pairs, strict=True))
+    return low, high
 
 
 # -- one method on one ID set
@@ -143,11 +157,15 @@ class FitNote:
         return {key: value for key, value in asdict(self).items() if value is not None}
 
     @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> "FitNote":
-        set_, split, n, identity = (value[key] for key in ("set", "split", "n", "identity"))
-        learnt = value.get("learnt")
-        found = None if learnt is None else {key: _number(number) for key, number in learnt.items()}
-        return cls(set_, split, n, identity, found, value.get("short_of"))
+    def from_json(cls, fields: Fields) -> "FitNote":
+        return cls(
+            set=fields.take("set", text()),
+            split=fields.take("split", text()),
+            n=fields.take("n", whole()),
+            identity=fields.take("identity", text()),
+            learnt=fields.take("learnt", maybe(table(number())), None),
+            short_of=fields.take("short_of", maybe(text()), None),
+        )
 
 
 @dataclass(frozen=True)
@@ -158,6 +176,10 @@ class Seconds:
     backbone: float
     head: float
     total: float
+
+    @classmethod
+    def from_json(cls, fields: Fields) -> "Seconds":
+        return cls(*(fields.take(stage, number(0)) for stage in ("load", "backbone", "head", "total")))
 
 
 @dataclass(frozen=True)
@@ -189,7 +211,7 @@ class Result:
     average: Metrics | None
     seconds: Seconds
     images_per_s: float | None
-    parameters: dict[str, Any] | None = None
+    parameters: dict[str, Parameter] | None = None
     fit: FitNote | None = None
     left_out: dict[str, str] = field(default_factory=dict)
     groups: dict[str, Metrics] | None = None
@@ -225,41 +247,37 @@ class Result:
         }
 
     @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> "Result":
-        """KeyError, TypeError, ValueError or AttributeError where `value` is not what `to_json` gives."""
-        p, clip, accuracy, average = (value[key] for key in ("p", "clip", "accuracy", "average"))
-        fit, groups = value.get("fit"), value.get("groups")
+    def from_json(cls, fields: Fields) -> "Result":
         return cls(
             method=Method(
-                value["method"],
-                None if p is None else _number(p),
-                None if clip is None else _number(clip),
+                fields.take("method", text()),
+                fields.take("p", maybe(number(0, 100))),
+                fields.take("clip", maybe(number())),
             ),
-            precision=value["precision"],
-            device=value["device"],
-            isa=value["isa"],
-            convention=value["convention"],
-            in_dataset=value["in_dataset"],
-            checkpoint=value["checkpoint"],
-            n_id=int(value["n_id"]),
-            accuracy=None if accuracy is None else _number(accuracy),
-            sets={name: SetResult.from_json(row) for name, row in value["sets"].items()},
-            skipped=dict(value["skipped"]),
-            average=None if average is None else Metrics.from_json(average),
-            seconds=Seconds(**value["seconds"]),
-            images_per_s=value["images_per_s"],
-            parameters=value.get("parameters"),
-            fit=None if fit is None else FitNote.from_json(fit),
-            left_out=dict(value.get("left_out", {})),
-            groups=None if groups is None else {key: Metrics.from_json(row) for key, row in groups.items()},
-            random_weights=value.get("weights") == "random",
+            precision=fields.take("precision", text()),
+            device=fields.take("device", text()),
+            isa=fields.take("isa", text()),
+            convention=fields.take("convention", one_of(*metrics.CONVENTIONS)),
+            in_dataset=fields.take("in_dataset", text()),
+            checkpoint=fields.take("checkpoint", text()),
+            n_id=fields.take("n_id", whole()),
+            accuracy=fields.take("accuracy", maybe(_PERCENT)),
+            sets=fields.take("sets", table(record(SetResult.from_json))),
+            skipped=fields.take("skipped", table(text())),
+            average=fields.take("average", maybe(record(Metrics.from_json))),
+            seconds=fields.take("seconds", record(Seconds.from_json)),
+            images_per_s=fields.take("images_per_s", maybe(number(0))),
+            parameters=fields.take("parameters", maybe(table(_parameter)), None),
+            fit=fields.take("fit", maybe(record(FitNote.from_json)), None),
+            left_out=fields.take("left_out", table(text()), {}),
+            groups=fields.take("groups", maybe(table(record(Metrics.from_json))), None),
+            random_weights=fields.take("weights", one_of("random"), "") == "random",
         )
 
 
-def _number(value: Any) -> float:
-    if not isinstance(value, int | float):
-        raise TypeError(f"{value!r} is not a number")
-    return value
+def _parameter(value: Any, key: str) -> Parameter:
+    """One of a detector's parameters."""
+    return value if value is None or isinstance(value, bool) else either(number(), text())(value, key)
 
 
 # -- files
@@ -278,6 +296,15 @@ class Provenance:
     identities: dict[str, str]
     mean_sha256: str | None = None
 
+    @classmethod
+    def from_json(cls, fields: Fields) -> "Provenance":
+        return cls(
+            dice=fields.take("dice", text()),
+            checkpoint_sha256=fields.take("checkpoint_sha256", text()),
+            identities=fields.take("identities", table(text())),
+            mean_sha256=fields.take("mean_sha256", maybe(text()), None),
+        )
+
 
 @dataclass(frozen=True)
 class Run:
@@ -289,12 +316,13 @@ class Run:
 
     def id_scores(self) -> Float64:
         """float64 (N,)"""
-        return _read_scores(self.folder / _ID_SCORES)
+        return _read_scores(self.folder / _ID_SCORES, self.result.n_id)
 
     def ood_scores(self, name: str) -> Float64:
         """float64 (N,) of the OOD set `name`."""
         identity = self.provenance.identities[name]
-        return _read_scores(self.folder / set_folder(name, identity) / _OOD_SCORES)
+        path = self.folder / set_folder(name, identity) / _OOD_SCORES
+        return _read_scores(path, self.result.sets[name].n)
 
 
 def save_results(path: Path, results: Sequence[Result]) -> None:
@@ -335,27 +363,31 @@ def find_runs(paths: Iterable[Path]) -> list[Run]:
 
 def _read_run(file: Path) -> Run:
     try:
-        value = json.loads(file.read_text("utf-8"))
-        result = Result.from_json(value)
-        provenance = Provenance(
-            value["dice"], value["checkpoint_sha256"], value["identities"], value.get("mean_sha256")
-        )
-        for name in result.sets:
-            provenance.identities[name]
-    except OSError as reason:
-        raise InputError(f"{file}: cannot be read: {reason.strerror or reason}") from None
-    except (ValueError, KeyError, TypeError, AttributeError) as reason:
+        value = schema.parse(read_bounded(file, schema.MOST_BYTES))
+        result, provenance = schema.check(value, record(_run_from_json))
+    except Unfit as reason:
         raise InputError(
             f"{file}: no run.json of dice, or a damaged one ({reason}); run `dice eval` again"
         ) from None
     return Run(file.parent, result, provenance)
 
 
-def _read_scores(path: Path) -> Float64:
+def _run_from_json(fields: Fields) -> tuple[Result, Provenance]:
+    result, provenance = Result.from_json(fields), Provenance.from_json(fields)
+    for name in result.sets:
+        if name not in provenance.identities:
+            fields.refuse("identities", f"lacks that of {name!r:.60}")
+    return result, provenance
+
+
+def _read_scores(path: Path, n: int) -> Float64:
+    """The `n` scores of a file, one a line."""
     try:
-        scores = np.array(path.read_text("ascii").split(), np.float64)
-    except (OSError, ValueError) as reason:
+        scores = np.array(read_bounded(path, MOST_SCORES).split(), np.float64)
+    except ValueError as reason:
         raise InputError(f"{path}: scores cannot be read ({reason}); run `dice eval` again") from None
-    if not scores.size or not np.isfinite(scores).all():
-        raise InputError(f"{path}: no scores, or NaN or infinity among them; run `dice eval` again")
+    if len(scores) != n:
+        raise InputError(f"{path}: holds {len(scores)} scores, want {n}; run `dice eval` again")
+    if not (np.abs(scores) < LARGEST_SCORE).all():
+        raise InputError(f"{path}: NaN, infinity or a number too large among scores; run `dice eval` again")
     return scores

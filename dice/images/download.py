@@ -109,6 +109,8 @@ def _remove_empty(folders: Iterable[Path]) -> None:
 
 _BLOCK = 1 << 18
 _FAILURES = 3  # tries in a row that bring next to nothing
+_MOST_UNSIZED = 256 << 20  # bytes that are taken from a server that does not say how many it sends
+_SPARED = 64 << 20  # bytes that a download leaves free on the disk
 
 
 def fetch(url: str, target: Path, digest: str | None, *, timeout: float = 10) -> None:
@@ -172,7 +174,10 @@ def _size(path: Path) -> int:
 
 
 def _transfer(url: str, part: Path, timeout: float) -> None:
-    """Append to `part` what is missing of it. An OSError or HTTPException says that it broke off."""
+    """Append to `part` what is missing of it. An OSError or HTTPException says that it broke off.
+
+    InputError where it would fill the disk, or where a server that tells no length sends too much.
+    """
     have = _size(part)
     request = urllib.request.Request(url, headers={"User-Agent": "dice"})
     if have:
@@ -194,6 +199,7 @@ def _transfer(url: str, part: Path, timeout: float) -> None:
             have = 0
         length = response.headers.get("Content-Length", "")
         total = have + int(length) if length.isdigit() else None
+        _check_room(url, part, 0 if total is None else total - have)
         with (
             open(part, "ab" if resuming else "wb") as file,
             tqdm(
@@ -207,11 +213,27 @@ def _transfer(url: str, part: Path, timeout: float) -> None:
             ) as bar,
         ):
             while block := response.read(_BLOCK):
+                have += len(block)
+                if total is None and have > _MOST_UNSIZED:
+                    part.unlink()
+                    raise InputError(
+                        f"{url}: sends more than {_MOST_UNSIZED >> 20} MB without saying how much there is"
+                    )
+                _check_room(url, part, len(block))
                 file.write(block)
                 bar.update(len(block))
-                have += len(block)
         if total is not None and have < total:
             raise ConnectionError(f"broken off after {have:,} of {total:,} bytes")
+
+
+def _check_room(url: str, part: Path, needed: int) -> None:
+    """InputError where the disk of `part` has not so many bytes, and some to spare."""
+    free = shutil.disk_usage(part.parent).free
+    if needed > free - _SPARED:
+        raise InputError(
+            f"{url}: needs {needed:,} bytes more and {_SPARED:,} to spare, {part.parent} has {free:,}; "
+            "make room"
+        )
 
 
 # -- archives

@@ -15,6 +15,8 @@ from dice.errors import InputError
 __all__ = ["how_read", "read_list"]
 
 _MAX_LIST = 1 << 28  # bytes of a list file: ImageNet's training set takes 60 MB
+_MAX_LINES = 1 << 24  # of it: all of ImageNet, with 21,841 classes, has 14 million images
+_LIST_RATIO, _LIST_SLACK = 100, 8 << 20  # a gzipped list unpacks to so many times its size, or so many bytes
 
 _NO_LISTS = {  # by the first bytes of a file
     b"PK\x03\x04": "a zip archive; unpack it and give the folder",
@@ -36,17 +38,20 @@ def read_list(path: Path) -> tuple[list[str], Int64 | None]:
     Paths may hold blanks. The label -1, which OpenOOD's lists give to OOD images, is none. Gzipped files are
     read as well, and a byte order mark before the first line is no part of it.
     """
-    opener = gzip.open if path.suffix == ".gz" else open
-    data = b""
+    zipped, data = path.suffix == ".gz", b""
     try:
-        with opener(path, "rb") as file:
-            data = file.read(_MAX_LIST + 1)
+        most = min(_MAX_LIST, max(_LIST_RATIO * path.stat().st_size, _LIST_SLACK)) if zipped else _MAX_LIST
+        with gzip.open(path, "rb") if zipped else open(path, "rb") as file:
+            data = file.read(most + 1)
+        if len(data) > most or data.count(b"\n") > _MAX_LINES:  # before it is parsed
+            times = f", one that unpacks to more than {_LIST_RATIO} times its size too" if zipped else ""
+            raise InputError(
+                f"{path}: a list of more than {_MAX_LIST >> 20} MB or {_MAX_LINES} lines is refused{times}"
+            )
         files, labels, unlabelled = _parse_list(data)
     except (OSError, EOFError, UnicodeDecodeError, zlib.error) as error:
         why = _other_kind(data) or f"want one `path label` a line ({error})"
         raise InputError(f"{path}: not a list of images: {why}") from None
-    if len(data) > _MAX_LIST:
-        raise InputError(f"{path}: a list of more than {_MAX_LIST >> 20} MB is refused")
     if not files:
         raise InputError(f"{path}: the list is empty")
     if labels.max() < 0:

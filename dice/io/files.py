@@ -1,8 +1,10 @@
 """Opens, fingerprints and writes files. Whatever goes wrong becomes an InputError that names the file."""
 
 import contextlib
+import fcntl
 import hashlib
 import os
+import re
 import secrets
 import stat
 import struct
@@ -66,6 +68,15 @@ def opened(path: PathLike) -> Iterator[tuple[BinaryIO, int]]:
         ) from error
 
 
+def read_bounded(path: PathLike, most: int) -> bytes:
+    """All bytes of a file. InputError where it cannot be read or has more than `most`."""
+    with opened(path) as (file, _):
+        data = file.read(most + 1)  # it may grow while it is read
+    if len(data) > most:
+        raise InputError(f"{os.fspath(path)}: has more than {most} bytes; name another file")
+    return data
+
+
 def fill(stream: Any, array: np.ndarray, where: str) -> np.ndarray:
     """Fill a C-contiguous ``array`` with the next bytes of ``stream``; return it. InputError if too few."""
     view = array.reshape(-1).view(np.uint8).data
@@ -115,16 +126,60 @@ def write_atomic(path: PathLike, writer: Callable[[BinaryIO], object]) -> None:
     removed. Raises InputError where the file system refuses (full disk, no permission, no such folder).
     """
     path = Path(path)
-    part = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.part")
+    _sweep(path.parent)
+    part = path
     try:
-        with open(part, "xb") as file:
+        part, file = _new_part(path)
+        with file:
             writer(file)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(part, path)
+            os.replace(part, path)
     except BaseException as error:
-        with contextlib.suppress(OSError):
-            part.unlink()
+        if part != path:
+            with contextlib.suppress(OSError):
+                part.unlink()
         if isinstance(error, OSError):
             raise InputError(f"{path}: cannot be written: {error.strerror or error}") from error
         raise
+
+
+# A process that is killed leaves its temporary file. A writer locks his own, and the lock ends with the
+# process: a temporary file without a lock has no writer any more.
+
+_PART = re.compile(r"\..+\.\d+\.[0-9a-f]{8}\.part")
+_swept: set[str] = set()  # folders where this process has looked for such files
+
+
+def _new_part(path: Path) -> tuple[Path, BinaryIO]:
+    """A new temporary file for `path`, locked as far as the file system has locks."""
+    while True:
+        part = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.part")
+        file = open(part, "xb")  # noqa: SIM115 (the caller closes it)
+        with contextlib.suppress(OSError):
+            fcntl.flock(file, fcntl.LOCK_EX)
+        if os.fstat(file.fileno()).st_nlink:
+            return part, file
+        file.close()  # swept by another process before it had its lock
+
+
+def _sweep(folder: Path) -> None:
+    """Removes the temporary files in `folder` whose writers are dead; once a process."""
+    place = os.path.abspath(folder)
+    if place in _swept:
+        return
+    _swept.add(place)
+    with contextlib.suppress(OSError), os.scandir(folder) as entries:
+        left = [
+            entry.path
+            for entry in entries
+            if _PART.fullmatch(entry.name) and entry.is_file(follow_symlinks=False)
+        ]
+        for name in left:
+            with contextlib.suppress(OSError):
+                descriptor = os.open(name, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK)
+                try:
+                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    os.unlink(name)
+                finally:
+                    os.close(descriptor)

@@ -9,6 +9,7 @@ import numpy as np
 from dice import _core
 from dice.arrays import as_array, blocks
 from dice.errors import InputError
+from dice.io.schema import Unfit, array, flag, maybe, restore, whole
 
 __all__ = ["ClassMoments", "Moments"]
 
@@ -35,6 +36,10 @@ class Moments:
     def empty(self) -> "Moments":
         """A new one of the same D."""
         return Moments(self.features)
+
+    def __setstate__(self, state: Mapping[str, Any]) -> None:
+        """Unfit where it is not what such an object holds."""
+        restore(self, state, count=whole(), negative=flag, _state=array("float64", 4, None))
 
     def add(self, h: Any) -> "Moments":
         """Adds features `h` (N, D). InputError where shapes differ or values are not finite: then the blocks
@@ -121,6 +126,21 @@ class ClassMoments:
     def state(self) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
         """What the core works on."""
         return self.count, self.mean, self._scatter
+
+    def __setstate__(self, state: Mapping[str, Any]) -> None:
+        """Unfit where it is not what such an object holds."""
+        restore(
+            self,
+            state,
+            count=array("float64", None),
+            mean=array("float64", None, None),
+            _scatter=maybe(array("float64", None, None)),
+        )
+        width = self.mean.shape[1]
+        if len(self.count) != len(self.mean) or (self.count < 0).any():
+            raise Unfit(f"ClassMoments.count: want {len(self.mean)} numbers, none below 0")
+        if self._scatter is not None and self._scatter.shape != (width, width):
+            raise Unfit(f"ClassMoments._scatter: has shape {self._scatter.shape} for {width} features")
 
     def empty(self) -> "ClassMoments":
         """A new one of the same kind."""

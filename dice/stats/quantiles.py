@@ -6,6 +6,7 @@ import numpy as np
 
 from dice.arrays import as_array, blocks
 from dice.errors import InputError
+from dice.io.schema import MOST_WHOLE, Fields, array
 
 __all__ = ["QuantileSketch", "ValueHistogram"]
 
@@ -105,8 +106,18 @@ class ValueHistogram:
         return {"filled": filled.astype(np.uint32), "numbers": self.counts[filled]}
 
     def __setstate__(self, state: dict[str, np.ndarray]) -> None:
-        self.counts = np.zeros(1 << (32 - self.SHIFT), np.int64)
-        self.counts[state["filled"]] = state["numbers"]
+        """Unfit where it is not what `__getstate__` gives."""
+        fields = Fields(state, type(self).__name__)
+        filled = fields.take("filled", array("uint32", None)).astype(np.int64)
+        numbers = fields.take("numbers", array("int64", *filled.shape))
+        fields.refuse_others()
+        bins = 1 << (32 - self.SHIFT)
+        if (np.diff(filled) <= 0).any() or filled.max(initial=0) >= bins:
+            fields.refuse("filled", f"want rising numbers below {bins}")
+        if numbers.min(initial=1) < 1 or numbers.sum(dtype=np.float64) > MOST_WHOLE:
+            fields.refuse("numbers", "want numbers from 1, not more than doubles count")
+        self.counts = np.zeros(bins, np.int64)
+        self.counts[filled] = numbers
 
     def add(self, values: np.ndarray) -> None:
         """Adds all numbers of an array (N, D)."""

@@ -5,13 +5,15 @@ they must not be of training images. No assumption on the scores' distribution i
 """
 
 import math
+from collections.abc import Mapping
 from fractions import Fraction
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
 from dice.arrays import as_array
 from dice.errors import InputError
+from dice.io.schema import Fields, array, either, flag, instance, number
 from dice.stats.quantiles import QuantileSketch
 
 __all__ = ["Calibration", "benjamini_hochberg", "conformal_p_values", "conformal_threshold", "realised_tpr"]
@@ -37,7 +39,20 @@ def conformal_threshold(scores: Any, tpr: float) -> float:
     return float(np.partition(values, k - 1)[k - 1])
 
 
-def realised_tpr(n: int, tpr: float) -> Any:
+class Distribution(Protocol):
+    """A distribution of numbers: what is asked of a frozen one of scipy.stats."""
+
+    def mean(self) -> float:
+        """The expected value."""
+
+    def cdf(self, x: float) -> float:
+        """The probability of at most `x`."""
+
+    def ppf(self, q: float) -> float:
+        """The value that is not exceeded with probability `q`."""
+
+
+def realised_tpr(n: int, tpr: float) -> Distribution:
     """The distribution, over the draws of n held-out scores, of the TPR that their `conformal_threshold`
     really gives: Beta(n + 1 - k, k), as a frozen `scipy.stats.beta` (exact for continuous scores, a lower
     bound with ties).
@@ -51,7 +66,8 @@ def realised_tpr(n: int, tpr: float) -> Any:
     from scipy import stats
 
     k = _rank(n, tpr)
-    return stats.beta(n + 1 - k, k)
+    found: Distribution = stats.beta(n + 1 - k, k)
+    return found
 
 
 def conformal_p_values(calibration: Any, scores: Any) -> np.ndarray:
@@ -109,6 +125,27 @@ class Calibration:
                     _rank(len(mine), tpr, f" of class {group}" if self.by_class else "") - 1
                 ]
         self.threshold = thresholds if self.by_class else float(thresholds[0])
+
+    def __setstate__(self, state: Mapping[str, Any]) -> None:
+        """InputError where it is not what the constructor makes of the same scores."""
+        fields = Fields(state, type(self).__name__)
+        tpr, by_class = fields.take("tpr", number(0, 1)), fields.take("by_class", flag)
+        scores = fields.take("_scores", instance(np.ndarray))
+        starts = fields.take("_starts", array("int64", None))
+        threshold = fields.take("threshold", either(instance(float), instance(np.ndarray)))
+        fields.refuse_others()
+        counts = np.diff(starts)
+        if not len(counts) or starts[0] != 0 or (counts < 0).any() or starts[-1] != len(scores):
+            fields.refuse("_starts", f"do not part {len(scores)} scores")
+        classes = np.repeat(np.arange(len(counts)), counts) if by_class else None
+        vars(self).update(vars(Calibration(scores, tpr, classes)))
+        for name, found, want in (
+            ("_scores", scores, self._scores),
+            ("_starts", starts, self._starts),
+            ("threshold", threshold, self.threshold),
+        ):
+            if not np.array_equal(found, want, equal_nan=True):
+                fields.refuse(name, "does not follow from the scores")
 
     def thresholds(self, n: int, classes: Any = None) -> np.ndarray:
         """float64 (n,): the threshold of each of n images, by their predicted `classes` (n,) where that is

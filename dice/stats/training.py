@@ -3,7 +3,7 @@
 A file `.npz` holds everything and says where it came from; a file `.npy` is the original's bare mean feature,
 float64 (D,).
 
-    about                                  uint8: JSON text, the keys that `Statistics` names
+    about                                  uint8: JSON text, the fields of `About`
     count, negative, state                 `Moments` of all features: the mean for DICE, FDBD and NCI
     class_count, class_mean, class_scatter `ClassMoments` by label, with the scatter within the classes: for
                                            MDS, RMDS, Residual. Without labels all images are one class
@@ -16,6 +16,7 @@ merged by the same code. A pass that was killed leaves the same file with `done`
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -25,14 +26,16 @@ import numpy as np
 from dice.backbone import Backbone
 from dice.console import warn
 from dice.errors import InputError
-from dice.io import read_npy, read_npz
+from dice.io import read_npy, read_npz, schema
 from dice.io.output import write_npy, write_npz
+from dice.io.schema import Fields, flag, items, maybe, one_of, record, text, whole
 from dice.stats.moments import ClassMoments, Moments
 
-__all__ = ["FORMAT", "OWN", "Statistics", "check_name", "load_mean", "merge", "save"]
+__all__ = ["FORMAT", "OWN", "About", "Sample", "Statistics", "check_name", "load_mean", "merge", "save"]
 
 FORMAT = 2
 MEAN_ONLY = 1  # the format before, whose mean is the same; its other sums are not read
+SEEDS = (1 << 128) - 1  # the largest seed that a file may name
 NAMED = 20  # missing shards that a refusal names, at most
 
 _SOURCE = (
@@ -58,26 +61,114 @@ OWN = (
 )  #: what a resumed pass must share with the killed one
 
 
+@dataclass(frozen=True)
+class Sample:
+    """How some of a set's images were drawn: how many, and by which seed."""
+
+    images: int
+    seed: int
+
+    @classmethod
+    def from_json(cls, fields: Fields) -> "Sample":
+        return cls(fields.take("images", whole(1)), fields.take("seed", whole(most=SEEDS)))
+
+
+@dataclass(frozen=True)
+class About:
+    """Which images statistics are of, and what passed over them.
+
+    format: of the file. dice, build: the version, and the SHA-256 of its core.
+    checkpoint (SHA-256), arch, precision, device, isa, transform: the network and how it ran.
+    set, identity, labels: the image set, the SHA-256 of what its images hold, and that of their labels, None
+    without any and in files of earlier versions. images_in_set: how many it has.
+    sample: None for all of them. shard: (i, n), i from 1, the i-th of n parts; None for all. size: images of
+    this part.
+    full: whether there are class means and scatter.
+    done: images passed, unreadable ones too. left_out: the reason for each unreadable one.
+    """
+
+    format: int
+    dice: str
+    build: str
+    checkpoint: str
+    arch: str
+    precision: str
+    device: str
+    isa: str
+    transform: str
+    set: str
+    identity: str
+    labels: str | None
+    images_in_set: int
+    sample: Sample | None
+    shard: tuple[int, int] | None
+    size: int
+    full: bool
+    done: int = 0
+    left_out: tuple[str, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, fields: Fields) -> "About":
+        form = fields.take("format", one_of(MEAN_ONLY, FORMAT))
+        full = fields.take("full", flag)
+        images = fields.take("images_in_set", whole())
+        size = fields.take("size", whole(most=images))
+        shard = fields.take("shard", maybe(items(whole(1, images), 2, 2)))
+        if shard and shard[0] > shard[1]:
+            fields.refuse("shard", f"{shard[0]} of {shard[1]}")
+        return cls(
+            format=form,
+            dice=fields.take("dice", text()),
+            build=fields.take("build", text()),
+            checkpoint=fields.take("checkpoint", text()),
+            arch=fields.take("arch", text()),
+            precision=fields.take("precision", text()),
+            device=fields.take("device", text()),
+            isa=fields.take("isa", text()),
+            transform=fields.take("transform", text()),
+            set=fields.take("set", text()),
+            identity=fields.take("identity", text()),
+            labels=fields.take("labels", maybe(text()), None),
+            images_in_set=images,
+            sample=fields.take("sample", maybe(record(Sample.from_json))),
+            shard=None if shard is None else (shard[0], shard[1]),
+            size=size,
+            full=full and form != MEAN_ONLY,
+            done=fields.take("done", whole(most=size)),
+            left_out=fields.take("left_out", items(text())),
+        )
+
+    def differences(self, other: "About", names: Sequence[str]) -> list[str]:
+        """Those of `names` that are not the same in both."""
+        return [name for name in names if getattr(self, name) != getattr(other, name)]
+
+    def extent(self) -> str:
+        """How much of the set this is, in words."""
+        name = f"shard {self.shard[0]}/{self.shard[1]}" if self.shard else "the whole set"
+        if self.done == self.size:
+            return name
+        return f"unfinished ({self.done} of {self.size} images of {name})"
+
+
 class Statistics:
     """What is known of the training features; the module's docstring says what each part is for.
 
-    about: plain values: format, dice, build, checkpoint (SHA-256), arch, precision, device, isa, transform,
-        set, identity (SHA-256 of what the images hold), labels (SHA-256 of them; None without, and in files
-        of earlier versions), images_in_set, sample (None or {images, seed}), shard (None or [i, n]), size
-        (images of this part), full (whether there are class means and scatter), done (images passed,
-        unreadable ones too), left_out (reasons).
+    about: which images and which network.
     moments: of all features.
     classes: by label, of one class where labels are not known; None where only the mean was asked for.
     right: of the images classified right, by label; None where labels are not known.
     """
 
-    def __init__(self, about: dict[str, Any], features: int, classes: int = 0) -> None:
+    def __init__(self, about: About, features: int, classes: int = 0) -> None:
         """`classes`: how many labels there are, 0 where they are not known."""
         self.about = about
         self.moments = Moments(features)
         self.classes: ClassMoments | None = None
         self.right: ClassMoments | None = None
-        if about["full"]:
+        if about.full:
             self.classes = ClassMoments(max(classes, 1), features, scatter=True)
             self.right = ClassMoments(classes, features) if classes else None
 
@@ -124,12 +215,12 @@ class Statistics:
     def to_arrays(self) -> dict[str, Any]:
         """What a file holds."""
         arrays = {
-            "about": np.frombuffer(json.dumps(self.about).encode(), np.uint8),
+            "about": np.frombuffer(json.dumps(self.about.to_json()).encode(), np.uint8),
             **self.moments.to_arrays(),
         }
-        for part, moments in (("class", self.classes), ("right", self.right)):
+        for whose, moments in (("class", self.classes), ("right", self.right)):
             if moments is not None:
-                arrays |= {f"{part}_{name}": value for name, value in moments.to_arrays().items()}
+                arrays |= {f"{whose}_{name}": value for name, value in moments.to_arrays().items()}
         return arrays
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
@@ -142,22 +233,11 @@ class Statistics:
         only the mean is taken."""
         arrays = read_npz(path)
         try:
-            about = json.loads(arrays.pop("about").tobytes())
-            if about["format"] not in (MEAN_ONLY, FORMAT):
-                raise InputError(
-                    f"{path}: format {about['format']}, this version reads {FORMAT}; make it again with "
-                    "`dice precompute`"
-                )
-            if about["format"] == MEAN_ONLY:
-                about["full"] = False
-            about.setdefault("labels", None)
-            _check_about(about)
-            found = cls(about | {"full": False}, arrays["state"].shape[1])
+            about = schema.check(schema.parse(arrays.pop("about").tobytes()), record(About.from_json))
+            found = cls(replace(about, full=False), arrays["state"].shape[1])
             found.about = about
             found._fill(arrays)
-        except InputError:
-            raise
-        except (KeyError, ValueError, TypeError, IndexError, RecursionError) as reason:
+        except (KeyError, ValueError, TypeError, IndexError) as reason:
             raise InputError(
                 f"{path}: no statistics of dice, or damaged ({reason}); make it again with `dice precompute`"
             ) from None
@@ -167,19 +247,19 @@ class Statistics:
         """Takes the parts from what a file holds. KeyError, ValueError or TypeError where they do not fit."""
         features = self.moments.features
         self.moments = Moments.from_arrays(features, arrays)
-        if not 0 <= self.count <= self.about["done"]:
+        if not 0 <= self.count <= self.about.done:
             raise ValueError("count")
-        if not self.about["full"]:
+        if not self.about.full:
             return
-        parts = {
-            part: {name: arrays[f"{part}_{name}"] for name in names if f"{part}_{name}" in arrays}
-            for part, names in (("class", ("count", "mean", "scatter")), ("right", ("count", "mean")))
-        }
-        self.classes = ClassMoments.from_arrays(features, parts["class"], scatter=True)
+        of_class, of_right = (
+            {name: arrays[f"{whose}_{name}"] for name in names if f"{whose}_{name}" in arrays}
+            for whose, names in (("class", ("count", "mean", "scatter")), ("right", ("count", "mean")))
+        )
+        self.classes = ClassMoments.from_arrays(features, of_class, scatter=True)
         if self.classes.count.sum() != self.count:
             raise ValueError("class_count")
-        if parts["right"]:
-            self.right = ClassMoments.from_arrays(features, parts["right"], scatter=False)
+        if of_right:
+            self.right = ClassMoments.from_arrays(features, of_right, scatter=False)
             if (
                 self.right.count.shape != self.classes.count.shape
                 or (self.right.count > self.classes.count).any()
@@ -189,29 +269,15 @@ class Statistics:
     def check(self, path: Path, net: Backbone) -> None:
         """InputError where these are not the finished statistics of `net`."""
         about = self.about
-        if about["checkpoint"] != net.fingerprint:
+        if about.checkpoint != net.fingerprint:
             raise InputError(
-                f"{path}: comes from another checkpoint (sha256 {about['checkpoint'][:12]}..., this one is "
+                f"{path}: comes from another checkpoint (sha256 {about.checkpoint[:12]}..., this one is "
                 f"{net.fingerprint[:12]}...); make it again with `dice precompute`"
             )
-        if about["done"] < about["size"] or about["shard"]:
-            raise InputError(f"{path}: is {_part(about)}; `dice merge` makes a whole of all shards")
-        if about["precision"] != net.precision:
-            warn(f"{path}: features of precision {about['precision']}, the network runs in {net.precision}")
-
-
-def _check_about(about: dict[str, Any]) -> None:
-    """KeyError, TypeError or ValueError for a value without which a later step would fail."""
-    for key in OWN:
-        about[key]
-    sizes = [about["done"], about["size"], about["images_in_set"]]
-    i, n = about["shard"] or (1, 1)
-    if any(type(value) is not int for value in (*sizes, i, n)) or not (
-        sorted(sizes) == sizes and 1 <= i <= n <= sizes[2]
-    ):
-        raise ValueError("counts")
-    if type(about["checkpoint"]) is not str or type(about["left_out"]) is not list:
-        raise TypeError("about")
+        if about.done < about.size or about.shard:
+            raise InputError(f"{path}: is {about.extent()}; `dice merge` makes a whole of all shards")
+        if about.precision != net.precision:
+            warn(f"{path}: features of precision {about.precision}, the network runs in {net.precision}")
 
 
 def check_name(path: Path, shard: tuple[int, int] | None = None) -> None:
@@ -254,35 +320,34 @@ def merge(paths: Sequence[Path]) -> Statistics:
 
     InputError, naming the file, for another network or set, an unfinished, repeated or missing shard.
     """
-    parts = [(path, Statistics.load(path)) for path in paths]
-    first, like = parts[0]
+    shards = [(path, Statistics.load(path)) for path in paths]
+    first, like = shards[0]
     by_place: dict[int, tuple[Path, Statistics]] = {}
-    for path, part in parts:
-        about = part.about
-        if not about["shard"] or about["done"] < about["size"]:
-            raise InputError(f"{path}: is {_part(about)}; merge takes finished shards")
-        if about["format"] != FORMAT:
+    for path, found in shards:
+        about = found.about
+        if not about.shard or not like.about.shard or about.done < about.size:
+            raise InputError(f"{path}: is {about.extent()}; merge takes finished shards")
+        if about.format != FORMAT:
             raise InputError(
-                f"{path}: format {about['format']}, want {FORMAT}; make it again with `dice precompute`"
+                f"{path}: format {about.format}, want {FORMAT}; make it again with `dice precompute`"
             )
-        for key in _SOURCE:
-            if about[key] != like.about[key]:
-                raise InputError(
-                    f"{path}: {key} is {about[key]}, that of {first} is {like.about[key]}; they do not "
-                    "belong together"
-                )
-        i, n = about["shard"]
-        if n != like.about["shard"][1]:
+        if others := about.differences(like.about, _SOURCE):
+            mine, theirs = (getattr(each, others[0]) for each in (about, like.about))
             raise InputError(
-                f"{path}: is shard {i}/{n}, {first} is one of {like.about['shard'][1]}; they do not belong "
-                "together"
+                f"{path}: {others[0]} is {mine}, that of {first} is {theirs}; they do not belong together"
+            )
+        (i, n), (_, want) = about.shard, like.about.shard
+        if n != want:
+            raise InputError(
+                f"{path}: is shard {i}/{n}, {first} is one of {want}; they do not belong together"
             )
         if i in by_place:
             raise InputError(f"{path}: overlaps {by_place[i][0]}: both are shard {i}/{n}")
-        if part.shapes() != like.shapes():
-            raise InputError(f"{path}: holds {part.shapes()}, {first} holds {like.shapes()}; make them again")
-        by_place[i] = path, part
-    n = like.about["shard"][1]
+        if found.shapes() != like.shapes():
+            raise InputError(
+                f"{path}: holds {found.shapes()}, {first} holds {like.shapes()}; make them again"
+            )
+        by_place[i] = path, found
     if len(by_place) < n:
         missing = [f"{i}/{n}" for i in islice((i for i in range(1, n + 1) if i not in by_place), NAMED)]
         more = ", ..." if n - len(by_place) > NAMED else ""
@@ -290,20 +355,16 @@ def merge(paths: Sequence[Path]) -> Statistics:
             f"shard {', '.join(missing)}{more} is missing; the files given are {', '.join(map(str, paths))}"
         )
     ordered = [by_place[i][1] for i in range(1, n + 1)]
-    whole = ordered[0]
-    for part in ordered[1:]:
-        whole.merge(part)
-    size = sum(part.about["size"] for part in ordered)
-    left_out = [reason for part in ordered for reason in part.about["left_out"]]
-    isa = "+".join(sorted({part.about["isa"] for part in ordered}))
-    whole.about |= {"shard": None, "size": size, "done": size, "left_out": left_out, "isa": isa}
-    return whole
-
-
-def _part(about: dict[str, Any]) -> str:
-    name = f"shard {about['shard'][0]}/{about['shard'][1]}" if about["shard"] else "the whole set"
-    return (
-        name
-        if about["done"] == about["size"]
-        else f"unfinished ({about['done']} of {about['size']} images of {name})"
+    merged = ordered[0]
+    for found in ordered[1:]:
+        merged.merge(found)
+    size = sum(found.about.size for found in ordered)
+    merged.about = replace(
+        merged.about,
+        shard=None,
+        size=size,
+        done=size,
+        left_out=tuple(reason for found in ordered for reason in found.about.left_out),
+        isa="+".join(sorted({found.about.isa for found in ordered})),
     )
+    return merged
