@@ -235,20 +235,20 @@ def test_list_bomb_is_refused(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("line", [b"a\n", b"one/and/the/same/long/path/of/an/image.png 1\n"])
 def test_a_gzipped_list_that_unpacks_to_far_more_is_refused_unparsed(tmp_path, monkeypatch, line):
-    monkeypatch.setattr(datasets, "_parse_list", None)
+    monkeypatch.setattr(lists, "_parse_list", None)
     with gzip.open(tmp_path / "list.txt.gz", "wb") as file:
         file.write(line * (1 << 24 if len(line) == 2 else 1 << 20))
     with pytest.raises(InputError, match=r"list\.txt\.gz: .* is refused, .* 100 times its"):
-        datasets.read_list(tmp_path / "list.txt.gz")
+        lists.read_list(tmp_path / "list.txt.gz")
 
 
 def test_a_list_of_too_many_lines_is_refused_unparsed(tmp_path, monkeypatch):
     (tmp_path / "list.txt").write_bytes(b"a.png\n" * 1000)
-    assert len(datasets.read_list(tmp_path / "list.txt")[0]) == 1000
-    monkeypatch.setattr(datasets, "_MAX_LINES", 999)
-    monkeypatch.setattr(datasets, "_parse_list", None)
+    assert len(lists.read_list(tmp_path / "list.txt")[0]) == 1000
+    monkeypatch.setattr(lists, "_MAX_LINES", 999)
+    monkeypatch.setattr(lists, "_parse_list", None)
     with pytest.raises(InputError, match="999 lines is refused"):
-        datasets.read_list(tmp_path / "list.txt")
+        lists.read_list(tmp_path / "list.txt")
 
 
 @pytest.mark.parametrize("name", ["inat_plantae", "places50", "sun50"])
