@@ -16,7 +16,7 @@ from dice.eval.folders import statistics_stem
 from dice.eval.methods import Method, choose_methods, parse_run
 from dice.images import datasets
 from dice.images.contents import shared
-from dice.images.imagesets import Decoding, ImageSet, Part
+from dice.images.imagesets import Decoding, ImageSet, Subset
 from dice.images.preprocess import Transform
 from dice.io import read_state_dict
 from dice.stats import training
@@ -209,7 +209,7 @@ def stored_mean(
     return found.mean()
 
 
-def statistics_files(base: Path, net: Backbone, name: str, part: Part) -> tuple[Path, Path]:
+def statistics_files(base: Path, net: Backbone, name: str, part: Subset) -> tuple[Path, Path]:
     """Under `base`: the file of the statistics of `part`, and that of an unfinished pass over it."""
     stem = statistics_stem(base, net, name, part)
     return stem.with_name(stem.name + ".npz"), stem.with_name(stem.name + ".partial.npz")

@@ -20,6 +20,7 @@ def run(args: Namespace) -> int:
     training.check_name(out, args.shard)
     check_target(out)
     train = inputs.own_or_known(args.in_data, args.in_dataset, args.root, "train")
+    train.match_labels(len(net.bias), net.class_names)
     part = precompute.select(train, max_images=args.max_images, seed=args.seed, shard=args.shard)
     state = inputs.statistics_files(Path(args.base_dir), net, args.name, part)[1]
     transform = preprocess.transform_for(net.arch)

@@ -15,7 +15,7 @@ from dice.backbone import Backbone
 from dice.console import note, progress
 from dice.detectors import DICE
 from dice.errors import InputError
-from dice.images.imagesets import Decoding, ImageSet, Part
+from dice.images.imagesets import Decoding, ImageSet, Subset
 from dice.images.preprocess import Transform
 from dice.io import fingerprint
 from dice.io.output import write_npz
@@ -33,7 +33,7 @@ SAVE_SECONDS = 60.0  # how much a kill can lose
 
 def select(
     train: ImageSet, *, max_images: int | None = None, seed: int = 0, shard: tuple[int, int] | None = None
-) -> Part:
+) -> Subset:
     """`train`, or a sample of it, or one of n shards of either.
 
     max_images: a random sample without replacement, stratified: each label gets its share, rounded up or
@@ -53,7 +53,7 @@ def select(
         if not 1 <= i <= n <= len(indices):
             raise InputError(f"--shard {i}/{n}: want 1/N to N/N, N at most the {len(indices)} images")
         indices = indices[len(indices) * (i - 1) // n : len(indices) * i // n]
-    return Part(train, indices, sample=sample, shard=list(shard) if shard else None)
+    return Subset(train, indices, sample=sample, shard=list(shard) if shard else None)
 
 
 # -- the pass
@@ -61,7 +61,7 @@ def select(
 
 def compute(
     net: Backbone,
-    part: Part,
+    part: Subset,
     transform: Transform,
     state: Path,
     *,
@@ -122,7 +122,7 @@ def compute(
     return found
 
 
-def _about(net: Backbone, part: Part, transform: Transform, full: bool) -> About:
+def _about(net: Backbone, part: Subset, transform: Transform, full: bool) -> About:
     return About(
         format=FORMAT,
         dice=__version__,
