@@ -174,6 +174,7 @@ CALLS: dict[str, tuple[Callable, Callable[[], Any]]] = {
     "_blas_gemm": (_core._blas_gemm, lambda: [doubles(2, 3), doubles(3, 4)]),
     "_blas_syrk": (_core._blas_syrk, lambda: [doubles(4, 3)]),
     "_blas_threads": (_core._blas_threads, list),
+    "_quota_processors": (_core._quota_processors, lambda: ["/none"]),
     "_memory_fail_at": (_core._memory_fail_at, lambda: [0]),
     "_memory_live": (_core._memory_live, list),
     "score": (_core.score, lambda: ["msp", floats(4, 2), None, (), (1.0,)]),

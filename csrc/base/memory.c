@@ -16,9 +16,10 @@ enum { HUGE_PAGE = 2 << 20 };
 static atomic_long fail_countdown;
 static atomic_long live;
 
-void dice_memory_fail_at(long n)
+long dice_memory_fail_at(long n)
 {
-    atomic_store(&fail_countdown, n);
+    const long left = atomic_exchange(&fail_countdown, n);
+    return left > 0 ? left : 0;
 }
 
 long dice_memory_live(void)

@@ -32,7 +32,8 @@ void dice_free(void *memory);
 /* For tests: the number of allocations that are not yet released. */
 long dice_memory_live(void);
 
-/* For tests: makes the n-th allocation from now (1 = the next) fail, once; 0 turns this off. */
-void dice_memory_fail_at(long n);
+/* For tests: makes the n-th allocation from now (1 = the next) fail, once; 0 turns this off. Returns how many
+ * allocations away the failure asked for before still was, 0 where it has come. */
+long dice_memory_fail_at(long n);
 
 #endif

@@ -15,6 +15,7 @@
 #include <unistd.h>
 
 #include "base/memory.h"
+#include "base/quota.h"
 #include "base/sizes.h"
 
 enum { MAX_THREADS = 256, SPINS = 4000 };
@@ -249,6 +250,10 @@ static int processors(void)
         n = CPU_COUNT(&set);
     }
 #endif
+    const int quota = dice_quota_processors("");
+    if (quota > 0 && quota < n) {
+        n = quota;
+    }
     return n < 1 ? 1 : n < MAX_THREADS ? (int)n : MAX_THREADS;
 }
 

@@ -21,8 +21,9 @@ typedef dice_status (*dice_task)(void *context, size_t index, int thread);
  * thread alone, with the task's `thread`. */
 dice_status dice_parallel_for(size_t count, dice_task task, void *context);
 
-/* *count = the environment's DICE_THREADS, else the number of processors that this process may run on.
- * DICE_E_INPUT if DICE_THREADS is no such number. */
+/* *count = the environment's DICE_THREADS, else the number of processors that this process may run on, or
+ * the CPU quota of its container where that is smaller (quota.h). DICE_E_INPUT if DICE_THREADS is no such
+ * number. */
 dice_status dice_threads_default(int *count);
 
 /* The number of threads that dice_parallel_for may use, the caller's included: what dice_threads_set has set,

@@ -3,6 +3,7 @@
 
 #include "base/cpu.h"
 #include "base/memory.h"
+#include "base/quota.h"
 #include "base/threads.h"
 #include "cpu/peak.h"
 
@@ -35,6 +36,15 @@ static PyObject *threads_set(PyObject *Py_UNUSED(self), PyObject *args)
     return dice_py_result(dice_threads_set(count), Py_NewRef(Py_None));
 }
 
+static PyObject *quota_processors(PyObject *Py_UNUSED(self), PyObject *args)
+{
+    const char *root;
+    if (!PyArg_ParseTuple(args, "s", &root)) {
+        return NULL;
+    }
+    return PyLong_FromLong(dice_quota_processors(root));
+}
+
 static PyObject *memory_fail_at(PyObject *Py_UNUSED(self), PyObject *args)
 {
     long n;
@@ -45,8 +55,7 @@ static PyObject *memory_fail_at(PyObject *Py_UNUSED(self), PyObject *args)
         dice_py_check(dice_fail(DICE_E_INPUT, "n: got %ld, want 0 or more", n));
         return NULL;
     }
-    dice_memory_fail_at(n);
-    Py_RETURN_NONE;
+    return PyLong_FromLong(dice_memory_fail_at(n));
 }
 
 static PyObject *memory_live(PyObject *Py_UNUSED(self), PyObject *Py_UNUSED(ignored))
@@ -85,13 +94,17 @@ static PyMethodDef methods[] = {
     {"threads_set", threads_set, METH_VARARGS,
      "threads_set($module, count, /)\n--\n\n"
      "Sets that number, 1 to 256; 0 returns to the default: DICE_THREADS, else the processors of the\n"
-     "process."},
+     "process, no more than its container's CPU quota."},
     {"peak_gflops", peak_gflops, METH_VARARGS,
      "peak_gflops($module, isa=None, /)\n--\n\n"
      "The float32 peak of one core, measured in a tenth of a second, in GFLOP/s; isa: see isa_select."},
+    {"_quota_processors", quota_processors, METH_VARARGS,
+     "_quota_processors($module, root, /)\n--\n\n"
+     "For tests: the CPU quota, in processors, that the files under the folder `root` tell of; 0 for none."},
     {"_memory_fail_at", memory_fail_at, METH_VARARGS,
      "_memory_fail_at($module, n, /)\n--\n\n"
-     "For tests: the n-th allocation of the core from now fails, once; 0 turns this off."},
+     "For tests: the n-th allocation of the core from now fails, once; 0 turns this off. How far away the\n"
+     "failure asked for before still was, 0 where it has come."},
     {"_memory_live", memory_live, METH_NOARGS,
      "_memory_live($module, /)\n--\n\n"
      "For tests: how many blocks of memory the core holds."},

@@ -56,8 +56,9 @@ static void test_fail_at(void)
         CHECK(dice_alloc(8, 8, &memory) == (n == 2 ? DICE_E_MEMORY : DICE_OK));
         dice_free(memory);
     }
-    dice_memory_fail_at(1);
-    dice_memory_fail_at(0);
+    CHECK(dice_memory_fail_at(5) == 0);
+    CHECK(dice_memory_fail_at(1) == 5);
+    CHECK(dice_memory_fail_at(0) == 1);
     CHECK(dice_alloc(8, 8, &memory) == DICE_OK);
     dice_free(memory);
 }

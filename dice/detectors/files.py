@@ -27,6 +27,7 @@ from typing import Any, BinaryIO, TypeVar
 import numpy as np
 
 from dice.arrays import as_array
+from dice.console import shown
 from dice.errors import InputError
 from dice.io import schema
 from dice.io.files import CHUNK, PathLike, fill, opened, write_atomic
@@ -161,8 +162,9 @@ def load(
                 raise ValueError("not a detector")
             check(detector)
         except (ValueError, TypeError, KeyError, AttributeError) as reason:
+            words = shown(" ".join(str(reason).split())[:300])  # one line, whatever value it quotes
             raise InputError(
-                f"{path}: describes no detector that this dice knows ({str(reason)[:300]}); fit anew"
+                f"{path}: describes no detector that this dice knows ({words}); fit anew"
             ) from None
         except MemoryError:
             raise InputError(f"{path}: what it holds does not fit into memory") from None

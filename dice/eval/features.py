@@ -238,18 +238,20 @@ class FeatureCache:
             most = (stop - start) * (4 * self.width + 8) + 4096
             if not start < stop <= self.size or path.stat().st_size > most:
                 raise ValueError("wrong size")
-            stored = read_npz(path)  # zip checks each member's CRC
+            stored = read_npz(path)  # zip checks each member's CRC; NaN and infinity are refused
             indices, features = stored["indices"], stored["features"]
             if (
                 indices.dtype != np.int64
                 or features.dtype != np.float32
+                or indices.ndim != 1
                 or features.shape != (indices.size, self.width)
             ):
                 raise ValueError("wrong shape or type")
             if indices.size and (indices[0] < start or indices[-1] >= stop or (np.diff(indices) <= 0).any()):
                 raise ValueError("wrong indices")
         except (OSError, ValueError, KeyError) as reason:
-            note(f"{path}: stored features cannot be used ({reason}); computing them again")
+            words = str(reason).removeprefix(f"{path}: ")
+            note(f"{path}: stored features cannot be used ({words}); computing them again")
             return None
         if complete and indices.size != stop - start:
             return None

@@ -19,6 +19,8 @@ from typing import Any, NoReturn, TypeVar
 
 import numpy as np
 
+from dice.console import shown
+
 __all__ = [
     "Check",
     "Fields",
@@ -54,7 +56,11 @@ _SHOWN = 60  # characters of a value in a message
 
 
 class Unfit(ValueError):
-    """A value of a file is not what belongs there. The message names its key."""
+    """A value of a file is not what belongs there. The message names its key, and is one line whatever the
+    file holds."""
+
+    def __init__(self, words: str) -> None:
+        super().__init__(shown(words))
 
 
 class _Missing:
