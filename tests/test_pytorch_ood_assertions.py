@@ -157,15 +157,16 @@ def test_which_want_a_fit_and_what_they_take():
 @pytest.mark.parametrize("name", ["entropy", "gen"])
 def test_known_order_and_sign_of_uncertainty(name):
     peaked, uniform = np.array([[9.0, 0, 0, 0]]), np.zeros((1, 4))
-    assert adapter(name).predict_logits(uniform) > adapter(name).predict_logits(peaked)
-    assert (adapter(name).predict_logits(RNG.standard_normal((50, 4)) * 9) >= 0).all()
+    scores = Adapter(name).predict_logits
+    assert scores(uniform) > scores(peaked)
+    assert (scores(RNG.standard_normal((50, 4)) * 9) >= 0).all()
 
 
 def test_gen_equals_the_gini_impurity_at_gamma_1_and_follows_gamma():
     z = RNG.standard_normal((9, 5))
     p = np.exp(z) / np.exp(z).sum(1, keepdims=True)
-    np.testing.assert_allclose(adapter("gen", gamma=1.0).predict_logits(z), 1 - (p**2).sum(1), rtol=1e-6)
-    assert (adapter("gen").predict_logits(z) > adapter("gen", gamma=0.5).predict_logits(z)).all()
+    np.testing.assert_allclose(Adapter("gen", gamma=1.0).predict_logits(z), 1 - (p**2).sum(1), rtol=1e-6)
+    assert (Adapter("gen").predict_logits(z) > Adapter("gen", gamma=0.5).predict_logits(z)).all()
 
 
 def test_fitted_values_are_there(fitted):
