@@ -10,8 +10,8 @@ name says the kind of the assertion. Where pytorch-ood's own would fail, dice me
   activations is refused at once.
 - Rules of activations act on pooled features, as the authors' code does: a map is pooled before the rule. So
   only maps of logits give scores of pixels, and every detector of features takes maps.
-- Labels below 0 are refused, or name a class where labels may be of any kind: the adapter leaves such images
-  out.
+- Labels below 0 are refused; where labels may be of any kind they name a class, and where none are needed
+  they are not read. So it is the adapter that leaves such images out.
 - Scores may differ by a factor or a power (`test_scores_others.py`), and are float64 whatever features are.
 - ReAct fits a quantile unless its threshold is given.
 - LTS scores by energy alone: no other function of the logits can be given.
