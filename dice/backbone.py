@@ -29,19 +29,27 @@ class Backbone:
         mean, std: normalisation of uint8 images, in units of 0..1.
         precision, device, isa: what the network runs with.
         fingerprint: SHA-256 of the checkpoint file, or of the weights that were given, hex.
+        class_names: of the C classes in order; None where the checkpoint does not have them.
 
     A pickle of it names its file, which is read again when the pickle is loaded. It never changes, so that a
     copy is the object itself.
     """
 
     def __init__(
-        self, network: _core.Network, *, device: str, fingerprint: str, source: tuple[Any, ...] | None = None
+        self,
+        network: _core.Network,
+        *,
+        device: str,
+        fingerprint: str,
+        class_names: tuple[str, ...] | None = None,
+        source: tuple[Any, ...] | None = None,
     ):
         """source: arch, file and normalize as `load_backbone` takes them; None where it was given arrays."""
         self._network = network
         self._source = source
         self.device = device
         self.fingerprint = fingerprint
+        self.class_names = class_names
         self.arch: str = network.arch
         self.weight: Float32 = network.weight
         self.bias: Float32 = network.bias
@@ -149,16 +157,17 @@ def load_backbone(
         InputError: the file cannot be read or is another network's; the message names the file and the layer.
         DeviceError: the device is not there.
     """
-    from dice.io import fingerprint, read_state_dict
+    from dice.io import fingerprint, read_checkpoint
 
     try:
         mean, std = (None, None) if normalize is None else normalize
     except (TypeError, ValueError):
         raise InputError(f"normalize: got {normalize!r}, want (mean, std) of three values each") from None
     if isinstance(file, Mapping):
-        weights, digest, where = dict(file), _digest(file), "weights"
+        weights, digest, where, names = dict(file), _digest(file), "weights", None
     else:
-        weights, digest, where = read_state_dict(file), fingerprint(file), os.fspath(file)
+        weights, names = read_checkpoint(file)
+        digest, where = fingerprint(file), os.fspath(file)
     try:
         graph = _core.build_graph(arch, weights, mean, std)
     except InputError as error:
@@ -177,7 +186,9 @@ def load_backbone(
     chosen = ", ".join(f"{count} {algorithm}" for algorithm, count in counts.items())
     debug(f"{network.arch}: {chosen or network.kernels}")
     source = None if isinstance(file, Mapping) else (arch, os.path.abspath(file), (network.mean, network.std))
-    return Backbone(network, device=name, fingerprint=digest, source=source)
+    if names is not None and len(names) != len(network.bias):
+        names = None  # of something else
+    return Backbone(network, device=name, fingerprint=digest, class_names=names, source=source)
 
 
 def _load_again(

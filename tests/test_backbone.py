@@ -326,11 +326,22 @@ def test_refuses_names(small):
         build(small, "resnet50")
     with pytest.raises(InputError, match=r"no known network has these weights: a \(2, 3\)"):
         build({"a": np.ones((2, 3), np.float32)})
-    with pytest.raises(InputError, match="no known network has these weights: nothing"):
+    with pytest.raises(InputError, match="no known network has these weights: nothing") as caught:
         build({})
+    for words in ("densenet wideresnet resnet18", "BiT-R152x4", "features", "W and b, to dice.fit_and_score"):
+        assert words in str(caught.value)
     made = drawn(resnet_cifar(3), 8)
     with pytest.raises(InputError, match="arch resnet56: the weights are those of resnet20"):
         build(made, "resnet56")
+
+
+def test_a_name_is_asked_for_only_where_one_helps():
+    made = drawn(resnet_cifar(3, head="classifier"), 8)
+    with pytest.raises(InputError, match="no known network") as caught:
+        build(made)
+    assert "name it" not in str(caught.value) and str(caught.value).endswith("reads ONNX")
+    with pytest.raises(InputError):
+        build(made, "resnet20")
 
 
 def test_a_doubt_must_be_named():

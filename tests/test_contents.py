@@ -206,8 +206,8 @@ def dice_run(*args, cwd):
 
 def test_commands_count_overlaps_and_find_replaced_images(tmp_path):
     save_densenet(tmp_path / "net.npz")
-    save_bitmaps(tmp_path / "train/a", range(30))
-    save_bitmaps(tmp_path / "train/b", range(30, 60))
+    save_bitmaps(tmp_path / "train/0", range(30))
+    save_bitmaps(tmp_path / "train/1", range(30, 60))
     save_bitmaps(tmp_path / "test", range(55, 75))
     save_bitmaps(tmp_path / "far", range(100, 120))
     net = ("--checkpoint", "net.npz", "--in-dataset", "toy")
@@ -215,7 +215,7 @@ def test_commands_count_overlaps_and_find_replaced_images(tmp_path):
     done = dice_run(*fit, "--calibration", "held=test", cwd=tmp_path)
     assert done.returncode == 0
     assert "warning: 5 of 20 images of held are also in the training set" in done.stderr
-    done = dice_run(*fit, "--calibration", "held=train/b", cwd=tmp_path)
+    done = dice_run(*fit, "--calibration", "held=train/1", cwd=tmp_path)
     assert done.returncode == 2 and "these are the training images" in done.stderr
     table = ("eval", *net, "--in-data", "test", "--out-datasets", "far=far", "--json", "r.json")
 

@@ -4,6 +4,7 @@ import gzip
 import os
 import threading
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,9 +12,9 @@ import scipy.io
 from PIL import Image
 
 from dice.errors import InputError
-from dice.images import datasets
+from dice.images import datasets, labels, lists
 from dice.images.datasets import MissingSet, default_ood, open_set, select_svhn
-from dice.images.imagesets import Part
+from dice.images.imagesets import Subset
 from dice.images.preprocess import transform_for
 
 CIFAR = transform_for("cifar")
@@ -53,7 +54,6 @@ def test_folder_is_read_in_image_folder_order(tmp_path):
         "b/x.z/3.jpeg",
         "a/q/r/s.bmp",
         "Z/0.webp",
-        "b/x/no.txt",
     ]
     for name in names:
         draw(tmp_path / name)
@@ -73,6 +73,21 @@ def test_real_folders_are_read_in_image_folder_order(shared, name, folder):
     order = image_folder_order(shared / "realdata/datasets/ood_datasets" / folder)
     assert [os.path.join(images.folder, file) for file in images.files] == [path for path, _ in order]
     assert images.labels.tolist() == [label for _, label in order]
+
+
+@pytest.mark.parametrize(
+    "suffix, form", [(".gif", "GIF"), (".jfif", "JPEG"), (".jpe", "JPEG"), ("", "PNG"), (".x", "BMP")]
+)
+def test_images_of_any_suffix_are_seen_by_their_content(tmp_path, suffix, form):
+    draw(tmp_path / "a/0.png")
+    Image.new("RGB", (32, 32)).save(tmp_path / "a" / f"1{suffix}", form)
+    for name in ("2.txt", "3.csv", "4", "5.json"):
+        (tmp_path / "a" / name).write_text("P5 is no image")
+    os.mkfifo(tmp_path / "a/6")
+    images = open_set(f"own={tmp_path}", tmp_path)
+    assert images.files == [os.path.join("a", "0.png"), os.path.join("a", f"1{suffix}")]
+    (note,) = images.notes
+    assert "5 files that are no images (a/2.txt, a/3.csv, a/4, ...)" in note
 
 
 def test_flat_folder_has_no_labels(tmp_path):
@@ -161,6 +176,25 @@ def test_list_without_labels_beside_its_images(tmp_path):
     assert images.files == ["b.png", "1 2.png"] and images.labels is None
 
 
+def test_minus_one_is_no_label(tmp_path):
+    draw(tmp_path / "a.png")
+    draw(tmp_path / "b.png")
+    listing = tmp_path / "list.txt"
+    listing.write_text("a.png -1\nb.png -1\n")
+    images = open_set(f"own={listing}", tmp_path)
+    assert images.files == ["a.png", "b.png"] and images.labels is None
+    listing.write_text("a.png -1\nb.png 3\n")
+    assert open_set(f"own={listing}", tmp_path).labels.tolist() == [-1, 3]
+
+
+def test_a_byte_order_mark_is_no_part_of_the_first_path(tmp_path):
+    draw(tmp_path / "a.png")
+    draw(tmp_path / "b.png")
+    (tmp_path / "list.txt").write_text("\ufeffa.png 1\nb.png 2\n", "utf-8")
+    images = open_set(f"own={tmp_path / 'list.txt'}", tmp_path)
+    assert images.files == ["a.png", "b.png"] and images.labels.tolist() == [1, 2] and images.notes == []
+
+
 def test_list_of_a_known_set_is_relative_to_its_folder(tmp_path):
     draw(tmp_path / "root/datasets/ood_datasets/SUN/s/ski_slope/sun_a.png")
     with gzip.open(tmp_path / "list.txt.gz", "wb") as file:
@@ -178,6 +212,11 @@ def test_list_of_a_known_set_is_relative_to_its_folder(tmp_path):
         (b"\xff\xfe\x00", "not a list of images"),
         (b"nowhere.png 1\n", "none of the 1 images"),
         (b"a\0b.png 1\n", "none of the 1 images"),
+        (b"path,label\na.png,3\n", "read as 'path,label': write `path label`"),
+        (b"cats\\a.png 1\n", r"read as 'cats.*a.png': write its folders with /"),
+        (b"PK\x03\x04\xff\xff", "a zip archive; unpack it"),
+        (b"\x89PNG\r\n", "an image; give a folder"),
+        (b"\xff" * 257 + b"ustar", "a tar archive"),
     ],
 )
 def test_bad_list_is_refused_by_name(tmp_path, content, message):
@@ -187,7 +226,7 @@ def test_bad_list_is_refused_by_name(tmp_path, content, message):
 
 
 def test_list_bomb_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(datasets, "_MAX_LIST", 1000)
+    monkeypatch.setattr(lists, "_MAX_LIST", 1000)
     with gzip.open(tmp_path / "list.txt.gz", "wb") as file:
         file.write(b"a.png 1\n" * 1000)
     with pytest.raises(InputError, match="refused"):
@@ -196,20 +235,20 @@ def test_list_bomb_is_refused(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("line", [b"a\n", b"one/and/the/same/long/path/of/an/image.png 1\n"])
 def test_a_gzipped_list_that_unpacks_to_far_more_is_refused_unparsed(tmp_path, monkeypatch, line):
-    monkeypatch.setattr(datasets, "_parse_list", None)
+    monkeypatch.setattr(lists, "_parse_list", None)
     with gzip.open(tmp_path / "list.txt.gz", "wb") as file:
         file.write(line * (1 << 24 if len(line) == 2 else 1 << 20))
     with pytest.raises(InputError, match=r"list\.txt\.gz: .* is refused, .* 100 times its"):
-        datasets.read_list(tmp_path / "list.txt.gz")
+        lists.read_list(tmp_path / "list.txt.gz")
 
 
 def test_a_list_of_too_many_lines_is_refused_unparsed(tmp_path, monkeypatch):
     (tmp_path / "list.txt").write_bytes(b"a.png\n" * 1000)
-    assert len(datasets.read_list(tmp_path / "list.txt")[0]) == 1000
-    monkeypatch.setattr(datasets, "_MAX_LINES", 999)
-    monkeypatch.setattr(datasets, "_parse_list", None)
+    assert len(lists.read_list(tmp_path / "list.txt")[0]) == 1000
+    monkeypatch.setattr(lists, "_MAX_LINES", 999)
+    monkeypatch.setattr(lists, "_parse_list", None)
     with pytest.raises(InputError, match="999 lines is refused"):
-        datasets.read_list(tmp_path / "list.txt")
+        lists.read_list(tmp_path / "list.txt")
 
 
 @pytest.mark.parametrize("name", ["inat_plantae", "places50", "sun50"])
@@ -218,7 +257,7 @@ def test_curated_lists_are_the_published_ones(shared, name):
     with gzip.open(here, "rb") as file:
         content = file.read()
     assert content == (shared / "lists" / f"{name}_selected_list.txt").read_bytes()
-    files, labels = datasets.read_list(datasets.Path(here))
+    files, labels = lists.read_list(Path(here))
     assert len(files) == len(set(files)) == len(labels) == 10_000
 
 
@@ -253,7 +292,7 @@ def test_npy_set_that_is_cut_during_the_run_is_one_refusal(tmp_path, side, skip_
     np.save(tmp_path / "x.npy", np.zeros((300, side, side, 3), np.uint8))
     images = open_set(f"own={tmp_path / 'x.npy'}", tmp_path)
     if part:
-        images = Part(images, np.arange(0, 300, 3), sample=None, shard=None)
+        images = Subset(images, np.arange(0, 300, 3), sample=None, shard=None)
     batches = images.batches(CIFAR, 10, threads=1, skip_bad=skip_bad)
     next(batches)
     os.truncate(tmp_path / "x.npy", 4096)
@@ -263,11 +302,13 @@ def test_npy_set_that_is_cut_during_the_run_is_one_refusal(tmp_path, side, skip_
 
 
 @pytest.mark.parametrize("indices", [[1, 2, 3, 4], [0, 2, 3, 8], [7], [4, 9]])
-def test_part_of_a_npy_set(tmp_path, indices):
+def test_subset_of_a_npy_set(tmp_path, indices):
     pixels = np.random.default_rng(0).integers(0, 256, (10, 32, 32, 3), np.uint8)
     np.save(tmp_path / "x.npy", pixels)
-    part = Part(open_set(f"own={tmp_path / 'x.npy'}", tmp_path), np.array(indices), sample=None, shard=None)
-    np.testing.assert_array_equal(collect(part, CIFAR, 3)[1], pixels[indices])
+    subset = Subset(
+        open_set(f"own={tmp_path / 'x.npy'}", tmp_path), np.array(indices), sample=None, shard=None
+    )
+    np.testing.assert_array_equal(collect(subset, CIFAR, 3)[1], pixels[indices])
 
 
 @pytest.mark.parametrize(
@@ -376,7 +417,7 @@ def test_shipped_wnids_are_those_of_the_shared_list(shared):
         line.split()[0]
         for line in (shared / "realdata/datasets/ILSVRC-2012/wnids.txt").read_text().splitlines()
     ]
-    assert sorted(datasets._devkit_wnids()) == own
+    assert sorted(labels.devkit_wnids()) == own
 
 
 def test_some_classes_have_the_labels_of_all(tmp_path, shared):

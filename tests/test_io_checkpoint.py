@@ -5,10 +5,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from io_forge import floats, pickled, table, tensor, torch_legacy, torch_zip
+from io_forge import floats, num, pickled, table, tensor, text, torch_legacy, torch_zip, tup
 
 from dice import InputError
-from dice.io import read_state_dict
+from dice.io import read_checkpoint, read_state_dict
 
 DENSENET = "realdata/checkpoints/CIFAR-{}/densenet/checkpoint_100.pth.tar"
 OTHER = "realdata/checkpoints/other"
@@ -288,3 +288,48 @@ def test_legacy_of_another_protocol(tmp_path):
     path = torch_legacy(tmp_path / "w.th", table({"w": tensor((1,))}), {"0": (1, floats(1))})
     path.write_bytes(path.read_bytes().replace(pickled(b"J\xe9\x03\x00\x00"), pickled(b"J\xea\x03\x00\x00")))
     refused(path, "1001")
+
+
+# Names of classes
+
+
+def listed(*names: str) -> bytes:
+    return b"](" + b"".join(map(text, names)) + b"e"
+
+
+@pytest.mark.parametrize(
+    "beside",
+    [
+        {"classes": listed("cat", "dog")},
+        {"class_names": tup(text("cat"), text("dog"))},
+        {"class_to_idx": table({"dog": num(1), "cat": num(0)})},
+        {"idx_to_class": b"}(" + num(1) + text("dog") + num(0) + text("cat") + b"u"},
+        {"meta": table({"CLASSES": listed("cat", "dog")})},
+    ],
+)
+def test_names_of_the_classes_are_read(tmp_path, beside):
+    root = table({"state_dict": table({"w": tensor((1,))}), **beside})
+    for path in (
+        torch_zip(tmp_path / "a.pth", root, {"0": floats(3)}),
+        torch_legacy(tmp_path / "b.pth", root, {"0": (1, floats(3))}),
+    ):
+        found = read_checkpoint(path)
+        assert found.class_names == ("cat", "dog") and found.weights["w"].tolist() == [3]
+
+
+@pytest.mark.parametrize(
+    "beside",
+    [
+        {},
+        {"classes": num(10)},
+        {"classes": listed()},
+        {"classes": tup(text("cat"), num(1))},
+        {"class_to_idx": table({"dog": num(1), "cat": num(1)})},
+        {"class_to_idx": table({"dog": listed(), "cat": text("x")})},
+        {"class_to_idx": table({"dog": num(2), "cat": num(0)})},
+        {"meta": listed("cat")},
+    ],
+)
+def test_what_is_no_list_of_names_is_none(tmp_path, beside):
+    root = table({"state_dict": table({"w": tensor((1,))}), **beside})
+    assert read_checkpoint(torch_zip(tmp_path / "a.pth", root, {"0": floats(3)})).class_names is None

@@ -9,9 +9,10 @@ import zlib
 import numpy as np
 import pytest
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from dice.errors import InputError
-from dice.images.preprocess import MAX_PIXELS, decode, transform_for
+from dice.images.preprocess import FORMATS, MAX_PIXELS, decode, transform_for
 
 RNG = np.random.default_rng(0)
 
@@ -149,6 +150,55 @@ def test_every_mode_becomes_rgb(tmp_path, mode):
         ink = np.asarray(image, np.int64)
         naive = 255 - np.minimum(255, ink[..., :3] + ink[..., 3:])
         assert np.abs(np.asarray(out) - naive).max() <= 1
+
+
+RAMP = np.linspace(0, 65535, 1024).reshape(32, 32)
+
+
+@pytest.mark.parametrize(
+    "format, mode", [("PNG", "I;16"), ("TIFF", "I;16"), ("PPM", "I;16"), ("TIFF", "I;16B")]
+)
+def test_16_bit_grey_is_scaled_and_not_white(tmp_path, format, mode):
+    image = Image.frombytes(mode, (32, 32), RAMP.astype("<u2" if mode == "I;16" else ">u2").tobytes())
+    out = np.asarray(decode(saved(tmp_path, image, format)))
+    np.testing.assert_array_equal(out, np.repeat((RAMP.astype(np.uint16) >> 8)[..., None], 3, -1))
+
+
+@pytest.mark.parametrize(
+    "values, format, words",
+    [
+        (RAMP.astype(np.int32), "TIFF", "32-bit integers"),
+        ((RAMP / 65535).astype(np.float32), "TIFF", "floats"),
+        ((RAMP / 257).astype(np.float32), "TIFF", "floats"),
+        ((RAMP / 257).astype(np.float32), "PPM", "floats"),
+        ((RAMP / 16).astype(np.uint16), "PNG", "reach 4095 of 65535"),
+    ],
+)
+def test_values_of_unknown_range_are_refused(tmp_path, values, format, words):
+    with pytest.raises(InputError, match=f"image.jpg: .*{words}.*8 bits a channel"):
+        decode(saved(tmp_path, Image.fromarray(values), format))
+
+
+@pytest.mark.parametrize("zipped", [False, True])
+def test_png_with_much_text_is_read(tmp_path, zipped):
+    texts = PngInfo()
+    for i in range(1 if zipped else 40):
+        texts.add_text(f"text{i}", "x" * 2_000_000, zip=zipped)
+    image = photo(20, 10)
+    path = saved(tmp_path, image, "PNG", pnginfo=texts)
+    with pytest.raises(ValueError, match="MAX_TEXT"), Image.open(path) as opened:
+        opened.load()
+    np.testing.assert_array_equal(np.asarray(decode(path)), np.asarray(image))
+    path.write_bytes(path.read_bytes()[:-30])
+    with pytest.raises(InputError, match="image.jpg"):
+        decode(path)
+
+
+@pytest.mark.skipif("AVIF" not in FORMATS, reason="this Pillow has no AVIF")
+def test_avif_is_read(tmp_path):
+    path = saved(tmp_path, photo(40, 30), "AVIF")
+    with Image.open(path) as opened:
+        np.testing.assert_array_equal(np.asarray(decode(path)), np.asarray(opened.convert("RGB")))
 
 
 def test_exif_orientation_is_ignored(tmp_path):

@@ -43,6 +43,8 @@ def test_every_point_is_what_dice_gives(score, contribution):
     for row in rows:
         det = DICE(W, B, row.p, clip=row.clip, mean=MEAN, score=score, contribution=contribution)
         want = metrics.evaluate(det.score_samples(ID), det.score_samples(OOD), "sklearn")
+        tied = metrics.tied(det.score_samples(ID), det.score_samples(OOD), "sklearn")
+        want |= {"tied": tied} if tied >= metrics.TIES else {}
         assert row.to_json() == {
             "p": row.p,
             "clip": row.clip,

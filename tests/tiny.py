@@ -16,6 +16,7 @@ class FakeNet:
     """
 
     arch, precision, device, isa, image_size = "fake", "float32", "cpu", "scalar", 32
+    class_names = None
 
     def __init__(self, seed: int = 0, fingerprint: str = "ab" * 32):
         rng = np.random.default_rng(seed)

@@ -4,7 +4,7 @@
 #include <stdarg.h>
 #include <stdio.h>
 
-enum { DETAIL_SIZE = 512 };
+enum { DETAIL_SIZE = 1024 };
 
 static _Thread_local char detail[DETAIL_SIZE];
 

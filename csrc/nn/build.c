@@ -33,9 +33,19 @@ static int has(const dice_weights *weights, const char *name)
     return dice_weights_find(weights, "%s", name) != NULL;
 }
 
+/* known = the names of all networks, separated by blanks. */
+static void list_networks(char known[512])
+{
+    known[0] = '\0';
+    for (size_t i = 0, used = 0; i < FAMILIES; i++) {
+        const char *gap = used > 0 && families[i].names[0] != '\0' ? " " : "";
+        used += (size_t)snprintf(known + used, 512 - used, "%s%s", gap, families[i].names);
+    }
+}
+
 static dice_status recognise(const dice_weights *weights, const family **out)
 {
-    char held[320];
+    char held[320], known[512];
     for (size_t i = 0; i < FAMILIES; i++) {
         if (has(weights, families[i].has[0]) && has(weights, families[i].has[1])) {
             *out = &families[i];
@@ -43,12 +53,17 @@ static dice_status recognise(const dice_weights *weights, const family **out)
         }
     }
     dice_weights_list(weights, 0, held, sizeof held);
-    if (has(weights, "layer3.0.conv1.weight")) {
+    list_networks(known);
+    if (has(weights, "layer3.0.conv1.weight") && has(weights, "fc.weight")) {
         return dice_fail(DICE_E_INPUT,
                          "a ResNet, but names and shapes leave a doubt which; name it (arch). Found: %s",
                          held);
     }
-    return dice_fail(DICE_E_INPUT, "no known network has these weights: %s", held);
+    return dice_fail(DICE_E_INPUT,
+                     "no known network has these weights: %s. Known are %s. Of another network, compute "
+                     "features by its own framework and give them, with its last layer W and b, to "
+                     "dice.fit_and_score; a later version of dice reads ONNX",
+                     held, known);
 }
 
 /* Is `name` one of the words of `names`? */
@@ -65,15 +80,15 @@ static int is_word(const char *names, const char *name)
 
 static dice_status find_family(const char *name, const char *arch, const family **out)
 {
-    char known[512] = "";
-    for (size_t i = 0, used = 0; i < FAMILIES; i++) {
+    for (size_t i = 0; i < FAMILIES; i++) {
         if (name[0] != '\0' && is_word(families[i].names, name)) {
             *out = &families[i];
             return DICE_OK;
         }
-        used += (size_t)snprintf(known + used, sizeof known - used, " %s", families[i].names);
     }
-    return dice_fail(DICE_E_INPUT, "arch %.40s: not one of%s", arch, known);
+    char known[512];
+    list_networks(known);
+    return dice_fail(DICE_E_INPUT, "arch %.40s: not one of %s", arch, known);
 }
 
 /* The name without the training data, which the weights do not tell: "BiT-S-R50x1" becomes "BiT-R50x1". */

@@ -19,7 +19,7 @@ static void test_status(void)
     memset(text, 'x', sizeof text - 1);
     text[sizeof text - 1] = '\0';
     dice_fail(DICE_E_INPUT, "%s", text);
-    CHECK(strlen(dice_status_detail()) == 511);
+    CHECK(strlen(dice_status_detail()) == 1023);
 }
 
 static void test_memory(void)

@@ -41,7 +41,8 @@ def run(args: Namespace) -> int:
         found = evaluate.evaluate(
             net, id_set, ood, methods, settings, mean=mean, train=train if learns else None, clock=clock
         )
-        print_results(found, [id_set, *ood], [images.name for images in ood], whole=not clock.stored)
+        order = [images.name for images in ood]
+        print_results(found, [id_set, *ood], order, classes=len(net.bias), whole=not clock.stored)
         return found
 
     say("Embedded benchmark: digits 0 to 7 against other small images. It checks that everything works here;")

@@ -9,7 +9,7 @@ from dice.backbone import Backbone
 from dice.cli import inputs
 from dice.console import error, note, say, warn, write
 from dice.errors import InputError
-from dice.eval import evaluate, tables
+from dice.eval import doubts, evaluate, tables
 from dice.eval.features import Clock
 from dice.eval.methods import Method
 from dice.eval.results import Result, save_results
@@ -131,7 +131,11 @@ def evaluate_one(
         left_out=left_out,
         clock=clock,
     )
-    print_results(found, [id_set, *sets], order, titles, whole=not clock.stored)
+    print_results(found, [id_set, *sets], order, titles, classes=len(net.bias), whole=not clock.stored)
+    if train is not None:
+        for words in (*train.notes, *train.bad):
+            if words != train.unlabelled:  # which is the reason for the methods left out
+                note(words)
     return found
 
 
@@ -171,11 +175,13 @@ def print_results(
     order: Sequence[str],
     titles: bool = False,
     *,
+    classes: int,
     whole: bool,
 ) -> None:
-    """Tables on stdout, then notes.
+    """Tables on stdout, then warnings and notes.
 
     order: the names of all OOD sets asked for. titles: print the original's title above each table.
+    classes: how many the network has.
     whole: every image went through the backbone, as none of the features were stored."""
     for result in found:
         if titles:
@@ -189,6 +195,8 @@ def print_results(
     for result in found:
         if result.fit and result.fit.short_of:
             warn(f"{result.method.title}: {result.fit.short_of}")
+    for words in doubts.of_results(found, classes):
+        warn(words)
     for images in sets:
         for words in (*images.notes, *images.bad):
             note(words)

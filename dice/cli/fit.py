@@ -4,13 +4,18 @@ from argparse import Namespace
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+
+from dice.backbone import Backbone
 from dice.cli import inputs
-from dice.console import note, say, warn
-from dice.detectors import fitting, registry
+from dice.console import error, note, say, warn
+from dice.detectors import Detector, fitting, registry
 from dice.detectors.origin import CalibratedOn, FittedOn, NetworkOrigin, Origin
 from dice.errors import InputError
-from dice.eval import gate
+from dice.eval import doubts, evaluate, gate
 from dice.images import datasets, preprocess
+from dice.images.imagesets import Decoding, ImageSet
+from dice.images.preprocess import Transform
 from dice.io.output import check_target
 from dice.stats import thresholds
 from dice.stats.training import Sample, Statistics, load_mean
@@ -39,6 +44,12 @@ def run(args: Namespace) -> int:
             inputs.tell_apart(train, "the training set", held_out, refusal)
         elif found is not None and held_out.identity == found.about.identity:
             raise InputError(refusal)
+    ood: list[ImageSet] = []
+    left_out: dict[str, str] = {}
+    if args.out_datasets or args.lists:
+        if held_out is None:
+            raise InputError("--out-datasets: want the threshold of --calibration")
+        _, ood, left_out = inputs.open_sets(inputs.ood_specs(args, args.in_dataset), args.root, strict=False)
     net = inputs.open_network(args, args.in_dataset)
     transform = preprocess.transform_for(net.arch)
     if args.mean:
@@ -60,8 +71,10 @@ def run(args: Namespace) -> int:
     )
     decoding = inputs.decoding(args)
     fitted = calibrated = None
+    in_train, in_held_out = gate.Accuracy(), gate.Accuracy()
     if train is not None:
-        fitted = _fitted_on(gate.fit(detector, net, train, transform, decoding), train.identity)
+        found_in = gate.fit(detector, net, train, transform, decoding, accuracy=in_train)
+        fitted = _fitted_on(found_in, train.identity)
     elif found is not None:
         found.check(Path(args.statistics), net)
         fit = fitting.fit_on_statistics(detector, found, net.logits, args.statistics)
@@ -70,7 +83,16 @@ def run(args: Namespace) -> int:
     if fitted and fitted.short_of:
         warn(f"{args.method}: {fitted.short_of}")
     if held_out is not None:
-        n = gate.calibrate(detector, net, held_out, transform, decoding, tpr=args.tpr, by_class=args.by_class)
+        n = gate.calibrate(
+            detector,
+            net,
+            held_out,
+            transform,
+            decoding,
+            tpr=args.tpr,
+            by_class=args.by_class,
+            accuracy=in_held_out,
+        )
         if detector.calibration_ is not None:
             _name_unknown_classes(detector.calibration_.unknown(len(net.bias)).tolist(), len(net.bias))
         calibrated = CalibratedOn(held_out.name, held_out.identity, n, args.tpr, args.by_class)
@@ -90,7 +112,36 @@ def run(args: Namespace) -> int:
         if images_of is not None:
             said.append(f"{verb} on {images_of.n} images of {images_of.set}")
     say(f"{out}: {', '.join(said)}")
-    return 0
+    for images, counted in ((train, in_train), (held_out, in_held_out)):
+        if images is not None and counted.percent is not None:
+            say(f"accuracy {counted.percent:.2f} % on {counted.labelled} images of {images.name}")
+            if words := doubts.accuracy(counted.percent, counted.labelled, len(net.bias)):
+                warn(words)
+    broken = _say_accepted(detector, net, ood, transform, decoding)
+    return 2 if broken or any(reason.startswith(evaluate.BROKEN) for reason in left_out.values()) else 0
+
+
+def _say_accepted(
+    detector: Detector, net: Backbone, sets: list[ImageSet], transform: Transform, decoding: Decoding
+) -> bool:
+    """Prints how much of each OOD set is accepted as ID; returns whether a set could not be read."""
+    broken = False
+    for images in sets:
+        inside = n = 0
+        try:
+            for verdicts in gate.judge(detector, net, images, transform, decoding):
+                assert verdicts.inside is not None  # there is a threshold
+                inside += int(np.count_nonzero(verdicts.inside))
+                n += len(verdicts.inside)
+        except InputError as reason:
+            error(str(reason))
+            broken = True
+            continue
+        for words in (*images.notes, *images.bad):
+            note(words)
+        if n:
+            say(f"{images.name}: accepts {100 * inside / n:.2f} % of {n} OOD images")
+    return broken
 
 
 def _fitted_on(

@@ -184,13 +184,14 @@ def add_json(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", metavar="FILE", help="also write the results there")
 
 
-def add_out_datasets(parser: argparse.ArgumentParser) -> None:
+def add_out_datasets(parser: argparse.ArgumentParser, default: str = "the original's sets") -> None:
+    """`default`: what stands for no flag, in words."""
     parser.add_argument(
         "--out-datasets",
         nargs="+",
         default=[],
         metavar="NAME[=FOLDER|LIST|.npy]",
-        help="default: the original's sets",
+        help=f"OOD sets; default: {default}",
     )
     parser.add_argument(
         "--list",

@@ -16,7 +16,7 @@ from dice.eval.folders import statistics_stem
 from dice.eval.methods import Method, choose_methods, parse_run
 from dice.images import datasets
 from dice.images.contents import shared
-from dice.images.imagesets import Decoding, ImageSet, Part
+from dice.images.imagesets import Decoding, ImageSet, Subset
 from dice.images.preprocess import Transform
 from dice.io import read_state_dict
 from dice.stats import training
@@ -197,21 +197,21 @@ def stored_mean(
     args: Namespace, name: str, net: Backbone, train: ImageSet, transform: Transform, base: Path
 ) -> Float64:
     """The mean feature of `train`, float64 (D,), stored under `base`; computed where it is not there yet."""
-    part = precompute.select(train)
-    stored, state = statistics_files(base, net, name, part)
+    subset = precompute.select(train)
+    stored, state = statistics_files(base, net, name, subset)
     if stored.is_file() and not args.fresh:
         debug(f"mean feature {stored}")
         return training.load_mean(stored, net)
     found = precompute.compute(
-        net, part, transform, state, full=False, fresh=args.fresh, decoding=decoding(args)
+        net, subset, transform, state, full=False, fresh=args.fresh, decoding=decoding(args)
     )
     training.save(stored, found, state)
     return found.mean()
 
 
-def statistics_files(base: Path, net: Backbone, name: str, part: Part) -> tuple[Path, Path]:
-    """Under `base`: the file of the statistics of `part`, and that of an unfinished pass over it."""
-    stem = statistics_stem(base, net, name, part)
+def statistics_files(base: Path, net: Backbone, name: str, subset: Subset) -> tuple[Path, Path]:
+    """Under `base`: the file of the statistics of `subset`, and that of an unfinished pass over it."""
+    stem = statistics_stem(base, net, name, subset)
     return stem.with_name(stem.name + ".npz"), stem.with_name(stem.name + ".partial.npz")
 
 

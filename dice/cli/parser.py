@@ -1,9 +1,11 @@
 """The commands of `dice`: their names, flags and order in `--help`.
 
 Each command is a file of this folder with a function `run`, and has a function here that adds its flags. The
-file is imported when the command runs and not before, so that `dice --help` answers at once.
+file is imported when the command runs and not before: importing all takes a second or two, `dice --help` a
+fifth of one.
 """
 
+import importlib
 from argparse import ArgumentParser, Namespace, _SubParsersAction
 from collections.abc import Callable
 from typing import Any, NoReturn, TypeAlias
@@ -61,10 +63,16 @@ def _command(
     commands: _Commands,
     name: str,
     words: str | None,
-    run: Callable[[Namespace], int],
     *groups: Callable[[ArgumentParser], None],
 ) -> ArgumentParser:
-    """Adds a command with the flags of `groups`; one without `words` is not listed by --help."""
+    """Adds the command that `run` of `dice/cli/<name>.py` is, with the flags of `groups`. One without `words`
+    is not listed by --help."""
+
+    def run(args: Namespace) -> int:
+        module = importlib.import_module(f"dice.cli.{name.replace('-', '_')}")
+        status: int = module.run(args)
+        return status
+
     listed: dict[str, Any] = {"help": words, "description": words} if words else {}
     parser = commands.add_parser(name, allow_abbrev=False, **listed)
     parser.set_defaults(run=run)
@@ -77,57 +85,30 @@ _EVALUATION = flags.add_network, flags.add_methods, flags.add_decoding, flags.ad
 
 
 def _eval(commands: _Commands) -> None:
-    def run(args: Namespace) -> int:
-        from dice.cli.eval import run
-
-        return run(args)
-
     words = "score an ID set against OOD sets and print the table"
-    _command(commands, "eval", words, run, flags.add_id_sets, *_EVALUATION)
+    _command(commands, "eval", words, flags.add_id_sets, *_EVALUATION)
 
 
 def _demo_cifar(commands: _Commands) -> None:
-    def run(args: Namespace) -> int:
-        from dice.cli.demo_cifar import run
-
-        return run(args)
-
-    parser = _command(commands, "demo-cifar", None, run, flags.add_id_sets, *_EVALUATION)  # of demo-cifar.sh
+    parser = _command(commands, "demo-cifar", None, flags.add_id_sets, *_EVALUATION)  # of demo-cifar.sh
     parser.set_defaults(model_arch="densenet")
 
 
 def _demo_imagenet(commands: _Commands) -> None:
-    def run(args: Namespace) -> int:
-        from dice.cli.demo_imagenet import run
-
-        return run(args)
-
-    parser = _command(commands, "demo-imagenet", None, run, *_EVALUATION)  # of demo-imagenet.sh
+    parser = _command(commands, "demo-imagenet", None, *_EVALUATION)  # of demo-imagenet.sh
     parser.add_argument("--random-weights", action="store_true", help="made-up weights: meaningless numbers")
     parser.set_defaults(model_arch="resnet50", name=None)
 
 
 def _demo(commands: _Commands) -> None:
-    def run(args: Namespace) -> int:
-        from dice.cli.demo import run
-
-        return run(args)
-
     words = "check that everything works here: real images and a network that ship with dice"
     groups = flags.add_device, flags.add_methods, flags.add_decoding, flags.add_saving, flags.add_json
-    _command(commands, "demo", words, run, *groups)
+    _command(commands, "demo", words, *groups)
 
 
 def _precompute(commands: _Commands) -> None:
-    def run(args: Namespace) -> int:
-        from dice.cli.precompute import run
-
-        return run(args)
-
     words = "statistics of the training features: the mean for DICE, class means, covariance"
-    parser = _command(
-        commands, "precompute", words, run, flags.add_id_set, flags.add_network, flags.add_decoding
-    )
+    parser = _command(commands, "precompute", words, flags.add_id_set, flags.add_network, flags.add_decoding)
     parser.add_argument("--in-data", metavar="FOLDER|LIST", help="training images of your own")
     parser.add_argument(
         "--out",
@@ -149,13 +130,8 @@ def _precompute(commands: _Commands) -> None:
 
 
 def _merge(commands: _Commands) -> None:
-    def run(args: Namespace) -> int:
-        from dice.cli.merge import run
-
-        return run(args)
-
     words = "one statistics file from those of all shards, or one detector from several"
-    parser = _command(commands, "merge", words, run)
+    parser = _command(commands, "merge", words)
     parser.add_argument(
         "files", nargs="+", metavar="FILE", help="of `dice precompute --shard`, or of `dice fit`: no mixture"
     )
@@ -168,13 +144,8 @@ def _merge(commands: _Commands) -> None:
 
 
 def _fit(commands: _Commands) -> None:
-    def run(args: Namespace) -> int:
-        from dice.cli.fit import run
-
-        return run(args)
-
     words = "a detector file: fitted on training images, its threshold from held-out ones"
-    parser = _command(commands, "fit", words, run, flags.add_id_set, flags.add_network, flags.add_decoding)
+    parser = _command(commands, "fit", words, flags.add_id_set, flags.add_network, flags.add_decoding)
     parser.add_argument(
         "--method", required=True, metavar="METHOD", help="dice, mds, msp ...; see dice.detectors.registry"
     )
@@ -206,16 +177,12 @@ def _fit(commands: _Commands) -> None:
         "--tpr", type=float, default=0.95, help="accept a further ID image with this probability at least"
     )
     parser.add_argument("--by-class", action="store_true", help="a threshold for each predicted class")
+    flags.add_out_datasets(parser, "none. How much of each the threshold accepts is printed")
 
 
 def _score(commands: _Commands) -> None:
-    def run(args: Namespace) -> int:
-        from dice.cli.score import run
-
-        return run(args)
-
     groups = flags.add_id_set, flags.add_network, flags.add_methods_before_files, flags.add_decoding
-    parser = _command(commands, "score", "score image files and folders, one line an image", run, *groups)
+    parser = _command(commands, "score", "score image files and folders, one line an image", *groups)
     parser.add_argument("files", nargs="+", metavar="FILE|FOLDER")
     parser.add_argument(
         "--detector", metavar="FILE", help="of `dice fit`; adds p-values and verdicts, ID or OOD"
@@ -226,14 +193,9 @@ def _score(commands: _Commands) -> None:
 
 
 def _sweep(commands: _Commands) -> None:
-    def run(args: Namespace) -> int:
-        from dice.cli.sweep import run
-
-        return run(args)
-
     words = "DICE at many p and clips: one backbone pass, a table and a curve"
     groups = flags.add_id_set, flags.add_network, flags.add_decoding, flags.add_saving
-    parser = _command(commands, "sweep", words, run, *groups)
+    parser = _command(commands, "sweep", words, *groups)
     parser.add_argument(
         "--p", nargs="+", type=flags.range_of, metavar="P|FROM:TO:STEP", help="default 0:100:5"
     )
@@ -262,13 +224,8 @@ def _sweep(commands: _Commands) -> None:
 
 
 def _report(commands: _Commands) -> None:
-    def run(args: Namespace) -> int:
-        from dice.cli.report import run
-
-        return run(args)
-
     words = "saved runs as one HTML page with figures, and as a Markdown table"
-    parser = _command(commands, "report", words, run)
+    parser = _command(commands, "report", words)
     parser.add_argument(
         "runs", nargs="+", metavar="RUN", help="folders that `dice eval` wrote, or run.json files in them"
     )
@@ -281,46 +238,24 @@ def _report(commands: _Commands) -> None:
 
 
 def _select_svhn(commands: _Commands) -> None:
-    def run(args: Namespace) -> int:
-        from dice.cli.select_svhn import run
-
-        return run(args)
-
     words = "choose the original's SVHN test images: the first 1000 of each digit"
-    _command(commands, "select-svhn", words, run, flags.add_root)
+    _command(commands, "select-svhn", words, flags.add_root)
 
 
 def _download(commands: _Commands) -> None:
-    def run(args: Namespace) -> int:
-        from dice.cli.download import run
-
-        return run(args)
-
-    parser = _command(
-        commands, "download", "fetch data sets and checkpoints into --root", run, flags.add_root
-    )
+    parser = _command(commands, "download", "fetch data sets and checkpoints into --root", flags.add_root)
     parser.add_argument(
         "names", nargs="*", metavar="NAME", help="what to fetch; without a name: lists what there is"
     )
 
 
 def _info(commands: _Commands) -> None:
-    def run(args: Namespace) -> int:
-        from dice.cli.info import run
-
-        return run(args)
-
     words = "versions, instruction set, threads, device, and which data sets are there"
-    _command(commands, "info", words, run, flags.add_root)
+    _command(commands, "info", words, flags.add_root)
 
 
 def _bench(commands: _Commands) -> None:
-    def run(args: Namespace) -> int:
-        from dice.cli.bench import run
-
-        return run(args)
-
     words = "images per second of a network here"
-    parser = _command(commands, "bench", words, run, flags.add_id_set, flags.add_network)
+    parser = _command(commands, "bench", words, flags.add_id_set, flags.add_network)
     parser.add_argument("-b", "--batch-size", type=flags.count, default=64)
     parser.add_argument("--seconds", type=float, default=5.0, help="how long to measure")

@@ -20,12 +20,13 @@ def run(args: Namespace) -> int:
     training.check_name(out, args.shard)
     check_target(out)
     train = inputs.own_or_known(args.in_data, args.in_dataset, args.root, "train")
-    part = precompute.select(train, max_images=args.max_images, seed=args.seed, shard=args.shard)
-    state = inputs.statistics_files(Path(args.base_dir), net, args.name, part)[1]
+    train.match_labels(len(net.bias), net.class_names)
+    subset = precompute.select(train, max_images=args.max_images, seed=args.seed, shard=args.shard)
+    state = inputs.statistics_files(Path(args.base_dir), net, args.name, subset)[1]
     transform = preprocess.transform_for(net.arch)
     full = not args.mean_only and out.suffix == ".npz"
     decoding = inputs.decoding(args)
-    found = precompute.compute(net, part, transform, state, full=full, fresh=args.fresh, decoding=decoding)
+    found = precompute.compute(net, subset, transform, state, full=full, fresh=args.fresh, decoding=decoding)
     training.save(out, found, state)
     print_statistics(out, found, net)
     for words in train.notes:

@@ -41,8 +41,7 @@ def score_by_methods(args: Namespace) -> int:
         )
     detectors = [method.detector(net, mean, args.in_dataset) for method in methods]
     write = tables.row_writer(args.format, ["file", "class", *(method.label for method in methods)])
-    files = datasets.image_files(args.files)
-    images = FileSet("files", Path(), files, None)
+    images, named = _named_images(args)
     scored = 0
     for indices, pixels in images.batches(transform, skip_bad=True, batch_size=args.batch_size):
         h, z = net.forward(pixels)
@@ -50,7 +49,7 @@ def score_by_methods(args: Namespace) -> int:
         for i, *row in zip(indices, z.argmax(axis=1).tolist(), *scores, strict=True):
             write([images.files[i], *row])
         scored += len(indices)
-    return _status(args, images, scored, len(files))
+    return _status(args, images, scored, named)
 
 
 def score_by_detector(args: Namespace) -> int:
@@ -66,8 +65,7 @@ def score_by_detector(args: Namespace) -> int:
     transform = preprocess.transform_for(came_from.preprocessing)
     if args.fail_on_ood and not hasattr(detector, "threshold_"):
         raise InputError(f"{path}: has no threshold for --fail-on-ood; fit it with --calibration")
-    files = datasets.image_files(args.files)
-    images = FileSet("files", Path(), files, None)
+    images, named = _named_images(args)
     write = tables.row_writer(args.format, COLUMNS)
     scored = outside = 0
     decoding = replace(inputs.decoding(args), skip_bad=True)
@@ -84,12 +82,20 @@ def score_by_detector(args: Namespace) -> int:
         ):
             write([images.files[i], *row])
         scored += len(words)
-    status = _status(args, images, scored, len(files))
+    status = _status(args, images, scored, named)
     if status or not args.fail_on_ood:
         return status
     if outside:
         return 1
-    return 0 if scored == len(files) else 2  # an image that was left out is not known to be ID
+    return 0 if scored == named else 2  # an image that was left out is not known to be ID
+
+
+def _named_images(args: Namespace) -> tuple[FileSet, int]:
+    """The images that the command line names, and how many files that is, with those that are not there."""
+    files, left_out = datasets.image_files(args.files)
+    for words in left_out:
+        note(words)
+    return FileSet("files", Path(), files, None), len(files)
 
 
 def open_network_of(came_from: Origin, path: Path, args: Namespace) -> Backbone:

@@ -10,9 +10,9 @@ import numpy as np
 from dice.arrays import Float64
 from dice.cli import inputs
 from dice.cli.flags import range_of
-from dice.console import note, say
+from dice.console import note, say, warn
 from dice.errors import InputError
-from dice.eval import evaluate, metrics, precompute, tables
+from dice.eval import doubts, evaluate, metrics, precompute, tables
 from dice.eval.features import FeaturePass
 from dice.eval.sweep import Choice, Grid, Point, Sweep, choose, measure
 from dice.images import datasets, preprocess
@@ -33,6 +33,7 @@ def run(args: Namespace) -> int:
     _, sets, left_out = inputs.open_sets(specs, args.root, strict=False)
     if not sets:
         raise InputError("--out-datasets: none of the sets is there")
+    used = [id_set, *sets]
     proxy = train = None
     if args.proxy:
         proxy = datasets.open_set(args.proxy, args.root)
@@ -43,6 +44,7 @@ def run(args: Namespace) -> int:
         refusal = "--choose-data: these are the ID images of the table; give others"
         inputs.tell_apart(train, "the images that p is chosen by", id_set, refusal)
         train = precompute.select(train, max_images=min(CHOICE_IMAGES, len(train)))
+        used += [proxy, train]
     net = inputs.open_network(args, args.in_dataset)
     transform = preprocess.transform_for(net.arch)
     mean = inputs.mean_feature(args, args.in_dataset, net, transform, base)
@@ -67,6 +69,13 @@ def run(args: Namespace) -> int:
     if args.out:
         write_lines(Path(args.out), [json.dumps(found.to_json(), indent=2)])
     print_sweep(found, args.format)
+    for images in used:
+        for words in (*images.notes, *images.bad):
+            note(words)
+    highest = max(points, key=lambda point: point.average.auroc)
+    for words in (doubts.below_half(highest.sets, 0.5), doubts.few_images({s.name: len(s) for s in sets})):
+        if words:
+            warn(words)
     return 2 if any(reason.startswith(evaluate.BROKEN) for reason in left_out.values()) else 0
 
 
@@ -103,10 +112,15 @@ def print_table(found: Sweep) -> None:
     """One line for each point, averages over the OOD sets in percent, with a bar for the AUROC."""
     areas = [point.average.auroc for point in found.points]
     low, high = min(areas), max(areas)
-    span = high - low or 1
+    span, most = high - low or 1, 0.0
     say(f" DICE sweep ({found.convention} convention), average over {', '.join(found.points[0].sets)}")
     say(f"{'p':>7s} {'clip':>8s} {'FPR':>6s} {'AUROC':>6s}  AUROC from {100 * low:.2f} to {100 * high:.2f}")
     for point, area in zip(found.points, areas, strict=True):
         clip = "-" if point.clip is None else f"{point.clip:g}"
         bar = "#" * round(BAR * (area - low) / span)
-        say(f"{point.p:7g} {clip:>8s} {100 * point.average.fpr95:6.2f} {100 * area:6.2f}  {bar}".rstrip())
+        tied = point.average.tied
+        fpr = f"{100 * point.average.fpr95:6.2f}{' ' if tied is None else '*'}"
+        say(f"{point.p:7g} {clip:>8s} {fpr}{100 * area:6.2f}  {bar}".rstrip())
+        most = max(most, tied or 0)
+    if most:
+        note(f"* FPR hangs on ties: on average up to {doubts.ties(100 * most, found.convention)}")

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from dice import _core
 from dice.arrays import as_array
-from dice.detectors.checks import bounded, real
+from dice.detectors.checks import bounded, percentage, real
 from dice.errors import InputError
 
 __all__ = ["ASH", "SCALE", "VRA", "Activation", "Clip", "Cuts"]
@@ -51,12 +51,6 @@ class Activation:
 def _fraction(value: Any, name: str) -> float:
     if not isinstance(value, int | float) or not 0 <= value <= 1:
         raise InputError(f"{name}: got {value!r}, want a fraction from 0 to 1")
-    return float(value)
-
-
-def _percentile(value: Any, name: str) -> float:
-    if not isinstance(value, int | float) or not 0 <= value <= 100:
-        raise InputError(f"{name}: got {value!r}, want a percentage from 0 to 100")
     return float(value)
 
 
@@ -100,7 +94,7 @@ class ASH(Activation):
     def __post_init__(self) -> None:
         if self.variant not in ("p", "b", "s"):
             raise InputError(f"variant: got {self.variant!r}, want one of p, b, s")
-        _percentile(self.percentile, "percentile")
+        percentage(self.percentile, "percentile")
 
     def apply(self, h: NDArray[np.float32], cuts: Cuts) -> NDArray[np.float32]:
         return _core.activate(f"ash-{self.variant}", h, self.percentile)
@@ -115,7 +109,7 @@ class SCALE(Activation):
     percentile: float = 85
 
     def __post_init__(self) -> None:
-        _percentile(self.percentile, "percentile")
+        percentage(self.percentile, "percentile")
 
     def apply(self, h: NDArray[np.float32], cuts: Cuts) -> NDArray[np.float32]:
         return _core.activate("scale", h, self.percentile)

@@ -9,7 +9,7 @@ from scipy.special import softmax
 
 from dice import _core
 from dice.detectors.base import Detector
-from dice.detectors.checks import MOST_SEED, positive, real, scored, whole
+from dice.detectors.checks import MOST_SEED, check_layer, positive, real, scored, whole
 from dice.detectors.head import HeadScore
 from dice.errors import InputError
 from dice.io import schema
@@ -176,6 +176,7 @@ class NNGuide(HeadScore):
     def __init__(
         self, W: Any, b: Any, K: int = 10, fraction: float = 0.01, seed: int = 0, device: str = "cpu"
     ) -> None:
+        check_layer(W, b)
         self.W = W
         self.b = b
         self.K = K
@@ -235,6 +236,7 @@ class Relation(HeadScore):
     def __init__(
         self, W: Any, b: Any, threshold: float = 0.03, power: float = 1.0, device: str = "cpu"
     ) -> None:
+        check_layer(W, b)
         self.W = W
         self.b = b
         self.threshold = threshold

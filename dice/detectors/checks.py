@@ -1,6 +1,8 @@
 """Checks of what users give to detectors: parameters, features, labels, the last layer. Each refusal is an
 `InputError` whose message names the argument."""
 
+import contextlib
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -15,6 +17,7 @@ MOST_SEED = (1 << 128) - 1
 
 __all__ = [
     "bounded",
+    "check_layer",
     "chosen",
     "class_labels",
     "finite",
@@ -29,14 +32,43 @@ __all__ = [
 ]
 
 
+def check_layer(W: Any, b: Any) -> None:
+    """Refuses a last layer by the shapes of W and b, without reading them: one that is missing, swapped or
+    transposed. Both may be None, as in the table of methods."""
+    if W is None and b is None:
+        return
+    if b is None:
+        raise InputError("b: not given; for a last layer without bias give numpy.zeros(len(W))")
+    if W is None:
+        raise InputError("W: not given, want the weights of the last layer, (C, D)")
+    weight, bias = _shape(W), _shape(b)
+    if weight is None or bias is None:
+        return
+    if len(weight) == 1 and len(bias) == 2:
+        raise InputError(f"W, b: are swapped; got W {weight} and b {bias}, want W (C, D) and b (C,)")
+    if len(weight) == 2 and len(bias) == 1 and bias[0] != weight[0]:
+        if bias[0] == weight[1]:
+            raise InputError(f"W: is transposed; got {weight} with b {bias}, want W (C, D); give W.T")
+        raise InputError(f"b: got {bias[0]} values, W {weight} wants {weight[0]}")
+
+
+def _shape(value: Any) -> tuple[int, ...] | None:
+    """The shape of an array or a list; None where it does not say."""
+    shape = getattr(value, "shape", None)
+    if shape is None and isinstance(value, list | tuple):
+        with contextlib.suppress(ValueError):  # of unequal rows, which are refused when they are read
+            shape = np.shape(value)
+    return None if shape is None else tuple(shape)
+
+
 def last_layer(W: Any, b: Any) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """W (C, D) and b (C,) as float32, checked against each other."""
+    check_layer(W, b)
     weight = np.ascontiguousarray(as_array(W, "W", 2), dtype=np.float32)
     bias = np.ascontiguousarray(as_array(b, "b", 1), dtype=np.float32)
+    check_layer(weight, bias)  # of what did not say its shape before
     if not weight.size:
         raise InputError(f"W: got shape {weight.shape}, want some classes and some features")
-    if len(bias) != len(weight):
-        raise InputError(f"b: got {len(bias)} values, W {weight.shape} wants {len(weight)}")
     return weight, bias
 
 
@@ -74,6 +106,23 @@ def positive(value: Any, name: str) -> float:
     return number
 
 
+def percentage(value: Any, name: str) -> float:
+    """A parameter from 0 to 100; a warning where it looks like a fraction."""
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        number = np.nan
+    if not 0 <= number <= 100:
+        raise InputError(f"{name}: got {value!r}, want a percentage from 0 to 100")
+    if 0 < number < 1:
+        warnings.warn(
+            f"{name}={number:g} is a percentage: {number:g} of 100, not {100 * number:g} of 100",
+            UserWarning,
+            stacklevel=4,
+        )
+    return number
+
+
 def whole(value: Any, name: str, least: int = 1, most: int = MOST_WHOLE) -> int:
     """A parameter as a whole number from `least` to `most`."""
     if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
@@ -81,14 +130,6 @@ def whole(value: Any, name: str, least: int = 1, most: int = MOST_WHOLE) -> int:
     if value > most:
         raise InputError(f"{name}: is too large, want at most {most}")
     return int(value)
-
-
-def percentage(value: Any, name: str) -> float:
-    """A parameter as a number from 0 to 100."""
-    number = real(value, name)
-    if not 0 <= number <= 100:
-        raise InputError(f"{name}: got {value!r}, want a percentage from 0 to 100")
-    return number
 
 
 def finite(block: np.ndarray, name: str) -> np.ndarray:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from dice import _core
 from dice.arrays import unit_rows
 from dice.detectors.base import Detector
-from dice.detectors.checks import chosen, finite, scored
+from dice.detectors.checks import check_layer, chosen, finite, scored
 from dice.detectors.gaussian import NamedClasses
 from dice.detectors.head import HeadScore
 from dice.errors import InputError
@@ -115,6 +115,7 @@ class CADRef(HeadScore):
     saved_classes = (PredictedMeans, ClassMoments)
 
     def __init__(self, W: Any, b: Any, strength: str = "energy") -> None:
+        check_layer(W, b)
         self.W = W
         self.b = b
         self.strength = strength

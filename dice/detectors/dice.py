@@ -4,7 +4,7 @@ ReAct."""
 from typing import TYPE_CHECKING, Any
 
 from dice.detectors.activations import Clip
-from dice.detectors.checks import real
+from dice.detectors.checks import check_layer, real
 from dice.detectors.last_layer import LastLayer
 from dice.errors import InputError
 from dice.stats.moments import Moments
@@ -71,6 +71,7 @@ class DICE(LastLayer):
         score: str = "energy",
         device: str = "cpu",
     ) -> None:
+        check_layer(W, b)
         self.W = W
         self.b = b
         self.p = p

@@ -80,6 +80,7 @@ def fit(
     count: int,
     name: str,
     strict: bool = False,
+    unlabelled: str = "",
     measure: Callable[[], AbstractContextManager[None]] = nullcontext,
 ) -> Fits:
     """Fits `detectors` by name, further where they have learnt before.
@@ -87,6 +88,7 @@ def fit(
     chunks: which of the training images, int64 (n,), and their features (n, D); they are read once.
     labels: (count,), the training images' classes, or None. count: how many images there are, unreadable ones
     too. name: what they are called.
+    unlabelled: why `labels` is None, in words, where it is known.
     measure: makes a context manager that times its `with` block; all work is done inside such a block, but
     not the wait for the next chunk.
 
@@ -94,7 +96,7 @@ def fit(
     raised. InputError where no image could be used.
     """
     fitter = _Fitter(detectors, labels, count, name, strict)
-    fitter.refuse_without_labels()
+    fitter.refuse_without_labels(unlabelled)
     for indices, features in chunks:
         if len(indices):
             with measure():
@@ -124,14 +126,12 @@ class _Fitter:
         keeps = any(detector.keeps_features for detector in detectors.values())
         self.bank_size = count - count // EVERY if keeps else 0
 
-    def refuse_without_labels(self) -> None:
+    def refuse_without_labels(self, why: str) -> None:
         for key, detector in self.detectors.items():
             with self.refusal(key):
                 if detector.needs_labels and self.labels is None:
-                    raise InputError(
-                        f"{self.name}: the training images have no labels; use class folders, or a list with "
-                        "labels"
-                    )
+                    cure = "use class folders, or a list with labels"
+                    raise InputError(why or f"{self.name}: the training images have no labels; {cure}")
 
     def take(self, indices: Int64, features: Array, z: Float32) -> None:
         """Learns from a chunk, one image at least, with its logits `z` (n, C)."""

@@ -11,6 +11,7 @@ from dice.arrays import blocks, on_gpu
 from dice.detectors.base import Detector, S, Width
 from dice.detectors.checks import (
     bounded,
+    check_layer,
     chosen,
     class_labels,
     finite,
@@ -125,6 +126,7 @@ class GradNorm(HeadScore):
     needs_fit = False
 
     def __init__(self, W: Any, b: Any, T: float = 1.0) -> None:
+        check_layer(W, b)
         self.W = W
         self.b = b
         self.T = T
@@ -148,6 +150,7 @@ class LTS(HeadScore):
     needs_fit = False
 
     def __init__(self, W: Any, b: Any, percentile: float = 95) -> None:
+        check_layer(W, b)
         self.W = W
         self.b = b
         self.percentile = percentile
@@ -196,6 +199,7 @@ class FDBD(_CentredScore):
     """
 
     def __init__(self, W: Any, b: Any, over: str = "distance") -> None:
+        check_layer(W, b)
         self.W = W
         self.b = b
         self.over = over
@@ -239,6 +243,7 @@ class NCI(_CentredScore):
     """
 
     def __init__(self, W: Any, b: Any, alpha: float = 1e-4) -> None:
+        check_layer(W, b)
         self.W = W
         self.b = b
         self.alpha = alpha
@@ -316,6 +321,7 @@ class SHE(HeadScore):
     saved_classes = (Patterns, ClassMoments)
 
     def __init__(self, W: Any, b: Any, variant: str = "predicted") -> None:
+        check_layer(W, b)
         self.W = W
         self.b = b
         self.variant = variant

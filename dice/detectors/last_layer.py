@@ -12,7 +12,7 @@ from dice import _core
 from dice.arrays import DeviceArray, Float32, as_array, blocks, on_gpu
 from dice.detectors.activations import ASH, SCALE, VRA, Activation, Clip, Cuts
 from dice.detectors.base import Detector
-from dice.detectors.checks import chosen, finite, last_layer, percentage, real, scored
+from dice.detectors.checks import check_layer, chosen, finite, last_layer, percentage, real, scored
 from dice.detectors.logits import LogitScore
 from dice.detectors.sample import Thinned
 from dice.errors import InputError
@@ -135,6 +135,7 @@ class LastLayer(Detector):
         contribution: str = "product",
         score: str | LogitScore = "energy",
     ) -> None:
+        check_layer(W, b)
         self.W = W
         self.b = b
         self.activation = activation
@@ -324,7 +325,7 @@ class LastLayer(Detector):
                 UserWarning,
                 stacklevel=9,  # who calls score_samples
             )
-        p = real(self.p, "p")
+        p = percentage(self.p, "p")
         if _core.device_offers(self._device(), "rank"):
             return _core.device_rank(mean, self._layer()[0], p, absolute, self._device())
         return _core.contribution_percentile(mean, last_layer(self.W, self.b)[0], p, absolute), None

@@ -17,10 +17,23 @@ __all__ = ["GEN", "MSP", "Energy", "Entropy", "LogitScore", "MaxLogit", "TempSca
 
 class LogitScore(Detector):
     """Base class of the scores of logits. A subclass writes `_score_block` and, where it learns,
-    `partial_fit`."""
+    `partial_fit`.
+
+    `classes` is C, and logits of another width are refused: features, say, given for logits. Without it any
+    width is scored until `fit` has seen one."""
 
     takes = "z"
     needs_fit = False
+    classes: int | None = None  #: a parameter of those that learn nothing: C, None for any
+
+    def _width(self) -> int | None:
+        """C as it was told, else as the fit has it."""
+        return super()._width() if self.classes is None else whole(self.classes, "classes")
+
+    def _check(self) -> None:
+        super()._check()
+        if self.classes is not None:
+            whole(self.classes, "classes")
 
     def partial_fit(self, z: Any, y: Any = None) -> "LogitScore":
         """Learns nothing; checks that `z` (N, C) could be scored."""
@@ -76,8 +89,9 @@ class MSP(LogitScore):
     T other than 1 is ODIN's first half; for a T fitted to labels see `TempScale`.
     """
 
-    def __init__(self, T: float = 1.0) -> None:
+    def __init__(self, T: float = 1.0, classes: int | None = None) -> None:
         self.T = T
+        self.classes = classes
 
     def _check(self) -> None:
         super()._check()
@@ -90,6 +104,9 @@ class MSP(LogitScore):
 class MaxLogit(LogitScore):
     """The largest logit (Hendrycks et al., ICML 2022, arXiv 1911.11132)."""
 
+    def __init__(self, classes: int | None = None) -> None:
+        self.classes = classes
+
     def _score_block(self, z: np.ndarray) -> NDArray[np.float64]:
         return _core.score("maxlogit", z, None, (), ())
 
@@ -97,8 +114,9 @@ class MaxLogit(LogitScore):
 class Energy(LogitScore):
     """T logsumexp(z / T): the free energy of Liu et al. (NeurIPS 2020, arXiv 2010.03759, eq. 4), negated."""
 
-    def __init__(self, T: float = 1.0) -> None:
+    def __init__(self, T: float = 1.0, classes: int | None = None) -> None:
         self.T = T
+        self.classes = classes
 
     def _check(self) -> None:
         super()._check()
@@ -114,6 +132,9 @@ class Entropy(LogitScore):
     pytorch-ood raises every p to at least 1e-7 first.
     """
 
+    def __init__(self, classes: int | None = None) -> None:
+        self.classes = classes
+
     def _score_block(self, z: np.ndarray) -> NDArray[np.float64]:
         return _core.score("entropy", z, None, (), ())
 
@@ -126,9 +147,10 @@ class GEN(LogitScore):
     M = 100 on ImageNet. pytorch-ood takes the mean instead of the sum, and raises every p to at least 1e-7.
     """
 
-    def __init__(self, gamma: float = 0.1, M: int = 100) -> None:
+    def __init__(self, gamma: float = 0.1, M: int = 100, classes: int | None = None) -> None:
         self.gamma = gamma
         self.M = M
+        self.classes = classes
 
     def _check(self) -> None:
         super()._check()

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from dice import _core
 from dice.arrays import blocks
-from dice.detectors.checks import chosen, whole
+from dice.detectors.checks import check_layer, chosen, whole
 from dice.detectors.head import HeadScore
 from dice.detectors.sample import Thinned
 from dice.errors import InputError
@@ -34,6 +34,7 @@ class OptFS(HeadScore):
     MOST = 10_000  # bins
 
     def __init__(self, W: Any, b: Any, bins: int = 100, variant: str = "predicted") -> None:
+        check_layer(W, b)
         self.W = W
         self.b = b
         self.bins = bins

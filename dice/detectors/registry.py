@@ -108,8 +108,11 @@ class TableRow:
         return self.detector.needs_labels
 
     def make(self, W: Any, b: Any, parameters: Mapping[str, Any]) -> Detector:
-        """The detector with `parameters`, and with the last layer where it takes one."""
-        layer = {"W": W, "b": b} if "W" in self.known_parameters else {}
+        """The detector with `parameters`, and with the last layer, or its number of classes, where it takes
+        that."""
+        layer: dict[str, Any] = {"W": W, "b": b} if "W" in self.known_parameters else {}
+        if b is not None and "classes" in self.known_parameters and "classes" not in parameters:
+            layer["classes"] = len(b)
         return self.detector(**layer, **parameters)
 
 
@@ -185,7 +188,7 @@ def make(
     InputError for an unknown name, a parameter that the method does not have, or W or b missing.
 
     >>> make("knn", dataset="imagenet"), make("gen", M=10)
-    (KNN(k=1000, device='cpu'), GEN(gamma=0.1, M=10))
+    (KNN(k=1000, device='cpu'), GEN(gamma=0.1, M=10, classes=None))
     """
     if name not in METHODS:
         raise InputError(f"method: got {name!r}, want one of {', '.join(METHODS)}")
@@ -195,6 +198,6 @@ def make(
     for parameter in given:
         if parameter not in known:
             raise InputError(f"{parameter}: not a parameter of {name}; it has {', '.join(known)}")
-    if row.needs_head and (W is None or b is None):
-        raise InputError(f"{'W' if W is None else 'b'}: not given; {name} wants the last layer")
+    if row.needs_head and W is None and b is None:
+        raise InputError(f"W: not given; {name} wants the last layer")
     return row.make(W, b, given)

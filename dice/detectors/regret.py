@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from dice import _core
 from dice.arrays import unit_rows
+from dice.detectors.checks import check_layer
 from dice.detectors.head import HeadScore
 from dice.detectors.subspace import check_scatter
 from dice.errors import InputError
@@ -29,6 +30,7 @@ class PNML(HeadScore):
     saved_classes = (ClassMoments,)
 
     def __init__(self, W: Any, b: Any) -> None:
+        check_layer(W, b)
         self.W = W
         self.b = b
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from dice import _core
 from dice.arrays import blocks, on_gpu, unit_rows
 from dice.detectors.base import Detector
-from dice.detectors.checks import finite, float_type, last_layer, real, scored, truth, whole
+from dice.detectors.checks import check_layer, finite, float_type, last_layer, real, scored, truth, whole
 from dice.detectors.head import HeadScore
 from dice.detectors.sample import Thinned
 from dice.errors import InputError
@@ -103,6 +103,7 @@ class Residual(Detector):
 
     def __init__(self, dim: int | None = None, W: Any = None, b: Any = None, device: str = "cpu") -> None:
         self.dim = dim
+        check_layer(W, b)
         self.W = W
         self.b = b
         self.device = device
@@ -208,6 +209,7 @@ class ViM(HeadScore):
     KEPT = 1 << 25
 
     def __init__(self, W: Any, b: Any, dim: int | None = None, device: str = "cpu") -> None:
+        check_layer(W, b)
         self.W = W
         self.b = b
         self.dim = dim
@@ -325,6 +327,7 @@ class NECO(HeadScore):
     SHARE = 0.9
 
     def __init__(self, W: Any, b: Any, dim: int | None = None, max_logit: bool = True) -> None:
+        check_layer(W, b)
         self.W = W
         self.b = b
         self.dim = dim

@@ -9,7 +9,7 @@ from scipy.special import expit, logsumexp
 
 from dice import _core
 from dice.arrays import Array, as_array, blocks, unit_rows
-from dice.detectors.checks import finite, positive, whole
+from dice.detectors.checks import check_layer, finite, positive, whole
 from dice.detectors.head import HeadScore
 from dice.errors import InputError
 
@@ -28,6 +28,7 @@ class MCM(HeadScore):
     needs_fit = False
 
     def __init__(self, W: Any, b: Any, T: float = 1.0) -> None:
+        check_layer(W, b)
         self.W = W
         self.b = b
         self.T = T
@@ -54,6 +55,7 @@ class NegLabel(HeadScore):
     needs_fit = False
 
     def __init__(self, W: Any, b: Any, negatives: Any, groups: int = 100, T: float = 0.01) -> None:
+        check_layer(W, b)
         self.W = W
         self.b = b
         self.negatives = negatives

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from dice import _core
 from dice.arrays import blocks
-from dice.detectors.checks import MOST_SEED, bounded, positive, whole
+from dice.detectors.checks import MOST_SEED, bounded, check_layer, positive, whole
 from dice.detectors.head import HeadScore
 from dice.detectors.sample import Thinned
 from dice.errors import InputError
@@ -66,6 +66,7 @@ class WeiPer(HeadScore):
         images: int = 5000,
         seed: int = 0,
     ) -> None:
+        check_layer(W, b)
         self.W = W
         self.b = b
         self.copies = copies

@@ -50,7 +50,9 @@ class Measure:
         autc = None
         if np.isfinite(scores_id).all() and np.isfinite(scores_ood).all():
             autc = 100 * metrics.autc(scores_id, scores_ood, self.convention)
-        measured = Metrics.from_columns((100 * found[key] for key in metrics.METRICS), autc)
+        tied = metrics.tied(scores_id, scores_ood, self.convention)
+        columns = (100 * found[key] for key in metrics.METRICS)
+        measured = Metrics.from_columns(columns, autc, 100 * tied if tied >= metrics.TIES else None)
         if not self.replicates:
             return SetResult(len(scores_ood), measured)
         ends = metrics.bootstrap(scores_id, scores_ood, self.convention, replicates=self.replicates)
@@ -170,6 +172,8 @@ def evaluate(
     skipped, left_out: the OOD sets (by name) and the methods (by label) that the caller has left out already,
         with the reason for each; the results list them with those that are left out here.
 
+    The labels of `id_set` and `train` become those of `net`, or are dropped: see `ImageSet.match_labels`.
+
     A broken OOD set is named on stderr and in `skipped`, a method that cannot be fitted in `left_out`; the
     others are finished. Raises InputError for a broken ID set, where no method is left, and for a disk that
     cannot be written; what is finished is kept in `settings.base_dir`.
@@ -183,6 +187,9 @@ def evaluate(
         settings.fresh,
         clock or Clock(),
     )
+    for images in (id_set, train):
+        if images is not None:
+            images.match_labels(len(net.bias), net.class_names)
     skipped = dict(skipped or {})
     fitted = _fit(through, methods, train, mean, settings.in_dataset)
     left_out = {**(left_out or {}), **fitted.failed}
@@ -282,6 +289,7 @@ def _fit(
             through.features(train),
             through.net.logits,
             labels=train.labels,
+            unlabelled=train.unlabelled,
             count=len(train),
             name=train.name,
             measure=partial(through.clock.measure, "head"),
@@ -334,7 +342,6 @@ def _score(
 
 def _parameters(detector: Detector) -> dict[str, Any]:
     """The detector's parameters as plain values, without those that the network gives."""
-    given = {
-        key: value for key, value in detector.get_params().items() if key not in ("W", "b", "mean", "device")
-    }
+    of_network = ("W", "b", "mean", "device", "classes")
+    given = {key: value for key, value in detector.get_params().items() if key not in of_network}
     return {key: v if isinstance(v, str | int | float | None) else repr(v) for key, v in given.items()}

@@ -13,7 +13,24 @@ from dice.detectors import Detector, fitting
 from dice.images.imagesets import Decoding, ImageSet
 from dice.images.preprocess import Transform
 
-__all__ = ["Verdicts", "calibrate", "fit", "judge"]
+__all__ = ["Accuracy", "Verdicts", "calibrate", "fit", "judge"]
+
+
+class Accuracy:
+    """How many images the network puts into their class, counted while they pass."""
+
+    def __init__(self) -> None:
+        self.right = self.labelled = 0
+
+    def count(self, z: Float32, labels: Int64) -> None:
+        """Adds images with logits `z` (n, C) and `labels` (n,), -1 for none."""
+        self.right += int(np.count_nonzero(z.argmax(axis=1) == labels))
+        self.labelled += int(np.count_nonzero(labels >= 0))
+
+    @property
+    def percent(self) -> float | None:
+        """None without labels."""
+        return 100 * self.right / self.labelled if self.labelled else None
 
 
 class Verdicts(NamedTuple):
@@ -32,14 +49,18 @@ def fit(
     images: ImageSet,
     transform: Transform,
     decoding: Decoding = Decoding(),  # noqa: B008 (frozen)
+    *,
+    accuracy: Accuracy | None = None,
 ) -> fitting.Fit:
     """Fits on `images` in one streaming pass of the network, on the same images as `dice eval` does: see
-    `dice.detectors.fitting`."""
+    `dice.detectors.fitting`. Counts them in `accuracy`."""
+    images.match_labels(len(net.bias), net.class_names)
     fits = fitting.fit(
         {images.name: detector},
-        ((indices, h) for indices, h, _ in _passed(net, images, transform, decoding)),
+        ((indices, h) for indices, h, _ in _passed(net, images, transform, decoding, accuracy)),
         net.logits,
         labels=images.labels,
+        unlabelled=images.unlabelled,
         count=len(images),
         name=images.name,
         strict=True,
@@ -56,11 +77,14 @@ def calibrate(
     *,
     tpr: float,
     by_class: bool = False,
+    accuracy: Accuracy | None = None,
 ) -> int:
-    """Sets the threshold, and what p-values need, from held-out ID `images`; returns how many there were."""
+    """Sets the threshold, and what p-values need, from held-out ID `images`; returns how many there were.
+    Counts them in `accuracy`."""
+    images.match_labels(len(net.bias), net.class_names)
     rows = [
         (detector.score_samples(z if detector.takes == "z" else h), z.argmax(axis=1))
-        for _, h, z in _passed(net, images, transform, decoding)
+        for _, h, z in _passed(net, images, transform, decoding, accuracy)
     ]
     scores, classes = (
         (np.concatenate(column) for column in zip(*rows, strict=True)) if rows else (np.empty(0), None)
@@ -86,11 +110,17 @@ def judge(
 
 
 def _passed(
-    net: Backbone, images: ImageSet, transform: Transform, decoding: Decoding
+    net: Backbone,
+    images: ImageSet,
+    transform: Transform,
+    decoding: Decoding,
+    accuracy: Accuracy | None = None,
 ) -> Iterator[tuple[Int64, Float32, Float32]]:
     """Of each batch: indices (n,), features (n, D) and logits (n, C)."""
     with progress(len(images), images.name) as bar:
         for indices, pixels in decoding.batches(images, transform):
             h, z = net.forward(pixels)
+            if accuracy is not None and images.labels is not None:
+                accuracy.count(z, images.labels[indices])
             bar.update(len(indices))
             yield indices, h, z

@@ -16,6 +16,7 @@ merged; DTERR, the smallest (FN + FP) / N over all thresholds; and AUTC, the are
 all thresholds, with scores scaled to [0, 1].
 """
 
+import math
 from collections.abc import Iterable, Mapping
 from decimal import Decimal
 from typing import Any
@@ -29,6 +30,7 @@ from dice.errors import InputError
 __all__ = [
     "CONVENTIONS",
     "METRICS",
+    "TIES",
     "auin",
     "auout",
     "auroc",
@@ -39,10 +41,12 @@ __all__ = [
     "dterr",
     "evaluate",
     "fpr_at_tpr",
+    "tied",
 ]
 
 CONVENTIONS = ("paper", "openood", "sklearn")  # in the order of dice_metric_convention
 METRICS = ("fpr95", "auroc", "auin", "auout", "dterr")
+TIES = 0.01  # the share `tied` from which FPR95 says little
 
 
 def evaluate(scores_id: Any, scores_ood: Any, convention: str = "paper") -> dict[str, float]:
@@ -124,6 +128,23 @@ def bootstrap(
     ends = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2], axis=0).T.tolist()
     names = METRICS if np.isnan(drawn[0, -1]) else (*METRICS, "autc")
     return {name: (low, high) for name, (low, high) in zip(names, ends, strict=False)}
+
+
+def tied(scores_id: Any, scores_ood: Any, convention: str = "paper", tpr: float = 0.95) -> float:
+    """The share of OOD scores that equal the threshold of `fpr_at_tpr`; under `openood`, of ID scores.
+
+    FPR would be another by as much if ties were counted otherwise: it is 0 where all scores are equal.
+    """
+    ids, oods, _, tpr, miss = _arguments(scores_id, scores_ood, convention, tpr)
+    counted, ranked = (ids, oods) if convention == "openood" else (oods, ids)
+    if not len(counted) or not len(ranked):
+        raise InputError("tied: of no scores")
+    most = math.ceil(tpr * len(ranked) - 1e-9)
+    rank = {"paper": round(miss * len(ranked)), "openood": most - 1, "sklearn": len(ranked) - most}[
+        convention
+    ]
+    rank = min(max(rank, 0), len(ranked) - 1)
+    return float(np.mean(counted == np.partition(ranked, rank)[rank]))
 
 
 def average(rows: Mapping[str, Mapping[str, float]], names: Iterable[str] | None = None) -> dict[str, float]:

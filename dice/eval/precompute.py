@@ -15,7 +15,7 @@ from dice.backbone import Backbone
 from dice.console import note, progress
 from dice.detectors import DICE
 from dice.errors import InputError
-from dice.images.imagesets import Decoding, ImageSet, Part
+from dice.images.imagesets import Decoding, ImageSet, Subset
 from dice.images.preprocess import Transform
 from dice.io import fingerprint
 from dice.io.output import write_npz
@@ -33,7 +33,7 @@ SAVE_SECONDS = 60.0  # how much a kill can lose
 
 def select(
     train: ImageSet, *, max_images: int | None = None, seed: int = 0, shard: tuple[int, int] | None = None
-) -> Part:
+) -> Subset:
     """`train`, or a sample of it, or one of n shards of either.
 
     max_images: a random sample without replacement, stratified: each label gets its share, rounded up or
@@ -53,7 +53,7 @@ def select(
         if not 1 <= i <= n <= len(indices):
             raise InputError(f"--shard {i}/{n}: want 1/N to N/N, N at most the {len(indices)} images")
         indices = indices[len(indices) * (i - 1) // n : len(indices) * i // n]
-    return Part(train, indices, sample=sample, shard=list(shard) if shard else None)
+    return Subset(train, indices, sample=sample, shard=list(shard) if shard else None)
 
 
 # -- the pass
@@ -61,7 +61,7 @@ def select(
 
 def compute(
     net: Backbone,
-    part: Part,
+    subset: Subset,
     transform: Transform,
     state: Path,
     *,
@@ -69,16 +69,16 @@ def compute(
     fresh: bool = False,
     decoding: Decoding = Decoding(),  # noqa: B008 (frozen)
 ) -> Statistics:
-    """One pass over `part`. Memory does not depend on its length, but for the names of its files.
+    """One pass over `subset`. Memory does not depend on its length, but for the names of its files.
 
     `state` keeps an interrupted pass, at least every SAVE_SECONDS; the bits are those of an undisturbed one.
     `dice.stats.training.save` removes it.
     """
-    labels = part.labels
+    labels = subset.labels
     if labels is not None and not (len(labels) and labels.min() >= 0 and labels.max() < len(net.bias)):
         labels = None  # some are no class of the network
     features, classes = net.weight.shape[1], 0 if labels is None else len(net.bias)
-    found = Statistics(_about(net, part, transform, full), features, classes)
+    found = Statistics(_about(net, subset, transform, full), features, classes)
     if state.is_file() and not fresh:
         found = _resume(state, found)
     left_out = found.about.left_out
@@ -92,15 +92,15 @@ def compute(
             i, h, predicted = (np.concatenate(column) for column in zip(*chunk, strict=True))
             found.add(h, None if labels is None else labels[i], predicted)
             chunk.clear()
-        found.about = replace(found.about, done=stop, left_out=(*left_out, *part.bad_before(stop)))
+        found.about = replace(found.about, done=stop, left_out=(*left_out, *subset.bad_before(stop)))
 
     def keep() -> None:
         write_npz(state, **found.to_arrays())
 
     start = found.about.done
-    with progress(len(part), f"{part.name} train", start) as bar:
+    with progress(len(subset), f"{subset.name} train", start) as bar:
         try:
-            for indices, images in decoding.batches(part, transform, start=start):
+            for indices, images in decoding.batches(subset, transform, start=start):
                 h, z = net.forward(images)
                 predicted = z.argmax(axis=1)
                 bar.update(len(h))
@@ -116,13 +116,13 @@ def compute(
             if found.about.done > start:
                 keep()
             raise
-    take(len(part))
+    take(len(subset))
     if not found.count:
-        raise InputError(f"{part.name}: no image of it could be used")
+        raise InputError(f"{subset.name}: no image of it could be used")
     return found
 
 
-def _about(net: Backbone, part: Part, transform: Transform, full: bool) -> About:
+def _about(net: Backbone, subset: Subset, transform: Transform, full: bool) -> About:
     return About(
         format=FORMAT,
         dice=__version__,
@@ -133,13 +133,13 @@ def _about(net: Backbone, part: Part, transform: Transform, full: bool) -> About
         device=net.device,
         isa=net.isa,
         transform=transform.name,
-        set=part.name,
-        identity=part.whole.identity,
-        labels=None if part.whole.labels is None else _digest(part.whole.labels),
-        images_in_set=len(part.whole),
-        sample=None if part.sample is None else Sample(**part.sample),
-        shard=None if part.shard is None else (part.shard[0], part.shard[1]),
-        size=len(part),
+        set=subset.name,
+        identity=subset.whole.identity,
+        labels=None if subset.whole.labels is None else _digest(subset.whole.labels),
+        images_in_set=len(subset.whole),
+        sample=None if subset.sample is None else Sample(**subset.sample),
+        shard=None if subset.shard is None else (subset.shard[0], subset.shard[1]),
+        size=len(subset),
         full=full,
     )
 

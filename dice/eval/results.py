@@ -52,7 +52,11 @@ _RUN, _ID_SCORES, _ID_LABELS, _OOD_SCORES = "run.json", "in_scores.txt", "in_lab
 
 @dataclass(frozen=True)
 class Metrics:
-    """The metrics of `dice.eval.metrics`. autc is None where scores are infinite."""
+    """The metrics of `dice.eval.metrics`.
+
+    autc is None where scores are infinite. tied: how many scores equal the threshold of FPR, see
+    `dice.eval.metrics.tied`; None where that is less than `TIES`.
+    """
 
     fpr95: float
     auroc: float
@@ -60,6 +64,7 @@ class Metrics:
     auout: float
     dterr: float
     autc: float | None = None
+    tied: float | None = None
 
     @property
     def columns(self) -> tuple[float, float, float, float, float]:
@@ -67,9 +72,11 @@ class Metrics:
         return self.fpr95, self.auroc, self.auin, self.auout, self.dterr
 
     @classmethod
-    def from_columns(cls, values: Iterable[float], autc: float | None = None) -> "Metrics":
+    def from_columns(
+        cls, values: Iterable[float], autc: float | None = None, tied: float | None = None
+    ) -> "Metrics":
         fpr95, auroc, auin, auout, dterr = values
-        return cls(fpr95, auroc, auin, auout, dterr, autc)
+        return cls(fpr95, auroc, auin, auout, dterr, autc, tied)
 
     def to_json(self) -> dict[str, float]:
         return {key: value for key, value in asdict(self).items() if value is not None}
@@ -77,12 +84,18 @@ class Metrics:
     @classmethod
     def from_json(cls, fields: Fields) -> "Metrics":
         columns = [fields.take(key, _PERCENT) for key in metrics.METRICS]
-        return cls.from_columns(columns, fields.take("autc", maybe(number()), None))
+        autc, tied = fields.take("autc", maybe(number()), None), fields.take("tied", maybe(_PERCENT), None)
+        return cls.from_columns(columns, autc, tied)
 
 
-def average(rows: Mapping[str, Metrics], names: Iterable[str] | None = None) -> Metrics:
-    """Plain means over the sets `names`, by default all; see `dice.eval.metrics.average`."""
-    return Metrics(**metrics.average({name: row.to_json() for name, row in rows.items()}, names))
+def average(rows: Mapping[str, Metrics], names: Sequence[str] | None = None) -> Metrics:
+    """Plain means over the sets `names`, by default all; see `dice.eval.metrics.average`.
+
+    `tied` of a set that has none counts as 0."""
+    found = metrics.average({name: row.to_json() for name, row in rows.items()}, names)
+    tied = [rows[name].tied for name in (rows if names is None else names)]
+    known = [share for share in tied if share is not None]
+    return Metrics(**found, tied=sum(known) / len(tied) if known else None)
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import numpy as np
 from dice import _core
 from dice.arrays import Float64, as_array, blocks
 from dice.detectors import DICE
-from dice.detectors.checks import last_layer
+from dice.detectors.checks import last_layer, percentage
 from dice.errors import InputError
 from dice.eval import metrics
 from dice.eval.results import Metrics, average
@@ -41,15 +41,13 @@ class Grid:
         weight, bias = last_layer(W, b)
         one = DICE(weight, bias, mean=mean, score=score, contribution=contribution)
         one.score_samples(np.zeros((1, weight.shape[1]), np.float32))  # refuses what DICE refuses
-        for p in ps:
-            if not 0 <= p <= 100:
-                raise InputError(f"p: got {p}, want percentages from 0 to 100")
+        ps = [percentage(p, "p") for p in ps]
         if not len(ps) or not len(clips):
             raise InputError("p, clip: want at least one of each")
         absolute = contribution == "abs"
-        self.points = [(float(p), clip) for p in ps for clip in clips]
+        self.points = [(p, clip) for p in ps for clip in clips]
         self._score, self._clips = score, [np.inf if clip is None else float(clip) for clip in clips]
-        thresholds = [_core.contribution_percentile(one.mean_, weight, float(p), absolute) for p in ps]
+        thresholds = [_core.contribution_percentile(one.mean_, weight, p, absolute) for p in ps]
         self._layers = [
             _core.Linear(weight, bias, _core.contribution_keep(one.mean_, weight, threshold, absolute))
             for threshold in thresholds
@@ -128,10 +126,11 @@ def measure(
     """The points of `grid`, from its scores (len(grid.points), N) of the ID set and of each OOD set."""
     points = []
     for i, (p, clip) in enumerate(grid.points):
-        sets = {
-            name: Metrics(**metrics.evaluate(scores_id[i], ood[i], convention))
-            for name, ood in scores_ood.items()
-        }
+        sets = {}
+        for name, ood in scores_ood.items():
+            tied = metrics.tied(scores_id[i], ood[i], convention)
+            found = metrics.evaluate(scores_id[i], ood[i], convention)
+            sets[name] = Metrics(**found, tied=tied if tied >= metrics.TIES else None)
         points.append(Point(p, clip, convention, sets, average(sets)))
     return points
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from dice.console import red, say, shown, write
+from dice.eval.doubts import ties
 from dice.eval.results import Metrics, Result
 
 __all__ = ["RANDOM", "format_summary", "format_table", "remarks", "row_writer"]
@@ -33,16 +34,16 @@ def format_table(result: Result, order: Iterable[str]) -> str:
             state = result.skipped.get(name, "scored, no ID scores to compare with").partition(":")[0]
             lines.append(f"{shown(name):12s} {state}")
             continue
-        lines.append(f"{shown(name):12s}{_cells(row.measured)}")
+        lines.append(f"{shown(name):12s}{_cells(row.measured)}{_mark(row.measured, result.convention)}")
         if row.interval95:
             for end, words in zip(row.interval95, ("  2.5 %", " 97.5 %"), strict=True):
                 lines.append(f"{words:12s}{_cells(end)}")
     if result.average:
         count = len(result.sets)
         of = f"  (of {count} set{'s' if count > 1 else ''})" if result.skipped else ""
-        lines.append(f"{'AVG':12s}{_cells(result.average)}{of}")
+        lines.append(f"{'AVG':12s}{_cells(result.average)}{of}{_mark(result.average, result.convention)}")
     for group, average in (result.groups or {}).items():
-        lines.append(f"{group.upper():12s}{_cells(average)}")
+        lines.append(f"{group.upper():12s}{_cells(average)}{_mark(average, result.convention)}")
     return "\n".join(lines)
 
 
@@ -56,14 +57,17 @@ def format_summary(results: Sequence[Result]) -> str:
     ]
     for result in results:
         rows = [*(result.sets[name].measured for name in names), result.average]
-        cells = (f"{row.fpr95:6.2f} / {row.auroc:6.2f}" if row else "-" for row in rows)
+        cells = (
+            f"{row.fpr95:6.2f}{' ' if row.tied is None else '*'}/ {row.auroc:6.2f}" if row else "-"
+            for row in rows
+        )
         lines.append(" ".join([result.method.title.ljust(width), *(f"{cell:>15s}" for cell in cells)]))
     return "\n".join(lines)
 
 
 def remarks(results: Sequence[Result]) -> list[str]:
     """One line for each method that has something to tell: its parameters, which images it was fitted on,
-    what the fit was short of, and that it ends below MSP."""
+    what the fit was short of, that it ends below MSP, and that its FPR hangs on ties."""
     msp = next((result.average for result in results if result.method.title == "msp"), None)
     lines = []
     for result in results:
@@ -80,9 +84,17 @@ def remarks(results: Sequence[Result]) -> list[str]:
         if msp and mine and mine.auroc < msp.auroc:
             auroc, fpr = mine.auroc - msp.auroc, mine.fpr95 - msp.fpr95
             words.append(f"BELOW MSP: AUROC {auroc:+.2f}, FPR {fpr:+.2f} points")
+        tied = [name for name, row in result.sets.items() if row.measured and row.measured.tied is not None]
+        if tied:
+            words.append(f"* FPR hangs on ties at its threshold on {', '.join(tied)}")
         if words:
             lines.append(f"{result.method.title}: {'; '.join(words)}")
     return lines
+
+
+def _mark(row: Metrics, convention: str) -> str:
+    """What follows a row whose FPR hangs on ties."""
+    return "" if row.tied is None else f"  * {ties(row.tied, convention)}"
 
 
 def _cells(row: Metrics) -> str:

@@ -6,14 +6,8 @@ for the OOD sets, `datasets/ILSVRC-2012/{train,val}` for ImageNet. Images are on
 """
 
 import difflib
-import gzip
-import io
 import os
-import re
-import zlib
-from array import array
-from collections.abc import Callable, Iterable, Sequence
-from importlib import resources
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
@@ -22,7 +16,10 @@ import numpy as np
 from dice.arrays import Int64, UInt8
 from dice.errors import InputError
 from dice.images.imagesets import ArraySet, FileSet, ImageSet, NpySet
-from dice.images.preprocess import check_size
+from dice.images.labels import CIFAR_10, Classes, cifar_100, devkit_wnids, folder_labels
+from dice.images.listing import Listing, image_files
+from dice.images.lists import how_read, read_list
+from dice.images.preprocess import FORMATS, check_size
 from dice.images.sources import ITEMS
 from dice.io import NpyFile, read_cifar, read_npy, read_svhn, write_atomic
 
@@ -105,9 +102,10 @@ def open_set(spec: str, root: str | os.PathLike[str], *, split: str = "test") ->
         raise InputError(f"split {split!r}: must be 'test' or 'train'")
     if name in _CIFAR:
         home, files = _CIFAR[name]
-        return _open_batches(name, [root / home / file for file in files[split]], read_cifar)
+        paths = [root / home / file for file in files[split]]
+        return _open_batches(name, paths, read_cifar, CIFAR_10 if name == "CIFAR-10" else cifar_100())
     if name == "SVHN":
-        return _open_batches(name, [root / _SVHN / _SVHN_FILES[split]], read_svhn)
+        return _open_batches(name, [root / _SVHN / _SVHN_FILES[split]], read_svhn, tuple("0123456789"))
     if name == "imagenet":
         return _open_imagenet(root / _IMAGENET, split)
     folder = root / _FOLDERS.get(name, f"{_OOD}/{name}")
@@ -138,14 +136,14 @@ def _raise_missing(name: str, path: Path) -> NoReturn:
 _Reader = Callable[[Path], tuple[UInt8, Int64]]
 
 
-def _open_batches(name: str, paths: list[Path], reader: _Reader) -> ArraySet:
+def _open_batches(name: str, paths: list[Path], reader: _Reader, classes: tuple[str, ...]) -> ArraySet:
     for path in paths:
         if not path.is_file():
             _raise_missing(name, path)
-    parts = [reader(path) for path in paths]
-    pixels = np.concatenate([part[0] for part in parts]) if len(parts) > 1 else parts[0][0]
-    labels = np.concatenate([part[1] for part in parts])
-    return ArraySet(name, pixels, labels)
+    batches = [reader(path) for path in paths]
+    pixels = np.concatenate([batch[0] for batch in batches]) if len(batches) > 1 else batches[0][0]
+    labels = np.concatenate([batch[1] for batch in batches])
+    return ArraySet(name, pixels, labels, Classes(classes))
 
 
 def _open_source(name: str, source: str, root: Path) -> ImageSet:
@@ -153,7 +151,7 @@ def _open_source(name: str, source: str, root: Path) -> ImageSet:
     if path.is_dir():
         images = _open_folder(name, path)
         if images is None:
-            raise InputError(f"{name}: no images ({', '.join(_SUFFIXES)}) in {path}")
+            raise InputError(f"{name}: no images ({', '.join(FORMATS)}) in {path}")
         return images
     if path.suffix == ".npy" and path.is_file():
         stored = NpyFile(path)
@@ -180,69 +178,18 @@ def _open_folder(name: str, folder: Path) -> FileSet | None:
     """
     if not folder.is_dir():
         return None
-    classes, loose = _class_folders(folder)
-    by_class = [_walk(folder, name) for name in classes]
-    files = [file for members in by_class for file in members]
-    if not files:
-        return FileSet(name, folder, loose, None) if loose else None
-    notes = []
-    if loose:
-        notes.append(f"{name}: {len(loose)} images beside the class folders of {folder} are not taken")
-    labels = np.repeat(np.arange(len(classes), dtype=np.int64), [len(members) for members in by_class])
-    return FileSet(name, folder, files, labels, notes)
-
-
-def _class_folders(folder: Path) -> tuple[list[str], list[str]]:
-    """The sorted names of the class folders and of the images directly in `folder`; no hidden folders."""
-    try:
-        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
-    except OSError as error:
-        raise InputError(f"{folder}: {error.strerror}") from None
-    classes = [entry.name for entry in entries if entry.is_dir() and not entry.name.startswith(".")]
-    images = [entry.name for entry in entries if not entry.is_dir() and _is_image(entry.name)]
-    return classes, images
-
-
-# torchvision's list; what is in the file is decided by its content
-_SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
-
-
-def _is_image(name: str) -> bool:
-    return name.lower().endswith(_SUFFIXES) and not name.startswith("._")  # "._": macOS's resource forks
-
-
-def image_files(paths: Iterable[str]) -> list[str]:
-    """The files of `paths` as they are and, for each folder among them, the images in and under it, sorted.
-
-    InputError for a folder without an image or that cannot be read.
-    """
-    files = []
-    for path in paths:
-        if not os.path.isdir(path):
-            files.append(path)
-            continue
-        found = [os.path.join(path, os.path.normpath(name)) for name in _walk(Path(path), ".")]
-        if not found:
-            raise InputError(f"{path}: no image in this folder; name image files or a folder of them")
-        files += found
-    return files
-
-
-def _walk(folder: Path, name: str) -> list[str]:
-    """The images in and under folder/name, relative to folder, in ImageFolder's order; links are followed."""
-
-    def refuse(error: OSError) -> None:
-        raise InputError(f"{error.filename}: {error.strerror}")
-
-    found = []
-    for parent, children, files in os.walk(folder / name, followlinks=True, onerror=refuse):
-        if any(os.path.islink(os.path.join(parent, child)) for child in children):
-            here = os.path.realpath(parent) + os.sep
-            children[:] = [
-                c for c in children if not here.startswith(os.path.realpath(f"{parent}/{c}") + os.sep)
-            ]
-        found.append((os.path.relpath(parent, folder), sorted(filter(_is_image, files))))
-    return [os.path.join(parent, file) for parent, files in sorted(found) for file in files]
+    listing = Listing(folder)
+    left_out = listing.left_out()
+    notes = [f"{name}: left out of {folder}: {left_out}"] if left_out else []
+    if not listing.classes:
+        return FileSet(name, folder, listing.loose, None, notes) if listing.loose else None
+    if listing.loose:
+        notes.append(
+            f"{name}: {len(listing.loose)} images beside the class folders of {folder} are not taken"
+        )
+    labels, classes = folder_labels(listing)
+    files = [file for members in listing.by_class for file in members]
+    return FileSet(name, folder, files, labels, notes, classes)
 
 
 def _open_list(name: str, path: Path, folders: list[Path]) -> FileSet:
@@ -251,7 +198,8 @@ def _open_list(name: str, path: Path, folders: list[Path]) -> FileSet:
     images = FileSet(name, folder, files, labels)
     if not len(images):
         raise InputError(
-            f"{path}: none of the {len(files)} images it names is in {folder}; say NAME=LIST@FOLDER"
+            f"{path}: none of the {len(files)} images it names is in {folder} ({how_read(files[0])}); say "
+            "NAME=LIST@FOLDER where they are elsewhere"
         )
     return images
 
@@ -261,50 +209,6 @@ def _list_folders(name: str, path: Path, root: Path) -> list[Path]:
     if name not in own:
         return [path.parent]
     return [root / own[name], (root / own[name]).parent, path.parent]
-
-
-_MAX_LIST = 1 << 28  # bytes of a list file: ImageNet's training set takes 60 MB
-_MAX_LINES = 1 << 24  # of it: all of ImageNet, with 21,841 classes, has 14 million images
-_LIST_RATIO, _LIST_SLACK = 100, 8 << 20  # a gzipped list unpacks to so many times its size, or so many bytes
-
-
-def read_list(path: Path) -> tuple[list[str], Int64 | None]:
-    """The paths of a list file, and its labels int64 (N,) if it has them: `path label` or `path` a line.
-
-    Paths may hold blanks. Gzipped files are read as well.
-    """
-    zipped = path.suffix == ".gz"
-    try:
-        most = min(_MAX_LIST, max(_LIST_RATIO * path.stat().st_size, _LIST_SLACK)) if zipped else _MAX_LIST
-        with gzip.open(path, "rb") if zipped else open(path, "rb") as file:
-            data = file.read(most + 1)
-        if len(data) > most or data.count(b"\n") > _MAX_LINES:  # before it is parsed
-            times = f", one that unpacks to more than {_LIST_RATIO} times its size too" if zipped else ""
-            raise InputError(
-                f"{path}: a list of more than {_MAX_LIST >> 20} MB or {_MAX_LINES} lines is refused{times}"
-            )
-        files, labels = _parse_list(data)
-    except (OSError, EOFError, UnicodeDecodeError, zlib.error) as error:
-        raise InputError(f"{path}: not a list of images, one `path label` a line: {error}") from None
-    if not files:
-        raise InputError(f"{path}: the list is empty")
-    if labels.max() < 0:
-        return files, None
-    if labels.min() < 0:
-        line = files[int(labels.argmin())]
-        raise InputError(f"{path}: some lines end in a label, but {line[:80]!r} does not")
-    return files, labels
-
-
-def _parse_list(data: bytes) -> tuple[list[str], Int64]:
-    """Paths, and labels int64 (N,), -1 for a line without one; line by line, since lists grow to millions."""
-    files, labels = [], array("q")
-    for raw in io.BytesIO(data):
-        if line := raw.decode("utf-8").strip():
-            labelled = re.fullmatch(r"(.*\S)\s+(\d{1,9})", line)
-            files.append(labelled[1] if labelled else line)
-            labels.append(int(labelled[2]) if labelled else -1)
-    return files, np.array(labels, np.int64)
 
 
 # -- ImageNet
@@ -330,22 +234,18 @@ def _open_imagenet(base: Path, split: str) -> FileSet:
             f"{folder / unknown[0]}: not a class of ILSVRC-2012; list your classes in {base}/wnids.txt"
         )
     images.labels = np.array([place[wnid] for wnid in wnids], np.int64)
+    images.classes = Classes(tuple(order))
     return images
 
 
 def _wnids(base: Path) -> list[str]:
     own = base / "wnids.txt"
     if not own.is_file():
-        return sorted(_devkit_wnids())
+        return sorted(devkit_wnids())
     try:
-        return [line.split()[0] for line in own.read_text("utf-8").splitlines() if line.strip()]
+        return [line.split()[0] for line in own.read_text("utf-8-sig").splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{own}: not a list of wnids, one a line: {error}") from None
-
-
-def _devkit_wnids() -> list[str]:
-    """The wnids of ILSVRC-2012 in the order of the development kit's class numbers 1 to 1000."""
-    return (resources.files("dice.data") / "ilsvrc2012_wnids.txt").read_text("ascii").split()
 
 
 _LISTS = ("val.txt", "imagenet2012_val_list.txt")  # `file label` a line
@@ -365,12 +265,13 @@ def _flat_labels(base: Path, images: FileSet) -> Int64 | None:
             return _look_up(path, images.files, known)
     for path in (base / _GROUND_TRUTH, base / "ILSVRC2012_devkit_t12" / "data" / _GROUND_TRUTH):
         if path.is_file():
-            place = {wnid: label for label, wnid in enumerate(sorted(_devkit_wnids()))}
-            by_number = {str(number): place[wnid] for number, wnid in enumerate(_devkit_wnids(), 1)}
+            place = {wnid: label for label, wnid in enumerate(sorted(devkit_wnids()))}
+            by_number = {str(number): place[wnid] for number, wnid in enumerate(devkit_wnids(), 1)}
             stems = {os.path.splitext(file)[0]: file for file in images.files}
             numbers = read_list(path)[0]
             names = (stems.get(f"ILSVRC2012_val_{i:08d}") for i in range(1, len(numbers) + 1))
             known = {name: by_number.get(n) for name, n in zip(names, numbers, strict=True) if name}
+            images.classes = Classes(tuple(place))
             return _look_up(path, images.files, known)
     images.notes.append(
         f"imagenet: no labels: {images.folder} has no class folders and {base} no {_GROUND_TRUTH}"

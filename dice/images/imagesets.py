@@ -17,12 +17,14 @@ from dice import _core
 from dice.arrays import Int64, UInt8
 from dice.errors import InputError
 from dice.images import contents
+from dice.images.labels import Classes, settle
 from dice.images.preprocess import Transform, decode
 from dice.io.npy import NpyFile
 
-__all__ = ["ArraySet", "Decoding", "FileSet", "ImageSet", "NpySet", "Part"]
+__all__ = ["ArraySet", "Decoding", "FileSet", "ImageSet", "NpySet", "Subset"]
 
 _CHUNK = 8  # images a thread decodes at a time: long enough to pay for the hand-over
+_UNKNOWN = Classes()
 _Batch = tuple[int, UInt8, list[Future[dict[int, str]]]]  # first index, images, jobs that fill them
 
 
@@ -30,15 +32,45 @@ class ImageSet:
     """Images in a fixed order; ArraySet and FileSet say where they come from.
 
     name: what the set is called in tables.
-    labels: int64 (N,), or None where they are not known.
+    labels: int64 (N,), -1 for an image without one; or None where they are not known.
+    classes: what the labels mean.
+    unlabelled: why there are no labels, where they were dropped.
     notes: what a reader of results should know, one sentence each: images of a list that are not there.
     """
 
-    def __init__(self, name: str, labels: Int64 | None, notes: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        name: str,
+        labels: Int64 | None,
+        notes: Sequence[str] = (),
+        classes: Classes = _UNKNOWN,
+    ) -> None:
         self.name = name
         self.labels = labels
+        self.classes = classes
+        self.unlabelled = ""
         self.notes = list(notes)
         self._bad: dict[int, str] = {}
+
+    @property
+    def place(self) -> str:
+        """The name, with the folder where there is one."""
+        return self.name
+
+    def match_labels(self, count: int, known: Sequence[str] | None = None) -> None:
+        """Makes `labels` those that a network of `count` classes has; drops those that cannot be trusted.
+
+        known: the names of the network's classes, where its checkpoint has them. What there is to say is
+        added to `notes`.
+        """
+        if self.labels is None:
+            return
+        self.labels, words = settle(self.place, self.labels, self.classes, count, known)
+        self.classes = _UNKNOWN  # the network's, now
+        if words:
+            self.notes.append(words)
+        if self.labels is None:
+            self.unlabelled = words
 
     def __len__(self) -> int:
         raise NotImplementedError
@@ -155,8 +187,10 @@ class Decoding:
 class ArraySet(ImageSet):
     """Images in memory: uint8 (N, H, W, 3)."""
 
-    def __init__(self, name: str, pixels: UInt8, labels: Int64 | None = None) -> None:
-        super().__init__(name, labels)
+    def __init__(
+        self, name: str, pixels: UInt8, labels: Int64 | None = None, classes: Classes = _UNKNOWN
+    ) -> None:
+        super().__init__(name, labels, classes=classes)
         self.pixels = pixels
 
     def __len__(self) -> int:
@@ -216,6 +250,7 @@ class FileSet(ImageSet):
         files: Sequence[str],
         labels: Int64 | None,
         notes: Sequence[str] = (),
+        classes: Classes = _UNKNOWN,
     ) -> None:
         """Files that are not there (or are no plain files) are left out, and said so in `notes`."""
         present = np.fromiter((_is_file(folder / file) for file in files), bool, len(files))
@@ -225,9 +260,13 @@ class FileSet(ImageSet):
             notes = [*notes, f"{name}: {len(missing)} of {len(files)} images are not in {folder}: {some}"]
             labels = labels[present] if labels is not None else None
             files = [file for file, there in zip(files, present, strict=True) if there]
-        super().__init__(name, labels, notes)
+        super().__init__(name, labels, notes, classes)
         self.folder = folder
         self.files = files
+
+    @property
+    def place(self) -> str:
+        return f"{self.name} ({self.folder})"
 
     def __len__(self) -> int:
         return len(self.files)
@@ -239,7 +278,7 @@ class FileSet(ImageSet):
         return contents.of_files(self.folder, self.files, self.name)
 
 
-class Part(ImageSet):
+class Subset(ImageSet):
     """Some images of another set, in its order.
 
     whole: that set. sample, shard: how they were chosen, as plain values, or None.

@@ -5,40 +5,62 @@ with antialiasing, 8-bit fixed point): other resizers give other scores. Nothing
 speed: no JPEG draft mode, no reduced decoding. EXIF orientation is ignored, as in the original.
 """
 
+import io
+import os
 import re
 from dataclasses import dataclass
 from os import PathLike
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError, features
 
 from dice.arrays import UInt8
 from dice.errors import InputError
 
-__all__ = ["FORMATS", "MAX_ASPECT", "MAX_PIXELS", "Transform", "check_size", "decode", "transform_for"]
+__all__ = [
+    "FORMATS",
+    "MAX_ASPECT",
+    "MAX_PIXELS",
+    "Transform",
+    "check_size",
+    "decode",
+    "is_image",
+    "transform_for",
+]
 
 # What may be decoded, told apart by content: no format that starts another program (EPS), none that no data
 # set uses.
-FORMATS = ("JPEG", "PNG", "BMP", "GIF", "PPM", "TIFF", "WEBP")  # MPO is read as JPEG
 Image.init()  # loads the decoders now: done on demand, it would race between threads
+FORMATS = (  # MPO is read as JPEG
+    *("JPEG", "PNG", "BMP", "GIF", "PPM", "TIFF", "WEBP"),
+    *(("AVIF",) if features.check("avif") else ()),
+)
 
 # Bounds against images that take far more memory than their file: Pillow's own (a quarter of a gigabyte as
 # RGB), and one on the sides, because Resize scales the shorter one up.
 MAX_PIXELS = 1024**3 // 4 // 3
 MAX_ASPECT = 1000
 
+_MAX_PNG = 1 << 28  # bytes of a PNG file that is copied without its texts
+_DEPTH = {"I;16", "I;16L", "I;16B", "I;16N"}  # Pillow's modes of 16-bit grey
+
 
 def decode(path: str | PathLike[str]) -> Image.Image:
-    """The image in `path` as RGB, by content whatever its suffix (grey, palette, CMYK, 16-bit:
-    `convert("RGB")`).
+    """The image in `path` as RGB, by content whatever its suffix (palette, CMYK, ...: `convert("RGB")`).
 
-    Raises InputError, naming the file, when it cannot be opened, is no image of FORMATS, is cut short,
-    or does not pass `check_size`.
+    Of 16-bit grey the upper 8 bits are taken, as Pillow does of 16-bit colours; where no value is above 255
+    they are taken as they are. Raises InputError, naming the file, when it cannot be opened, is no image of
+    FORMATS, is cut short, has values whose range is not known (32-bit integers, floats, 12 bits in 16), or
+    does not pass `check_size`.
     """
     try:
-        with Image.open(path, formats=FORMATS) as image:
-            check_size(image.width, image.height, path)
-            return image.convert("RGB")
+        try:
+            return _decoded(path, path)
+        except ValueError as error:
+            if not _has_many_texts(error) or os.path.getsize(path) > _MAX_PNG:
+                raise
+            with open(path, "rb") as file:  # a PNG with more text in it than Pillow reads
+                return _decoded(io.BytesIO(_without_texts(file.read())), path)
     except InputError:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
@@ -49,6 +71,60 @@ def decode(path: str | PathLike[str]) -> Image.Image:
         raise InputError(f"{path}: not an image ({', '.join(FORMATS)}), or a damaged one") from None
     except Exception as error:  # Pillow's parsers raise nearly anything on damaged files
         raise InputError(f"{path}: cannot be decoded: {error or type(error).__name__}") from error
+
+
+def _decoded(source: str | PathLike[str] | io.BytesIO, path: str | PathLike[str]) -> Image.Image:
+    with Image.open(source, formats=FORMATS) as image:
+        check_size(image.width, image.height, path)
+        if image.mode in _DEPTH or (image.mode == "I" and image.format in ("PNG", "PPM")):
+            return _from_16_bits(image, path)
+        if image.mode in ("I", "F"):
+            kind = "32-bit integers" if image.mode == "I" else "floats"
+            raise InputError(f"{path}: holds {kind}, whose range is not known; save it with 8 bits a channel")
+        return image.convert("RGB")
+
+
+def _from_16_bits(image: Image.Image, path: str | PathLike[str]) -> Image.Image:
+    """RGB of 16-bit grey. `convert` would cut at 255, so that nearly all of it became white."""
+    values = np.asarray(image)
+    highest = int(values.max())
+    if 255 < highest < 4096:
+        raise InputError(
+            f"{path}: its 16-bit values reach {highest} of 65535, so that their range is not known; save it "
+            "with 8 bits a channel"
+        )
+    return Image.fromarray((values >> (8 if highest > 255 else 0)).astype(np.uint8)).convert("RGB")
+
+
+def _has_many_texts(error: Exception) -> bool:
+    """Whether Pillow refuses a PNG for the size of the texts in it."""
+    return isinstance(error, ValueError) and "MAX_TEXT" in str(error)
+
+
+def _without_texts(png: bytes) -> bytes:
+    """The PNG file `png` without its chunks of text and without its colour profile."""
+    kept, start = [png[:8]], 8
+    while start < len(png):
+        stop = start + 12 + int.from_bytes(png[start : start + 4], "big")  # length, kind, body, checksum
+        if png[start + 4 : start + 8] not in (b"tEXt", b"zTXt", b"iTXt", b"iCCP"):
+            kept.append(png[start:stop])
+        start = stop
+    return b"".join(kept)
+
+
+def is_image(path: str | PathLike[str]) -> bool:
+    """Whether it is a plain file whose head is that of an image of FORMATS."""
+    if not os.path.isfile(path):  # opening a pipe would wait
+        return False
+    try:
+        with Image.open(path, formats=FORMATS):
+            return True
+    except Image.DecompressionBombError:  # an image, which is refused by name when it is read
+        return True
+    except (
+        Exception
+    ) as error:  # text that begins as a PPM file does raises others than UnidentifiedImageError
+        return _has_many_texts(error)
 
 
 def check_size(width: int, height: int, where: str | PathLike[str]) -> None:

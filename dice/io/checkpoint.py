@@ -4,7 +4,8 @@ import math
 import os
 import zipfile
 from collections.abc import Callable
-from typing import Any, BinaryIO
+from operator import itemgetter
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
@@ -14,7 +15,7 @@ from dice.io.archive import open_archive
 from dice.io.files import PathLike, check_finite, fill, opened
 from dice.io.pickles import Storage, Tensor
 
-__all__ = ["read_state_dict"]
+__all__ = ["Checkpoint", "read_checkpoint", "read_state_dict"]
 
 _NESTS = ("state_dict", "model_state_dict", "model", "net")
 _MAX_DEPTH = 4
@@ -31,30 +32,48 @@ _HINT = "; if it is a whole pickled model, load it with PyTorch and save model.s
 Source = Callable[[Storage], Any]
 
 
+_CLASS_KEYS = ("class_names", "classes", "class_to_idx", "idx_to_class", "CLASSES")
+
+
+class Checkpoint(NamedTuple):
+    """What a checkpoint holds: weights by name, and the names of the classes in order, where it has them."""
+
+    weights: dict[str, np.ndarray]
+    class_names: tuple[str, ...] | None
+
+
 def read_state_dict(path: PathLike) -> dict[str, np.ndarray]:
+    """The weights alone of `read_checkpoint`."""
+    return read_checkpoint(path).weights
+
+
+def read_checkpoint(path: PathLike) -> Checkpoint:
     """Read the named weights of a checkpoint: a file of torch.save (zip or legacy format), or .npz.
 
-    Returns name -> array in the file's order: floating-point arrays as float32, others (counters) in their
-    own type. ``state_dict``, ``model`` or ``net`` around the weights and a ``module.`` before every name are
-    removed; epochs, optimiser state and other values are left out. Arrays may share memory where the file's
-    tensors do. Raises InputError for anything else, wrong sizes, NaN or infinity. Nothing in a file is run.
+    The weights are name -> array in the file's order: floating-point arrays as float32, others (counters) in
+    their own type. ``state_dict``, ``model`` or ``net`` around the weights and a ``module.`` before every
+    name are removed; epochs, optimiser state and other values are left out. Arrays may share memory where the
+    file's tensors do. The names of the classes are those of `class_names`, `classes`, `class_to_idx` or
+    `idx_to_class` beside the weights, or in `meta` there. Raises InputError for anything else, wrong sizes,
+    NaN or infinity. Nothing in a file is run.
     """
     name = os.fspath(path)
     with opened(path) as (file, size):
         if file.peek(4)[:4] == b"PK\x03\x04":  # type: ignore[attr-defined]
             with open_archive(file, size, name) as archive:
                 parts = [part for part in archive.namelist() if part.split("/")[1:] == ["data.pkl"]]
-                state = _read_zip(archive, parts[0], name) if len(parts) == 1 else _read_npz(archive, name)
+                found = _read_zip(archive, parts[0], name) if len(parts) == 1 else _read_npz(archive, name)
         elif file.peek(1)[:1] == b"\x80":  # type: ignore[attr-defined]
-            state = _read_legacy(file, size, name)
+            found = _read_legacy(file, size, name)
         else:
             raise InputError(f"{name}: is no checkpoint: neither a torch file (zip or legacy) nor .npz")
-    if all(key.startswith(_PREFIX) for key in state):
-        state = {key.removeprefix(_PREFIX): value for key, value in state.items()}
-    return state
+    if all(key.startswith(_PREFIX) for key in found.weights):
+        plain = {key.removeprefix(_PREFIX): value for key, value in found.weights.items()}
+        found = found._replace(weights=plain)
+    return found
 
 
-def _read_zip(archive: zipfile.ZipFile, pickle: str, path: str) -> dict[str, np.ndarray]:
+def _read_zip(archive: zipfile.ZipFile, pickle: str, path: str) -> Checkpoint:
     """The format since PyTorch 1.6: FOLDER/data.pkl, and one part FOLDER/data/KEY for each storage."""
     folder = pickle.removesuffix("data.pkl")
     order = "little"
@@ -79,10 +98,10 @@ def _read_zip(archive: zipfile.ZipFile, pickle: str, path: str) -> dict[str, np.
 
     with archive.open(pickle) as stream:
         root, storages = pickles.load(stream, archive.getinfo(pickle).file_size, path, _HINT)
-    return _Weights(path, storages, source, order).read(root)
+    return Checkpoint(_Weights(path, storages, source, order).read(root), _class_names(root))
 
 
-def _read_legacy(file: BinaryIO, size: int, path: str) -> dict[str, np.ndarray]:
+def _read_legacy(file: BinaryIO, size: int, path: str) -> Checkpoint:
     """PyTorch before 1.6: pickles of magic number, protocol, system, object, storage keys; then storages."""
 
     def load() -> tuple[Any, dict[str, Storage]]:
@@ -122,10 +141,10 @@ def _read_legacy(file: BinaryIO, size: int, path: str) -> dict[str, np.ndarray]:
         file.seek(starts[storage.key])
         return file
 
-    return _Weights(path, storages, source, "little").read(root)
+    return Checkpoint(_Weights(path, storages, source, "little").read(root), _class_names(root))
 
 
-def _read_npz(archive: zipfile.ZipFile, path: str) -> dict[str, np.ndarray]:
+def _read_npz(archive: zipfile.ZipFile, path: str) -> Checkpoint:
     """The arrays of an .npz file, such as Google's BiT files."""
     state = {}
     for key, array in npz.parts(archive, path):
@@ -133,7 +152,24 @@ def _read_npz(archive: zipfile.ZipFile, path: str) -> dict[str, np.ndarray]:
         check_finite(state[key], f"{path}: {key[:_MAX_NAME]!r}")
     if not state:
         raise InputError(f"{path}: is an empty archive; it is no checkpoint")
-    return state
+    return Checkpoint(state, None)
+
+
+def _class_names(root: Any) -> tuple[str, ...] | None:
+    """The names of the classes beside the weights, in order; None where there are none."""
+    places: list[Any] = [root, root.get("meta")] if type(root) is dict else []
+    places = [place for place in places if type(place) is dict]
+    for key, value in ((key, place[key]) for place in places for key in _CLASS_KEYS if key in place):
+        if type(value) is dict:  # name -> number, or number -> name
+            pairs = [(number, name) for name, number in value.items()]
+            if key == "idx_to_class":
+                pairs = list(value.items())
+            numbers = [number for number, _ in pairs if type(number) is int]
+            complete = sorted(numbers) == list(range(len(pairs)))
+            value = [name for _, name in sorted(pairs, key=itemgetter(0))] if complete else None
+        if type(value) in (list, tuple) and value and all(type(name) is str for name in value):
+            return tuple(value)
+    return None
 
 
 def _float32(array: np.ndarray) -> np.ndarray:
