@@ -31,7 +31,7 @@ from dice.detectors.registry import METHODS, make
 from dice.errors import InputError
 from dice.eval import features, precompute, report, results
 from dice.eval.metrics import METRICS
-from dice.images import contents, datasets, preprocess
+from dice.images import contents, lists, preprocess
 from dice.io import NpyFile, pickles, read_cifar, read_npy, read_npz, read_state_dict, read_svhn
 from dice.stats import training
 
@@ -200,13 +200,13 @@ def _read_list(path: Path) -> None:
     """As text, and as a gzipped file where it looks like one."""
     if path.read_bytes()[:2] == b"\x1f\x8b":
         path = path.rename(path.with_suffix(".gz"))
-    datasets.read_list(path)
+    lists.read_list(path)
 
 
 def _images() -> dict[str, bytes]:
     pixels = Image.fromarray(np.arange(48, dtype=np.uint8).reshape(4, 4, 3))
     kinds = {"PNG": pixels, "JPEG": pixels, "BMP": pixels, "GIF": pixels.convert("P"), "PPM": pixels}
-    kinds |= {"TIFF": pixels.convert("I"), "WEBP": pixels}
+    kinds |= {"TIFF": Image.fromarray(np.arange(16, dtype=np.uint16).reshape(4, 4)), "WEBP": pixels}
     found = {}
     for kind, image in kinds.items():
         image.save(file := io.BytesIO(), kind)
@@ -385,7 +385,7 @@ TARGETS: dict[str, Target] = {
     "npy": Target(_read_npy, _npy, ("dice.io.npy",)),
     "mat": Target(read_svhn, _mat, ("dice.io.mat",)),
     "cifar": Target(read_cifar, _cifar, ("dice.io.cifar", "dice.io.pickles")),
-    "list": Target(_read_list, _lists, ("dice.images.datasets:read_list,_parse_list",)),
+    "list": Target(_read_list, _lists, ("dice.images.lists",)),
     "image": Target(_read_image, _images, ("dice.images.preprocess:decode,check_size",)),
     "index": Target(
         _read_index,
