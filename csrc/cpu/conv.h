@@ -6,7 +6,7 @@
 #include "cpu/conv_algorithm.h"
 #include "nn/graph.h"
 
-/* What a convolution's op does not say: the network around it and the choices for all of it. */
+/* What a convolution must know beside its op: its tensors, and what is chosen for the whole network. */
 typedef struct dice_conv_setting {
     const dice_cpu_kernels *kernels;
     int32_t in, out;                       /* channels of x and y */

@@ -54,8 +54,8 @@ struct dice_conv_algorithm {
     int32_t row_unit; /* pieces are cut at rows that are multiples of this */
     int in_place;     /* x is read where it lies, with a border of `pad` zero pixels around the image */
 
-    /* Whether the algorithm can compute this convolution. Set by then: everything up to `tail` but the
-     * algorithm, and the prologue. */
+    /* Whether the algorithm can compute this convolution. It is called when the members up to `tail` are
+     * set, except `algorithm`, and so are `scale` and `shift`. */
     int (*fits)(const dice_conv *conv);
 
     /* Fills conv->weight and weight_bytes from weight (out, in, kernel, kernel). */

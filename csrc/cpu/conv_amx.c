@@ -10,10 +10,10 @@
 #include "cpu/conv_tile.h"
 
 enum {
-    ROWS = 32,            /* pixels of a tile */
-    PANEL = 32,           /* outputs of a tile */
-    LANES = 32,           /* values of a pixel in a pair of blocks */
-    PLANE = PANEL * LANES /* bfloat16 weights of a pair, in one part: two registers */
+    ROWS = 32,           /* pixels of a tile */
+    PANEL = 32,          /* outputs of a tile */
+    LANES = 32,          /* values of a pixel in a pair of blocks */
+    PAIR = PANEL * LANES /* bfloat16 weights of a pair, in one part: two registers */
 };
 
 static int fits(const dice_conv *conv)
@@ -62,7 +62,7 @@ static uint16_t upper_half(float x)
 static dice_status pack_weight(dice_conv *conv, const float *weight)
 {
     const size_t pairs = pair_count(conv), parts = (size_t)conv->parts;
-    const size_t count = (size_t)conv->panels * pairs * parts * PLANE;
+    const size_t count = (size_t)conv->panels * pairs * parts * PAIR;
     const dice_status status = dice_alloc(count, sizeof(uint16_t), &conv->weight);
     if (status != DICE_OK) {
         return status;
@@ -70,16 +70,16 @@ static dice_status pack_weight(dice_conv *conv, const float *weight)
     conv->weight_bytes = count * sizeof(uint16_t);
     for (size_t panel = 0; panel < (size_t)conv->panels; panel++) {
         for (size_t pair = 0; pair < pairs; pair++) {
-            uint16_t *to = (uint16_t *)conv->weight + (panel * pairs + pair) * parts * PLANE;
+            uint16_t *to = (uint16_t *)conv->weight + (panel * pairs + pair) * parts * PAIR;
             for (size_t n = 0; n < PANEL; n++) {
                 for (int lane = 0; lane < DICE_BLOCK; lane++) {
                     for (size_t half = 0; half < 2; half++) {
                         /* (2 registers, lanes, outputs of a register, halves) */
-                        const size_t at = (n / 16) * (PLANE / 2) + (size_t)lane * LANES + (n % 16) * 2 + half;
+                        const size_t at = (n / 16) * (PAIR / 2) + (size_t)lane * LANES + (n % 16) * 2 + half;
                         float rest = weight_at(conv, weight, panel * PANEL + n, 2 * pair + half, lane);
                         for (size_t part = 0; part < parts; part++) {
                             const float rounded = dice_bf16_round(rest);
-                            to[part * PLANE + at] = upper_half(rounded);
+                            to[part * PAIR + at] = upper_half(rounded);
                             rest -= rounded;
                         }
                     }

@@ -1,7 +1,7 @@
 /* The kernels that the CPU back end needs for each instruction set.
  *
  * Activations lie in channel blocks of 16: (C / 16, H x W pixels, 16). So one pixel of one block is one cache
- * line, and a K x K convolution reads shifted rows. Lanes past the last channel hold anything. */
+ * line, and a K x K convolution reads shifted rows. Lanes past the last channel may hold anything. */
 #ifndef DICE_CPU_KERNELS_H
 #define DICE_CPU_KERNELS_H
 
@@ -83,8 +83,8 @@ typedef struct dice_winograd_kernels {
     /* One patch and block: v (16 elements, step floats apart, 16) from the pixels at[i] + shift, i = 4 y + x;
      * at[i] == zeros is a pixel outside. */
     void (*input)(const float *const *at, ptrdiff_t shift, const float *zeros, float *v, size_t step);
-    /* The 2 x 2 pixels from m (16 elements, step floats apart, 16); `plane` in out is from a row to the
-     * next. */
+    /* The 2 x 2 output pixels from m (16 elements, step floats apart, 16), which go to out->y; their two rows
+     * are out->plane floats apart. */
     void (*output)(const float *m, size_t step, const dice_conv_out *out);
 } dice_winograd_kernels;
 
@@ -131,7 +131,7 @@ typedef struct dice_cpu_kernels {
     /* Computes channels [c0, c1) of the one pixel of y; both ends are multiples of a block, or C. */
     void (*global_mean)(const dice_view *x, const dice_view *y, dice_affine pre, int32_t c0, int32_t c1);
 
-    /* Computes channels [c0, c1) of y; both ends are multiples of dice_groupnorm_span, or C, so that no group
+    /* Computes channels [c0, c1) of y; both ends are multiples of dice_groupnorm_unit, or C, so that no group
      * is cut. */
     void (*groupnorm)(const dice_view *x, const dice_view *y, int32_t groups, float eps, const float *weight,
                       const float *bias, int relu, int32_t c0, int32_t c1);
@@ -139,13 +139,13 @@ typedef struct dice_cpu_kernels {
 
 /* The least number of channels that makes whole groups of `size` channels and whole blocks; at most 16
  * groups. */
-static inline int32_t dice_groupnorm_span(int32_t size)
+static inline int32_t dice_groupnorm_unit(int32_t size)
 {
-    int32_t span = size;
-    while (span % DICE_BLOCK != 0) {
-        span += size;
+    int32_t unit = size;
+    while (unit % DICE_BLOCK != 0) {
+        unit += size;
     }
-    return span;
+    return unit;
 }
 
 extern const dice_conv_tiles dice_conv_tiles_avx2, dice_conv_tiles_avx512;

@@ -36,7 +36,7 @@ struct dice_linear {
     double density;        /* share of the weights that stay */
     float *bias;           /* (M) */
     float *dense;          /* (M / 16, D, 16), or NULL */
-    size_t panels, blocks; /* sparse: of DICE_LINEAR_PANEL classes; of DICE_LINEAR_SPAN features */
+    size_t panels, blocks; /* sparse: of DICE_LINEAR_PANEL classes; of DICE_LINEAR_BLOCK features */
     block *begin;          /* (panels * blocks + 1), the last is the end; NULL: no sparse layout */
     dice_linear_quad *quads;
     float *sparse;  /* (entries, 4) */
@@ -92,22 +92,22 @@ static size_t make_quads(const packing *p, size_t panel, size_t block_index, dic
     const dice_linear *linear = p->linear;
     const size_t first = panel * DICE_LINEAR_PANEL,
                  classes = dice_least(DICE_LINEAR_PANEL, linear->classes - first);
-    const size_t d0 = block_index * DICE_LINEAR_SPAN,
-                 count = dice_least(DICE_LINEAR_SPAN, linear->features - d0);
+    const size_t d0 = block_index * DICE_LINEAR_BLOCK,
+                 count = dice_least(DICE_LINEAR_BLOCK, linear->features - d0);
     const size_t n_quads = dice_ceil_div(classes, DICE_LINEAR_QUAD);
-    size_t place[DICE_LINEAR_SPAN + 2] = {0}; /* counting sort, by falling number */
+    size_t place[DICE_LINEAR_BLOCK + 2] = {0}; /* counting sort, by falling number */
     uint16_t number[DICE_LINEAR_PANEL] = {0};
     for (size_t m = 0; m < n_quads * DICE_LINEAR_QUAD; m++) {
         for (size_t d = 0; m < classes && d < count; d++) {
             number[m] = (uint16_t)(number[m] + stays(p, (first + m) * linear->features + d0 + d));
         }
-        place[DICE_LINEAR_SPAN - number[m] + 1]++;
+        place[DICE_LINEAR_BLOCK - number[m] + 1]++;
     }
-    for (size_t i = 1; i <= DICE_LINEAR_SPAN; i++) {
+    for (size_t i = 1; i <= DICE_LINEAR_BLOCK; i++) {
         place[i] += place[i - 1];
     }
     for (size_t m = 0; m < n_quads * DICE_LINEAR_QUAD; m++) {
-        const size_t at = place[DICE_LINEAR_SPAN - number[m]]++;
+        const size_t at = place[DICE_LINEAR_BLOCK - number[m]]++;
         dice_linear_quad *quad = quads + at / DICE_LINEAR_QUAD;
         quad->row[at % DICE_LINEAR_QUAD] = (uint8_t)m;
         if (at % DICE_LINEAR_QUAD == 0) {
@@ -143,7 +143,7 @@ static dice_status fill_panel(void *context, size_t panel, int thread)
     const dice_linear *linear = p->linear;
     for (size_t b = 0; b < linear->blocks; b++) {
         const block *begin = linear->begin + panel * linear->blocks + b;
-        const size_t d0 = b * DICE_LINEAR_SPAN, count = dice_least(DICE_LINEAR_SPAN, linear->features - d0);
+        const size_t d0 = b * DICE_LINEAR_BLOCK, count = dice_least(DICE_LINEAR_BLOCK, linear->features - d0);
         dice_linear_quad *quads = linear->quads + begin->quad;
         const size_t n_quads = make_quads(p, panel, b, quads);
         float *weight = linear->sparse + begin->entry * DICE_LINEAR_QUAD;
@@ -237,7 +237,7 @@ dice_status dice_linear_create(const float *weight, const float *bias, const uin
     linear->kernels = dice_cpu_kernels_for(options->isa)->linear;
     linear->classes = classes;
     linear->features = features;
-    linear->blocks = dice_ceil_div(features, DICE_LINEAR_SPAN);
+    linear->blocks = dice_ceil_div(features, DICE_LINEAR_BLOCK);
     status = dice_alloc(classes, sizeof *linear->bias, &memory);
     if (status == DICE_OK) {
         linear->bias = memory;
@@ -315,7 +315,7 @@ static void multiply_sparse(const wave *w, size_t panel, size_t bundle)
     const float *ht = w->packed + bundle * w->lanes * linear->features;
     for (size_t b = 0; b < linear->blocks; b++) {
         const block *begin = linear->begin + panel * linear->blocks + b;
-        linear->kernels->sparse[lanes / 16](ht + b * DICE_LINEAR_SPAN * lanes, linear->quads + begin->quad,
+        linear->kernels->sparse[lanes / 16](ht + b * DICE_LINEAR_BLOCK * lanes, linear->quads + begin->quad,
                                             begin[1].quad - begin->quad,
                                             linear->sparse + begin->entry * DICE_LINEAR_QUAD,
                                             linear->index + begin->entry * DICE_LINEAR_QUAD, z);
@@ -335,10 +335,10 @@ static void multiply_dense(const wave *w, size_t panel, size_t bundle)
         memcpy(z + i * DENSE_PANEL, bias, sizeof bias);
     }
     const float *ht = w->packed + bundle * w->lanes * linear->features;
-    for (size_t d = 0; d < linear->features; d += DICE_LINEAR_SPAN) {
+    for (size_t d = 0; d < linear->features; d += DICE_LINEAR_BLOCK) {
         linear->kernels->dense(ht + d * lanes, lanes, n, linear->dense + first * linear->features + 16 * d,
                                stride, (int)dice_ceil_div(classes, 16),
-                               dice_least(DICE_LINEAR_SPAN, linear->features - d), z);
+                               dice_least(DICE_LINEAR_BLOCK, linear->features - d), z);
     }
     for (size_t i = 0; i < n; i++) {
         memcpy(w->logits + (bundle * w->lanes + i) * linear->classes + first, z + i * DENSE_PANEL,

@@ -3,7 +3,7 @@
  *
  * A bundle of 16 or 32 images is packed as ht (D, lanes), an image in each lane; a single image stays h (D).
  * Dense weights are packed as (M / 16, D, 16). Sparse weights are packed by panels of DICE_LINEAR_PANEL
- * classes and, in a panel, by blocks of DICE_LINEAR_SPAN features. In a block the classes are sorted by how
+ * classes and, in a panel, by blocks of DICE_LINEAR_BLOCK features. In a block the classes are sorted by how
  * many weights they keep, most first, and cut into quads, four classes each. A quad has as many entries as
  * its first class has weights. An entry holds, for each of the four classes, a weight and the number of its
  * feature in the block, in rising order of features; a class with fewer weights has weights of 0 in its last
@@ -15,7 +15,7 @@
 #include <stdint.h>
 
 enum {
-    DICE_LINEAR_SPAN = 256,  /* features of a block: a chain of float sums; an index is one byte */
+    DICE_LINEAR_BLOCK = 256, /* features of a block: a chain of float sums; an index is one byte */
     DICE_LINEAR_PANEL = 128, /* classes of a sparse panel */
     DICE_LINEAR_QUAD = 4,    /* classes of a quad */
     DICE_LINEAR_VECTORS = 4, /* vectors of 16 classes of a dense panel */
@@ -32,7 +32,7 @@ typedef struct dice_linear_kernels {
     void (*pack)(float *ht, size_t lanes, const float *h, size_t n, size_t features, float clip);
     /* logits (n, classes), rows `stride` floats apart, = z (classes, lanes)'. */
     void (*unpack)(float *logits, size_t stride, const float *z, size_t lanes, size_t n, size_t classes);
-    /* z (classes, lanes) += a block's quads times ht (DICE_LINEAR_SPAN, lanes), for 1, 16 and 32 lanes; NULL
+    /* z (classes, lanes) += a block's quads times ht (DICE_LINEAR_BLOCK, lanes), for 1, 16 and 32 lanes; NULL
      * = not offered. */
     void (*sparse[3])(const float *ht, const dice_linear_quad *quads, size_t n_quads, const float *weight,
                       const uint8_t *index, float *z);

@@ -139,8 +139,8 @@ static area run_conv(const dice_layout *layout, const dice_step *step, const flo
     return (area){piece.y0, piece.y1, piece.p0 * width, dice_least32(end, conv->out)};
 }
 
-/* Computes a share of another op for one image, whose tensors are x and y. Returns the area of y that it
- * computed. */
+/* Computes a share of an op that is no convolution, for one image, whose tensors are x and y. Returns the
+ * area of y that it computed. */
 typedef area (*layer)(const dice_cpu_kernels *kernels, const dice_step *step, const dice_view *x,
                       const dice_view *y, share mine);
 
@@ -194,12 +194,12 @@ static area run_groupnorm(const dice_cpu_kernels *kernels, const dice_step *step
                           const dice_view *y, share mine)
 {
     const dice_op *op = step->op;
-    const area made = channels_of(y, dice_groupnorm_span(y->channels / op->groups), mine);
+    const area made = channels_of(y, dice_groupnorm_unit(y->channels / op->groups), mine);
     kernels->groupnorm(x, y, op->groups, op->eps, step->scale, step->shift, op->relu, made.c0, made.c1);
     return made;
 }
 
-/* By kind; convolutions have run_conv, and kinds that are missing are not run here. */
+/* By kind. Convolutions have run_conv; networks with an op of a kind that is missing are not taken. */
 static const layer layers[DICE_OP_KINDS] = {
     [DICE_OP_MAXPOOL] = run_maxpool,
     [DICE_OP_AVGPOOL] = run_avgpool,

@@ -1,7 +1,7 @@
 """Rules that reshape a feature before the last layer sees it: `h = rule(h)`, or
 `dice.detectors.LastLayer(activation=rule)`.
 
-Rules do not change. Some cut at quantiles of the training features, of all numbers or of each feature by
+Rules are immutable. Some cut at quantiles of the training features, of all numbers or of each feature by
 itself; `LastLayer.fit` finds their values.
 """
 
@@ -127,7 +127,7 @@ class VRA(Activation):
     becomes low, not 0. So OpenOOD's rule is VRA(per="all", below="clip", quantiles_=(0.1, 0.9)), fitted on ID
     validation images.
 
-    The authors' CIFAR-100 row scores by ODIN's softmax after a step of the input, not by energy as here.
+    The authors' CIFAR-100 row scores by ODIN: softmax after a gradient step on the input, not energy as here.
     """
 
     low: float | None = None

@@ -113,14 +113,14 @@ class KNN(Detector):
 
     k beyond the bank takes the farthest (the paper: 50 for CIFAR-10, 1000 for ImageNet). Other libraries give
     the distance itself (pytorch-ood) or its square (OpenOOD, faiss): the order is the same. OpenOOD's
-    normaliser adds 1e-10 after the division instead of before; distances do not see it. A feature of zeros
+    normaliser adds 1e-10 after the division instead of before, which changes no distance. A feature of zeros
     stays zeros.
 
     The bank is float32; an array that is float32 and C-contiguous is kept as it is, not copied, and may be
     memory-mapped. Neighbours whose order the float32 products leave in doubt are compared in double.
 
-    device="cuda" ("cuda:1") computes the products with the bank there, by cuBLAS where it is found; all else,
-    and so the score but for what float32 leaves in doubt, is as on the CPU.
+    device="cuda" ("cuda:1") computes the products with the bank there, by cuBLAS where it is found; all else
+    is computed on the CPU. So a score differs from the CPU's only where rounding to float32 decides.
     """
 
     keeps_features = True
@@ -164,8 +164,8 @@ class NNGuide(HeadScore):
     & Teoh, ICCV 2023, arXiv 2309.14888, eq. 5).
 
     K = 10 and a bank of a random `fraction` of the training images, 1 % for ImageNet, are the authors'
-    (roomo7time/nnguide, configs/detector/nnguide.yaml; OpenOOD: K = 100); whether one is drawn
-    follows from `seed` and its place in the stream, and the first always is. K is at most the bank. OpenOOD
+    (roomo7time/nnguide, configs/detector/nnguide.yaml; OpenOOD: K = 100). Whether an image is
+    drawn follows from `seed` and its place in the stream; the first always is. K is at most the bank. OpenOOD
     takes the first batches instead, pytorch-ood all images (fraction=1). OpenOOD's normaliser adds 1e-10 to
     every number after the division: less than the rounding of float32 products. `device` as for KNN.
     """

@@ -378,8 +378,7 @@ class Detector:
         With their predicted `classes` (n,) the rate holds within each predicted class, `threshold_` is
         float64 (C,), and `predict` wants the classes too. An image of a class without held-out scores is OOD,
         and has no p-value (NaN). `scores` may be a `dice.stats.quantiles.QuantileSketch`: then there are no
-        p-values. A changed parameter, or more that
-        is learnt, drops the threshold, for the scores are others then.
+        p-values. Changing a parameter, or learning more, drops the threshold, since it changes the scores.
         """
         self._notice_changes()
         if isinstance(scores, QuantileSketch):
@@ -461,10 +460,9 @@ class Detector:
     def __sklearn_tags__(self) -> Any:
         """What kind of estimator this is.
 
-        `estimator_type` is None and not "outlier_detector": of those scikit-learn expects that `fit` alone
-        makes `predict` work, by a threshold that the training images themselves give. Here it takes
-        `set_threshold` and held-out images, since the scores of training images say nothing sure of new
-        ones."""
+        `estimator_type` is None and not "outlier_detector": scikit-learn expects of an outlier detector that
+        `predict` works after `fit` alone, by a threshold from the training images. Here `set_threshold` comes
+        first, with held-out images: the scores of training images do not tell how new images score."""
         from sklearn.utils import Tags, TargetTags
 
         return Tags(estimator_type=None, target_tags=TargetTags(required=False), requires_fit=self.needs_fit)

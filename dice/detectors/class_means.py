@@ -26,10 +26,10 @@ class CTM(Detector):
     """The largest cosine between h and the mean feature of a class (Ngoc-Hieu et al., 2023, arXiv
     2306.14920).
 
-    Means are of all training images with the label, classified right or not, not normalised before
-    (Fsoft-AIC/CTM_OOD, ctm.py:20-34). A feature of zeros has cosine 0; classes without an image, or whose
-    mean is 0, do not count. Labels may be of any kind. One pass, mergeable; memory K D doubles. Products are
-    float32.
+    Means are of all training images with the label, classified right or not, whose features are not
+    brought to norm 1 first (Fsoft-AIC/CTM_OOD, ctm.py:20-34). A feature of zeros has cosine 0; classes
+    without an image, or whose mean is 0, do not count. Labels may be of any kind. One pass, mergeable; memory
+    K D doubles. Products are float32.
     """
 
     needs_labels = True
@@ -71,8 +71,8 @@ class CTM(Detector):
 
 
 class PredictedMeans:
-    """Mean feature of the images predicted as each of C classes, and the mean over all of the strength of
-    their logits. Two merge.
+    """Mean feature of the images predicted as each of C classes, and the strength of the logits, summed over
+    all images. Two merge.
 
     Attributes: `means`; `strength`, a sum over the images.
     """
@@ -105,7 +105,7 @@ class CADRef(HeadScore):
     feature of the images predicted as y), e+ and e- are the norm1 of the parts of e that agree and disagree
     in sign with w_y, over norm1(h); y is the predicted class.
 
-    L, the strength of the logits, is their energy; strength="maxlogit" and "msp" are the authors' others
+    L, the strength of the logits, is their energy; the authors also have strength="maxlogit" and "msp"
     (LingAndZero/CADRef, ood_methods/CADRef.py:53-95). As theirs, the score is of little use where L can be
     0 or less. A class that is never predicted in training has the mean feature of all images. One pass,
     mergeable; memory C D doubles. Labels are not needed.

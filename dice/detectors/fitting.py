@@ -106,7 +106,7 @@ def fit(
 
 
 class _Fitter:
-    """The state of `fit`, whose parameters it has."""
+    """A call of `fit` under way; the parameters are those of `fit`."""
 
     def __init__(
         self,

@@ -70,11 +70,11 @@ class HeadScore(Detector):
 
     def _logits(self, block: Any) -> NDArray[np.float32]:
         """The same of a block, or of an array on a GPU."""
-        head = self._cached(
-            "head", lambda: _core.Linear(*self._layer(), device=self._device()), from_parameters=True
+        linear = self._cached(
+            "linear", lambda: _core.Linear(*self._layer(), device=self._device()), from_parameters=True
         )
         rows = block if on_gpu(block) else block.astype(np.float32, copy=False)
-        return head.forward(rows, np.inf, "logits")[0]
+        return linear.forward(rows, np.inf, "logits")[0]
 
     def partial_fit(self, h: Any, y: Any = None) -> "Self":
         """Adds training features `h` (N, D); labels `y` (N,), 0 to C - 1, where the score wants them."""

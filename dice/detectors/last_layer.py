@@ -1,5 +1,5 @@
 """The last layer with what may be added to it: an activation rule before it, DICE's mask of its weights, a
-score of its logits. `dice.detectors.DICE` is a case of it."""
+score of its logits. `dice.detectors.DICE` is a special case."""
 
 import warnings
 from collections.abc import Mapping
@@ -103,8 +103,8 @@ class LastLayer(Detector):
     Parameters
     ----------
     W, b, p, mean, contribution
-        As `DICE` has them; p=None, the default, is the whole layer. The mask comes from the features as they
-        are.
+        As for `DICE`; p=None, the default, is the whole layer. The mask comes from the features before the
+        activation rule.
     activation : dice.activations.Activation or None
     score : "energy", "msp", "maxlogit" or a detector of logits
         Such as `GEN()`; one that learns must be fitted already.
@@ -207,8 +207,8 @@ class LastLayer(Detector):
 
     @property
     def wants_held_out(self) -> bool:
-        """Whether there are values at quantiles of all numbers to fit, which is to calibrate. Those of each
-        feature are too many for the held-out images; they are a statistic of the others."""
+        """Whether there are quantiles of all numbers to fit: they are calibrated. Quantiles of each feature
+        need more images than are held out, so they are learnt from the others."""
         return bool(self._quantiles()) and not self._by_feature()
 
     def partial_fit(self, h: Any, y: Any = None) -> "Self":

@@ -169,10 +169,10 @@ class TempScale(LogitScore):
     minimum. OpenOOD and pytorch-ood stop short of it after 50 steps of LBFGS at a learning rate of 0.01, from
     1.5 and from 1: where the minimum is at 1.806 they end at 1.605 and 1.183.
 
-    Where no image is classified wrong the likelihood has no maximum (T would be 0). T is then that of one
-    further image whose label is spread evenly over all classes and images, so that T goes with the scale of
-    the logits. Where the labels go with the logits no better than chance T would be infinite: it is at most
-    `LARGEST` standard deviations of the logits.
+    Where no image is classified wrong the likelihood has no maximum (T would be 0). One more label is then
+    counted, in equal shares for every class of every image, so that T stays in proportion to the logits.
+    Where labels agree with logits no better than by chance T would be infinite: it is at most `LARGEST`
+    standard deviations of the logits.
 
     `fit` keeps the logits, since Newton's method reads them many times: all of them up to `KEPT` numbers (64
     MB as float32), of more an evenly spread sample, also over several calls of `partial_fit`. Classes are 0

@@ -64,7 +64,7 @@ def _origin(weight: NDArray[np.float32], bias: NDArray[np.float32]) -> tuple[NDA
     rank.
 
     W is float32, so what is below its rounding counts as 0, as scipy.linalg.pinv and torch.linalg.pinv have
-    it: with numpy's cut-off of the authors, rounding alone makes a huge u of rows that sum to 0.
+    it. With numpy's smaller cut-off, which the authors use, rows that sum to 0 give a huge u by rounding.
     """
     x, rank = _core.least_norm(weight, bias, max(weight.shape) * float(np.finfo(np.float32).eps))
     return -x, min(weight.shape) - rank
@@ -154,8 +154,8 @@ class Residual(Detector):
 
 
 class SubspaceStatistics:
-    """ViM's: `moments` of the training features, and a `sample` of up to `numbers` numbers of them. Two
-    merge."""
+    """What ViM learns: `moments` of the training features, and a `sample` of up to `numbers` numbers of them.
+    Two merge."""
 
     def __init__(self, features: int, numbers: int) -> None:
         self.moments = ClassMoments(1, features, scatter=True)

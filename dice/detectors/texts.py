@@ -63,7 +63,7 @@ class NegLabel(HeadScore):
         self.T = T
 
     def _model(self) -> tuple[_core.Linear, _core.Linear, int]:
-        """The cosines with the classes, and with the negatives that are used; how many these are a group."""
+        """The cosines with the classes and with the negatives used; how many of these a group has."""
         negatives, groups = self._negatives()
         size = len(negatives) // groups
         return _cosines(self._layer()[0]), _cosines(negatives[: size * groups]), size

@@ -11,7 +11,7 @@ _NAMED = 4
 
 
 def of_results(results: Sequence[Result], classes: int) -> list[str]:
-    """All doubts of the results of one evaluation; `classes`: how many the network has."""
+    """All doubts about the results of one evaluation; `classes`: how many the network has."""
     first = results[0]
     if first.random_weights:
         return []
@@ -31,7 +31,8 @@ def of_results(results: Sequence[Result], classes: int) -> list[str]:
 
 
 def accuracy(percent: float, n: int, classes: int) -> str:
-    """Of an accuracy in percent, over `n` images, that is within two standard deviations of guessing."""
+    """The doubt where `percent` of `n` images right is less than two standard deviations above guessing; else
+    ""."""
     chance = 1 / classes
     if n < 20 or percent / 100 > chance + 2 * (chance * (1 - chance) / n) ** 0.5:
         return ""
@@ -42,7 +43,7 @@ def accuracy(percent: float, n: int, classes: int) -> str:
 
 
 def below_half(measured: Mapping[str, Metrics], half: float = 50) -> str:
-    """Of AUROC below `half`, by names of methods and sets."""
+    """The doubt where an AUROC is below `half`, naming method and set; else ""."""
     low = {name: row.auroc for name, row in measured.items() if row.auroc < half}
     if not low:
         return ""
@@ -51,7 +52,7 @@ def below_half(measured: Mapping[str, Metrics], half: float = 50) -> str:
 
 
 def few_images(sizes: Mapping[str, int]) -> str:
-    """Of OOD sets with few images in an average, from their sizes by name."""
+    """The doubt where an average takes in OOD sets with few images, from their sizes by name; else ""."""
     few = [f"{name} {n}" for name, n in sizes.items() if n < FEW]
     if not few:
         return ""
@@ -62,7 +63,7 @@ def few_images(sizes: Mapping[str, int]) -> str:
 
 
 def ties(tied: float, convention: str) -> str:
-    """Of the percentage `tied` of scores that equal the threshold of FPR."""
+    """Says that `tied` percent of the scores equal the threshold of FPR."""
     return f"{tied:.1f} % of the {'ID' if convention == 'openood' else 'OOD'} scores equal the threshold"
 
 

@@ -83,7 +83,7 @@ def calibrate(
     Counts them in `accuracy`."""
     images.match_labels(len(net.bias), net.class_names)
     rows = [
-        (detector.score_samples(z if detector.takes == "z" else h), z.argmax(axis=1))
+        (detector.score_with_logits(h, z), z.argmax(axis=1))
         for _, h, z in _passed(net, images, transform, decoding, accuracy)
     ]
     scores, classes = (
@@ -102,7 +102,7 @@ def judge(
 ) -> Iterator[Verdicts]:
     """Verdicts batch by batch; memory does not grow with the number of images."""
     for indices, h, z in _passed(net, images, transform, decoding):
-        scores, classes = detector.score_samples(z if detector.takes == "z" else h), z.argmax(axis=1)
+        scores, classes = detector.score_with_logits(h, z), z.argmax(axis=1)
         known = detector.calibration_
         p_values = None if known is None else known.p_values(scores, classes)
         inside = detector.decide(scores, classes) >= 0 if hasattr(detector, "threshold_") else None

@@ -35,6 +35,11 @@ class Method:
         return self.name in SCORES or self.p is not None or self.clip is not None
 
     @property
+    def score(self) -> str:
+        """What `dice.DICE` takes from the logits, where it computes this method."""
+        return self.name if self.name in SCORES else "energy"
+
+    @property
     def learns(self) -> bool:
         """Whether it is fitted on training images; `dice.DICE` takes their mean feature instead."""
         return not self.as_original and METHODS[self.name].needs_fit
@@ -53,7 +58,7 @@ class Method:
             p=self.p,
             clip=self.clip,
             mean=mean if self.p is not None else None,
-            score=self.name if self.name in SCORES else "energy",
+            score=self.score,
             device=net.device,
         )
 

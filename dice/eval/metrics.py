@@ -133,7 +133,7 @@ def bootstrap(
 def tied(scores_id: Any, scores_ood: Any, convention: str = "paper", tpr: float = 0.95) -> float:
     """The share of OOD scores that equal the threshold of `fpr_at_tpr`; under `openood`, of ID scores.
 
-    FPR would be another by as much if ties were counted otherwise: it is 0 where all scores are equal.
+    FPR would differ by that share if ties counted the other way: it is 0 where all scores are equal.
     """
     ids, oods, _, tpr, miss = _arguments(scores_id, scores_ood, convention, tpr)
     counted, ranked = (ids, oods) if convention == "openood" else (oods, ids)

@@ -264,9 +264,8 @@ def _sweeps(group: list[Run]) -> dict[str, list[tuple[float, Metrics]]]:
     for run in group:
         method, average = run.result.method, run.result.average
         if average is not None and method.as_original:
-            score = method.name if method.name in ("msp", "maxlogit") else "energy"
             clip = "" if method.clip is None else f", clip {method.clip:g}"
-            found.setdefault(score + clip, {})[method.p or 0.0] = average
+            found.setdefault(method.score + clip, {})[method.p or 0.0] = average
     return {label: sorted(by_p.items()) for label, by_p in found.items() if sum(p > 0 for p in by_p) > 1}
 
 

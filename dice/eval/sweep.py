@@ -44,14 +44,9 @@ class Grid:
         ps = [percentage(p, "p") for p in ps]
         if not len(ps) or not len(clips):
             raise InputError("p, clip: want at least one of each")
-        absolute = contribution == "abs"
         self.points = [(p, clip) for p in ps for clip in clips]
         self._score, self._clips = score, [np.inf if clip is None else float(clip) for clip in clips]
-        thresholds = [_core.contribution_percentile(one.mean_, weight, p, absolute) for p in ps]
-        self._layers = [
-            _core.Linear(weight, bias, _core.contribution_keep(one.mean_, weight, threshold, absolute))
-            for threshold in thresholds
-        ]
+        self._layers = [_core.Linear(weight, bias, one.set_params(p=p).keep_.view(np.uint8)) for p in ps]
 
     def scores(self, h: Any) -> Float64:
         """float64 (len(points), N) of features `h` (N, D)."""

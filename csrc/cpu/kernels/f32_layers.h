@@ -236,14 +236,14 @@ INLINE void block_moments(const dice_view *x, int32_t channel, double *mean, dou
     }
 }
 
-/* The vector of of[group], where `group` is that of each of 16 channels from `channel` on. Group 0 begins at
- * channel `start`; each group has `size` channels. */
-INLINE vec16 by_group(const double *of, int32_t start, int32_t channel, int32_t size)
+/* Spreads one value for each group over 16 channels, from `channel` on: each lane is the value of its
+ * channel's group. Group 0 begins at channel `start`; each group has `size` channels. */
+INLINE vec16 by_group(const double *values, int32_t start, int32_t channel, int32_t size)
 {
     float lanes[16];
     for (int32_t i = 0; i < 16; i++) {
         const int32_t group = (channel + i - start) / size;
-        lanes[i] = group < 16 ? (float)of[group] : 0.0f;
+        lanes[i] = group < 16 ? (float)values[group] : 0.0f;
     }
     return vec16_load(lanes);
 }
@@ -252,11 +252,11 @@ static void groupnorm(const dice_view *x, const dice_view *y, int32_t groups, fl
                       const float *bias, int relu, int32_t c0, int32_t c1)
 {
     const int32_t size = x->channels / groups;
-    const int32_t span = dice_groupnorm_span(size); /* at most 16 groups */
+    const int32_t unit = dice_groupnorm_unit(size); /* at most 16 groups */
     const double n = (double)x->height * x->width;
     const vec16 zero = vec16_set1(0.0f);
-    for (int32_t start = c0; start < c1; start += span) {
-        const int32_t end = dice_least32(start + span, x->channels);
+    for (int32_t start = c0; start < c1; start += unit) {
+        const int32_t end = dice_least32(start + unit, x->channels);
         double mean[16] = {0}, variance[16] = {0}, counted[16] = {0};
         for (int32_t channel = start; channel < end; channel += 16) {
             double channel_mean[16], square[16];

@@ -1,7 +1,7 @@
 /* The kernels of linear, for one instruction set. Included by f32_linear_<isa>.c.
  *
  * Every logit is the bias plus the sums of the blocks, in the order of the features; the sum of a block is a
- * chain of fused multiply-adds over its DICE_LINEAR_SPAN features. This holds for either layout of the
+ * chain of fused multiply-adds over its DICE_LINEAR_BLOCK features. This holds for either layout of the
  * weights and for every tile and instruction set. So an image's bits are always the same, and a weight of 0
  * may be left out or kept. */
 #include <string.h>
