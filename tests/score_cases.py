@@ -44,3 +44,8 @@ def fitted(name, case):
 
 def scored_by(name, det, case):
     return det.score_samples(case.logits32()[1] if METHODS[name].takes == "z" else case.test32)
+
+
+def close(got, want):
+    """To 1e-6 of the largest score: sums that cancel have no relative precision."""
+    np.testing.assert_allclose(got, want, rtol=1e-6, atol=1e-6 * np.abs(want).max())

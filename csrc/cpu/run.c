@@ -199,7 +199,7 @@ static area run_groupnorm(const dice_cpu_kernels *kernels, const dice_step *step
     return made;
 }
 
-/* By kind. Convolutions have run_conv; networks with an op of a kind that is missing are not taken. */
+/* By kind; convolutions have run_conv. A network with an op of a missing kind is refused (dice_run_takes). */
 static const layer layers[DICE_OP_KINDS] = {
     [DICE_OP_MAXPOOL] = run_maxpool,
     [DICE_OP_AVGPOOL] = run_avgpool,
