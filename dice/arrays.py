@@ -101,7 +101,7 @@ def blocks(array: np.ndarray, dtype: type, size: int | None = None) -> Iterator[
 
     There is one empty block where N is 0.
 
-    A run has up to `size` bytes, default BLOCK_BYTES."""
+    A block has up to `size` bytes, default BLOCK_BYTES."""
     row_bytes = max(1, array.shape[1] * np.dtype(dtype).itemsize)
     step = max(1, (size or BLOCK_BYTES) // row_bytes)
     for first in range(0, max(1, len(array)), step):

@@ -294,7 +294,7 @@ def fit_and_score(
 
 
 def _chunks(array: Array) -> Iterator[tuple[Int64, Array]]:
-    """Runs of rows of `array` (N, D) with their numbers."""
+    """Blocks of rows of `array` (N, D), each with the numbers of its rows."""
     first = 0
     for block in blocks(array, float_type(array)):
         yield np.arange(first, first + len(block)), block

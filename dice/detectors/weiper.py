@@ -36,9 +36,9 @@ class WeiPer(HeadScore):
     running mean of `smooth` bins (`smooth_copies` for the logits), eps (`eps_copies`) added to every bin.
     Defaults are CIFAR-10's.
 
-    The authors' code takes the histogram of more than 1000 features in runs of 1000 that weigh alike, so that
-    the last 48 of 2048 have a third of the weight; here every feature weighs the same. It draws new copies
-    for every batch.
+    The authors' code takes the histogram of more than 1000 features in pieces of 1000 that weigh alike, so
+    that the last 48 of 2048 have a third of the weight; here every feature weighs the same. It draws new
+    copies for every batch.
 
     Directions come from `seed`, copy by copy; copies beyond 1 GB are not kept but drawn again for each block.
     Training histograms need the range first: an evenly spread sample of at most `images` features is kept,

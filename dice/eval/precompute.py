@@ -38,7 +38,7 @@ def select(
 
     max_images: a random sample without replacement, stratified: each label gets its share, rounded up or
     down.
-    shard: (i, n), i from 1: the i-th of n runs of equal length.
+    shard: (i, n), i from 1: the i-th of n slices of equal length.
     """
     indices, sample = np.arange(len(train)), None
     if max_images is not None and max_images < len(train):

@@ -81,8 +81,8 @@ class About:
     checkpoint (SHA-256), arch, precision, device, isa, transform: the network and how it ran.
     set, identity, labels: the image set, the SHA-256 of what its images hold, and that of their labels, None
     without any and in files of earlier versions. images_in_set: how many it has.
-    sample: None for all of them. shard: (i, n), i from 1, the i-th of n parts; None for all. size: images of
-    this part.
+    sample: None for all of them. shard: (i, n), i from 1, the i-th of n shards; None for all. size: images of
+    this shard.
     full: whether there are class means and scatter.
     done: images passed, unreadable ones too. left_out: the reason for each unreadable one.
     """
@@ -154,7 +154,7 @@ class About:
 
 
 class Statistics:
-    """What is known of the training features; the module's docstring says what each part is for.
+    """What is known of the training features; the module's docstring says which detector learns from what.
 
     about: which images and which network.
     moments: of all features.
@@ -206,7 +206,7 @@ class Statistics:
             self.classes.add(h, np.zeros(len(h), np.int64))
 
     def merge(self, other: "Statistics") -> None:
-        """Adds what `other`, with the same parts, of the same features and classes, has seen."""
+        """Adds what `other` has seen; it has the same statistics of the same features and classes."""
         self.moments.merge(other.moments)
         for mine, theirs in ((self.classes, other.classes), (self.right, other.right)):
             if mine is not None and theirs is not None:
@@ -244,7 +244,8 @@ class Statistics:
         return found
 
     def _fill(self, arrays: Mapping[str, np.ndarray]) -> None:
-        """Takes the parts from what a file holds. KeyError, ValueError or TypeError where they do not fit."""
+        """Takes the statistics from the arrays of a file. KeyError, ValueError or TypeError where they do not
+        fit."""
         features = self.moments.features
         self.moments = Moments.from_arrays(features, arrays)
         if not 0 <= self.count <= self.about.done:
