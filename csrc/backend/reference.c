@@ -310,42 +310,34 @@ static dice_status copy_floats(dice_graph *graph, const float *from, size_t coun
     return status;
 }
 
-static dice_status copy_op(dice_graph *graph, const dice_op *from, int parts)
+/* The weights of *to = those of *from, a convolution's rounded to `parts` bfloat16 parts. */
+static dice_status copy_weights(dice_graph *graph, const dice_op *from, int parts, dice_op *to)
 {
-    dice_op op = *from;
-    const size_t cx = (size_t)graph->tensors[op.x].channels, cy = (size_t)graph->tensors[op.y].channels;
+    const size_t cx = (size_t)graph->tensors[to->x].channels, cy = (size_t)graph->tensors[to->y].channels;
     dice_status status = copy_floats(graph, from->weight, dice_op_weights(graph, from),
-                                     from->kind == DICE_OP_CONV ? parts : 3, &op.weight);
+                                     from->kind == DICE_OP_CONV ? parts : 3, &to->weight);
     if (status == DICE_OK) {
-        status = copy_floats(graph, from->bias, cy, 3, &op.bias);
+        status = copy_floats(graph, from->bias, cy, 3, &to->bias);
     }
     if (status == DICE_OK) {
-        status = copy_floats(graph, from->pre_scale, cx, 3, &op.pre_scale);
+        status = copy_floats(graph, from->pre_scale, cx, 3, &to->pre_scale);
     }
-    if (status == DICE_OK) {
-        status = copy_floats(graph, from->pre_shift, cx, 3, &op.pre_shift);
-    }
-    return status == DICE_OK ? dice_graph_push(graph, &op) : status;
+    return status == DICE_OK ? copy_floats(graph, from->pre_shift, cx, 3, &to->pre_shift) : status;
 }
 
-/* to = a copy of the graph without its head, with weights rounded to `parts` bfloat16 parts. */
-static dice_status copy_graph(const dice_graph *from, int parts, dice_graph *to)
+/* *out = a copy of the graph without its head, with the weights of convolutions rounded to `parts` bfloat16
+ * parts. */
+static dice_status copy_graph(const dice_graph *from, int parts, dice_graph **out)
 {
-    dice_status status = DICE_OK;
-    int32_t id;
-    for (int32_t i = 0; status == DICE_OK && i < from->n_tensors; i++) {
-        const dice_tensor *t = &from->tensors[i];
-        status = t->parent == DICE_NONE ? dice_graph_tensor(to, t->channels, &id)
-                                        : dice_graph_slice(to, t->parent, t->offset, t->channels, &id);
-    }
+    dice_status status = dice_graph_outline(from, out);
     for (int32_t i = 0; status == DICE_OK && i < from->n_ops; i++) {
-        status = copy_op(to, &from->ops[i], parts);
+        status = copy_weights(*out, &from->ops[i], parts, &(*out)->ops[i]);
     }
-    to->input = from->input;
-    to->output = from->output;
-    to->image_size = from->image_size;
-    memcpy(to->mean, from->mean, sizeof to->mean);
-    memcpy(to->std, from->std, sizeof to->std);
+    if (status == DICE_OK) {
+        (*out)->image_size = from->image_size;
+        memcpy((*out)->mean, from->mean, sizeof from->mean);
+        memcpy((*out)->std, from->std, sizeof from->std);
+    }
     return status;
 }
 
@@ -363,11 +355,8 @@ static dice_status net_create(const dice_graph *graph, const dice_options *optio
     dice_status status = dice_alloc_zero(1, sizeof(dice_net), &memory);
     dice_net *net = memory;
     if (status == DICE_OK) {
-        status = dice_graph_new(graph->arch, &net->graph);
-    }
-    if (status == DICE_OK) {
         net->parts = dice_precision_parts(options->precision);
-        status = copy_graph(graph, net->parts, net->graph);
+        status = copy_graph(graph, net->parts, &net->graph);
     }
     if (status != DICE_OK) {
         net_free(net);

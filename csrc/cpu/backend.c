@@ -71,7 +71,7 @@ static void net_info(const dice_net *net, dice_net_info *info)
 
 static const char *net_algorithm(const dice_net *net, int32_t op, const char **layer)
 {
-    if (op >= net->steps.graph.n_ops) {
+    if (op >= net->steps.graph->n_ops) {
         return NULL;
     }
     const dice_step *step = &net->steps.step[op];

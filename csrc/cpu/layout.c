@@ -18,7 +18,7 @@ static size_t tensor_bytes(int32_t channels, int32_t height, int32_t width)
 static size_t scratch_bytes(const dice_steps *steps, const dice_plan *plan, int bundle)
 {
     size_t most = 0;
-    for (int32_t i = 0; i < steps->graph.n_ops; i++) {
+    for (int32_t i = 0; i < steps->graph->n_ops; i++) {
         const dice_step *step = &steps->step[i];
         if (step->op->kind == DICE_OP_CONV) {
             const int32_t y = step->op->y;
@@ -33,9 +33,9 @@ static size_t scratch_bytes(const dice_steps *steps, const dice_plan *plan, int 
 /* The view of tensor `id` in the arena that begins at `arena`. */
 static dice_view make_view(const dice_steps *steps, const dice_plan *plan, int32_t id, float *arena)
 {
-    const dice_tensor *tensor = &steps->graph.tensors[id];
+    const dice_tensor *tensor = &steps->graph->tensors[id];
     const int32_t border = steps->border[id];
-    const int32_t pixel = steps->narrow_input && id == steps->graph.input ? tensor->channels : DICE_BLOCK;
+    const int32_t pixel = steps->narrow_input && id == steps->graph->input ? tensor->channels : DICE_BLOCK;
     dice_view view = {.channels = tensor->channels,
                       .offset = tensor->parent == DICE_NONE ? 0 : tensor->offset,
                       .height = plan->height[id],
@@ -60,11 +60,11 @@ dice_status dice_layout_make(dice_layout *layout, const dice_steps *steps, int32
                         .bundle = steps->weight_bytes > LARGE_WEIGHTS ? 4 : 1};
     dice_plan plan = {0};
     void *memory;
-    dice_status status = dice_plan_make(&steps->graph, height, width, tensor_bytes, &plan);
+    dice_status status = dice_plan_make(steps->graph, height, width, tensor_bytes, &plan);
     if (status != DICE_OK) {
         return status;
     }
-    status = dice_alloc((size_t)steps->graph.n_tensors, sizeof(dice_view), &memory);
+    status = dice_alloc((size_t)steps->graph->n_tensors, sizeof(dice_view), &memory);
     made.view = memory;
     if (status == DICE_OK) {
         const size_t arena = dice_align_up(plan.arena_bytes);
@@ -74,7 +74,7 @@ dice_status dice_layout_make(dice_layout *layout, const dice_steps *steps, int32
         made.memory = memory;
     }
     if (status == DICE_OK) {
-        for (int32_t id = 0; id < steps->graph.n_tensors; id++) {
+        for (int32_t id = 0; id < steps->graph->n_tensors; id++) {
             made.view[id] = make_view(steps, &plan, id, dice_layout_arena(&made, 0));
         }
         dice_layout_free(layout);

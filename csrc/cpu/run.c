@@ -63,7 +63,7 @@ static void load_image(const job *work, size_t image, const float *arena)
 {
     const dice_steps *steps = work->steps;
     const dice_images *images = work->images;
-    const dice_view x = dice_layout_view(work->layout, steps->graph.input, arena);
+    const dice_view x = dice_layout_view(work->layout, steps->graph->input, arena);
     const size_t pixels = (size_t)x.height * (size_t)x.width;
     const ptrdiff_t step = steps->narrow_input ? x.channels : DICE_BLOCK;
     for (int32_t iy = 0; iy < x.height; iy++) {
@@ -83,7 +83,7 @@ static void load_image(const job *work, size_t image, const float *arena)
 
 static void store_features(const job *work, size_t image, const float *arena)
 {
-    const dice_view y = dice_layout_view(work->layout, work->steps->graph.output, arena);
+    const dice_view y = dice_layout_view(work->layout, work->steps->graph->output, arena);
     const size_t pixels = (size_t)y.height * (size_t)y.width;
     float *to = work->features + image * (size_t)y.channels * pixels;
     for (int32_t c = 0; c < y.channels; c++) {
@@ -238,7 +238,7 @@ static void run_bundle(const job *work, size_t first, size_t images, const float
 {
     const share whole = {0, 1};
     const size_t stride = work->layout->image_floats;
-    const int32_t n_steps = work->steps->graph.n_ops;
+    const int32_t n_steps = work->steps->graph->n_ops;
     const dice_step *step = work->steps->step;
     for (size_t i = 0; i < images; i++) {
         load_image(work, first + i, arena + i * stride);
@@ -298,7 +298,7 @@ static dice_status run_shared(job *work, size_t image)
 {
     const float *arena = dice_layout_arena(work->layout, 0);
     load_image(work, image, arena);
-    for (int32_t s = 0; s < work->steps->graph.n_ops; s++) {
+    for (int32_t s = 0; s < work->steps->graph->n_ops; s++) {
         work->step = &work->steps->step[s];
         const dice_status status = dice_parallel_for((size_t)work->layout->threads, run_share, work);
         if (status != DICE_OK) {

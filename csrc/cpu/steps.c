@@ -6,16 +6,6 @@
 #include "base/memory.h"
 #include "base/sizes.h"
 
-/* *out = a copy of an array. */
-static dice_status copy_array(const void *from, int32_t count, size_t size, void **out)
-{
-    const dice_status status = dice_alloc((size_t)count, size, out);
-    if (status == DICE_OK) {
-        memcpy(*out, from, (size_t)count * size);
-    }
-    return status;
-}
-
 /* Whether the input may be stored pixel by pixel: it has fewer channels than a block, and nothing but
  * convolutions, which pack it, reads it. */
 static int input_is_narrow(const dice_graph *graph)
@@ -72,32 +62,21 @@ static dice_status make_layer(const dice_graph *graph, const dice_op *op, dice_s
     return status == DICE_OK ? dice_alloc_padded(shift, channels, room, &step->shift) : status;
 }
 
-/* Makes the arrays of `steps`, with copies of the tensors and ops of `graph` but not of their weights. */
+/* Makes the arrays of `steps`, with a copy of the tensors and ops of `graph` but not of their weights. */
 static dice_status make_arrays(dice_steps *steps, const dice_graph *graph)
 {
-    void *tensors = NULL, *ops = NULL, *border = NULL, *step = NULL;
-    dice_status status = copy_array(graph->tensors, graph->n_tensors, sizeof(dice_tensor), &tensors);
-    if (status == DICE_OK) {
-        status = copy_array(graph->ops, graph->n_ops, sizeof(dice_op), &ops);
-    }
+    void *border = NULL, *step = NULL;
+    dice_status status = dice_graph_outline(graph, &steps->graph);
     if (status == DICE_OK) {
         status = dice_alloc_zero((size_t)graph->n_tensors, sizeof(int32_t), &border);
     }
     if (status == DICE_OK) {
         status = dice_alloc_zero((size_t)graph->n_ops, sizeof(dice_step), &step);
     }
-    steps->graph = (dice_graph){.tensors = tensors,
-                                .n_tensors = graph->n_tensors,
-                                .ops = ops,
-                                .n_ops = graph->n_ops,
-                                .input = graph->input,
-                                .output = graph->output};
     steps->border = border;
     steps->step = step;
     for (int32_t i = 0; status == DICE_OK && i < graph->n_ops; i++) {
-        dice_op *op = &steps->graph.ops[i];
-        op->weight = op->bias = op->pre_scale = op->pre_shift = NULL;
-        steps->step[i].op = op;
+        steps->step[i].op = &steps->graph->ops[i];
     }
     return status;
 }
@@ -128,14 +107,13 @@ dice_status dice_steps_init(dice_steps *steps, const dice_graph *graph, const di
 
 void dice_steps_free(dice_steps *steps)
 {
-    for (int32_t i = 0; steps->step != NULL && i < steps->graph.n_ops; i++) {
+    for (int32_t i = 0; steps->step != NULL && i < steps->graph->n_ops; i++) {
         dice_conv_free(&steps->step[i].conv);
         dice_free(steps->step[i].scale);
         dice_free(steps->step[i].shift);
     }
     dice_free(steps->step);
     dice_free(steps->border);
-    dice_free(steps->graph.tensors);
-    dice_free(steps->graph.ops);
+    dice_graph_free(steps->graph);
     *steps = (dice_steps){0};
 }

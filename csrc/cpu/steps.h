@@ -16,8 +16,8 @@ typedef struct dice_step {
 
 typedef struct dice_steps {
     const dice_cpu_kernels *kernels;
-    dice_graph graph; /* the tensors and the ops, without weights */
-    dice_step *step;  /* (graph.n_ops) */
+    dice_graph *graph; /* the tensors and the ops, without weights */
+    dice_step *step;   /* (graph.n_ops) */
     int32_t *border;  /* (graph.n_tensors) zero pixels to be kept around a tensor; a slice has its parent's */
     int narrow_input; /* the input has fewer channels than a block, so it lies pixel by pixel */
     float byte_value[3][256]; /* what each byte of a channel is after normalisation */

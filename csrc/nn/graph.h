@@ -124,7 +124,8 @@ int dice_op_shape(const dice_graph *graph, const dice_op *op, const dice_op_fiel
 /* Floats at op->weight: C_y C_x K K of a CONV, C of a GROUPNORM, else 0. */
 size_t dice_op_weights(const dice_graph *graph, const dice_op *op);
 
-/* *out = a new graph of the same tensors and ops without any array of weights: enough for a plan. */
+/* *out = a new graph of the same tensors and ops without any array of weights, or NULL on failure: enough for
+ * a plan, and for a back end that packs the weights in its own way. */
 dice_status dice_graph_outline(const dice_graph *graph, dice_graph **out);
 
 /* Turns the height and width of x into those of y and returns 1. Returns 0, and changes nothing, where x is
