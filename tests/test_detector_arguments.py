@@ -6,7 +6,20 @@ import warnings
 import numpy as np
 import pytest
 
-from dice.detectors import DICE, GEN, MSP, SHE, Energy, Entropy, LastLayer, MaxLogit, Residual, ViM, WeiPer
+from dice.detectors import (
+    DICE,
+    GEN,
+    KNN,
+    MSP,
+    SHE,
+    Energy,
+    Entropy,
+    LastLayer,
+    MaxLogit,
+    Residual,
+    ViM,
+    WeiPer,
+)
 from dice.detectors.activations import ASH, SCALE
 from dice.detectors.fitting import fit_and_score
 from dice.detectors.registry import METHODS, make
@@ -103,3 +116,15 @@ def test_a_percentage_below_1_is_warned_about(use):
     for p in (-1, 101, float("nan")):
         with pytest.raises(InputError):
             use(p)
+
+
+@pytest.mark.parametrize("digits", [400, 5000])
+def test_numbers_of_many_digits_are_refused(digits):
+    huge = 10**digits
+    for score in (
+        lambda: KNN(k=-huge).fit(H).score_samples(H),
+        lambda: DICE(W, B, p=huge).fit(H).score_samples(H),
+        lambda: Energy(T=huge).score_samples(H),
+    ):
+        with pytest.raises(InputError, match=": got .*, want"):
+            score()

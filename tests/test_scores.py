@@ -371,7 +371,7 @@ def test_negative_labels():
 
 def test_parameters_that_a_fit_depends_on_must_agree_in_a_merge():
     case = random_case()
-    plain, unit = (Mahalanobis(normalize).fit(case.train32, case.y) for normalize in (False, True))
+    plain, unit = (Mahalanobis(normalize=normalize).fit(case.train32, case.y) for normalize in (False, True))
     with pytest.raises(InputError, match="merge: got a Mahalanobis of normalize=True, this one has False"):
         plain.merge(unit)
 

@@ -72,12 +72,19 @@ def last_layer(W: Any, b: Any) -> tuple[NDArray[np.float32], NDArray[np.float32]
     return weight, bias
 
 
+def _shown(value: Any) -> str:
+    try:
+        return f"{value!r:.60}"
+    except ValueError:  # thousands of digits
+        return "a number of thousands of digits"
+
+
 def real(value: Any, name: str) -> float:
     """A parameter as a number that is not NaN."""
     try:
         number = float(value)
     except (TypeError, ValueError, OverflowError):
-        raise InputError(f"{name}: got {value!r}, want a number") from None
+        raise InputError(f"{name}: got {_shown(value)}, want a number") from None
     if np.isnan(number):
         raise InputError(f"{name}: is NaN, want a number")
     return number
@@ -86,7 +93,7 @@ def real(value: Any, name: str) -> float:
 def truth(value: Any, name: str) -> bool:
     """A parameter that is True or False."""
     if not isinstance(value, bool | np.bool_):
-        raise InputError(f"{name}: got {value!r:.60}, want True or False")
+        raise InputError(f"{name}: got {_shown(value)}, want True or False")
     return bool(value)
 
 
@@ -94,7 +101,7 @@ def bounded(value: Any, name: str) -> float:
     """A parameter as a finite number."""
     number = real(value, name)
     if np.isinf(number):
-        raise InputError(f"{name}: got {value!r}, want a finite number")
+        raise InputError(f"{name}: got {_shown(value)}, want a finite number")
     return number
 
 
@@ -102,7 +109,7 @@ def positive(value: Any, name: str) -> float:
     """A parameter as a finite number above 0."""
     number = real(value, name)
     if not 0 < number < np.inf:
-        raise InputError(f"{name}: got {value!r}, want a finite number above 0")
+        raise InputError(f"{name}: got {_shown(value)}, want a finite number above 0")
     return number
 
 
@@ -110,10 +117,10 @@ def percentage(value: Any, name: str) -> float:
     """A parameter from 0 to 100; a warning where it looks like a fraction."""
     try:
         number = float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         number = np.nan
     if not 0 <= number <= 100:
-        raise InputError(f"{name}: got {value!r}, want a percentage from 0 to 100")
+        raise InputError(f"{name}: got {_shown(value)}, want a percentage from 0 to 100")
     if 0 < number < 1:
         warnings.warn(
             f"{name}={number:g} is a percentage: {number:g} of 100, not {100 * number:g} of 100",
@@ -126,7 +133,7 @@ def percentage(value: Any, name: str) -> float:
 def whole(value: Any, name: str, least: int = 1, most: int = MOST_WHOLE) -> int:
     """A parameter as a whole number from `least` to `most`."""
     if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
-        raise InputError(f"{name}: got {value!r:.60}, want a whole number of at least {least}")
+        raise InputError(f"{name}: got {_shown(value)}, want a whole number of at least {least}")
     if value > most:
         raise InputError(f"{name}: is too large, want at most {most}")
     return int(value)
@@ -142,7 +149,7 @@ def finite(block: np.ndarray, name: str) -> np.ndarray:
 def chosen(value: Any, name: str, *words: str) -> str:
     """A parameter that is one of `words`."""
     if not isinstance(value, str) or value not in words:
-        raise InputError(f"{name}: got {value!r:.60}, want {', '.join(words[:-1])} or {words[-1]}")
+        raise InputError(f"{name}: got {_shown(value)}, want {', '.join(words[:-1])} or {words[-1]}")
     return value
 
 

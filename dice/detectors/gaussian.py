@@ -101,9 +101,9 @@ class Mahalanobis(Detector):
     fit_depends_on = ("normalize",)
     saved_classes = (NamedClasses, ClassMoments)
 
-    def __init__(self, normalize: bool = False, device: str = "cpu") -> None:
-        self.normalize = normalize
+    def __init__(self, device: str = "cpu", normalize: bool = False) -> None:
         self.device = device
+        self.normalize = normalize
 
     @property
     def learns_statistics(self) -> bool:
@@ -207,8 +207,8 @@ class SSD(Mahalanobis):
 
     needs_labels = False
 
-    def __init__(self, normalize: bool = True, device: str = "cpu") -> None:
-        super().__init__(normalize, device)
+    def __init__(self, device: str = "cpu", normalize: bool = True) -> None:
+        super().__init__(device, normalize)
 
     def partial_fit(self, h: Any, y: Any = None) -> "Self":
         """Adds training features `h` (N, D); labels are not read."""
