@@ -277,3 +277,16 @@ def test_statistics_have_no_class_means_from_such_labels(data, tmp_path):
         cwd=tmp_path,
     )
     assert done.returncode == 0 and "3 class folders, and the network 4 classes" in done.stderr
+
+
+def test_statistics_say_that_images_without_a_label_cost_all_labels(data, tmp_path):
+    images = sorted((data / "id").rglob("*.png"))
+    lines = [f"{path} {-1 if i == 0 else i % 4}" for i, path in enumerate(images)]
+    (tmp_path / "train.txt").write_text("\n".join(lines))
+    done = dice_run(
+        *("precompute", "--checkpoint", data / "net.npz", "--in-dataset", "own", "--in-data", "train.txt"),
+        *("--out", "s.npz"),
+        cwd=tmp_path,
+    )
+    assert done.returncode == 0
+    assert f"1 of {len(images)} images have no label (-1), so that no label is used" in done.stderr
