@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dice.arrays import as_array, blocks
+from dice.arrays import as_array, blocks, refuse_masked
 from dice.errors import InputError
 
 MOST_WHOLE = 1 << 53  # the largest whole number up to which doubles hold all
@@ -23,6 +23,7 @@ __all__ = [
     "finite",
     "float_type",
     "last_layer",
+    "named_labels",
     "percentage",
     "positive",
     "real",
@@ -77,7 +78,7 @@ def real(value: Any, name: str) -> float:
     try:
         number = float(value)
     except (TypeError, ValueError, OverflowError):
-        raise InputError(f"{name}: got {value!r}, want a number") from None
+        raise InputError(f"{name}: got {value!r:.60}, want a number") from None
     if np.isnan(number):
         raise InputError(f"{name}: is NaN, want a number")
     return number
@@ -110,10 +111,10 @@ def percentage(value: Any, name: str) -> float:
     """A parameter from 0 to 100; a warning where it looks like a fraction."""
     try:
         number = float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         number = np.nan
     if not 0 <= number <= 100:
-        raise InputError(f"{name}: got {value!r}, want a percentage from 0 to 100")
+        raise InputError(f"{name}: got {value!r:.60}, want a percentage from 0 to 100")
     if 0 < number < 1:
         warnings.warn(
             f"{name}={number:g} is a percentage: {number:g} of 100, not {100 * number:g} of 100",
@@ -151,6 +152,8 @@ def class_labels(y: Any, n: int, classes: int) -> NDArray[np.int64]:
     if y is None:
         raise InputError("y: not given, want the class (from 0) of every training image")
     labels = as_array(y, "y", 1)
+    if labels.dtype.kind == "f":
+        finite(labels, "y")
     if labels.dtype.kind == "f" and (labels == np.rint(labels)).all():
         labels = labels.astype(np.int64)
     if labels.dtype.kind not in "iu":
@@ -160,6 +163,29 @@ def class_labels(y: Any, n: int, classes: int) -> NDArray[np.int64]:
     if n and not (labels.min() >= 0 and labels.max() < classes):
         raise InputError(f"y: got labels from {labels.min()} to {labels.max()}, want 0 to {classes - 1}")
     return labels.astype(np.int64)
+
+
+def named_labels(y: Any, n: int) -> np.ndarray:
+    """Labels (n,) of any kind that can be sorted: numbers, text, dates. Truth values become 0 and 1."""
+    if y is None:
+        raise InputError("y: not given, want the class of every training image")
+    labels = np.asarray(refuse_masked(y, "y"))
+    if labels.shape != (n,):
+        raise InputError(f"y: got shape {labels.shape} for {n} images")
+    if labels.dtype.kind not in "biufUSOMm":
+        raise InputError(f"y: got dtype {labels.dtype}, want numbers, texts or dates")
+    if labels.dtype.kind == "O" and all(isinstance(label, str) for label in labels):
+        labels = labels.astype(str)
+    if labels.dtype.kind == "b":
+        labels = labels.astype(np.int64)
+    try:
+        missing = bool((labels != labels).any()) or (labels.dtype.kind == "f" and np.isinf(labels).any())
+        np.sort(labels)
+    except TypeError:
+        raise InputError("y: holds labels of several kinds, or None; give numbers, or texts") from None
+    if missing:
+        raise InputError("y: holds NaN or infinity; leave images without a label out")
+    return labels
 
 
 def float_type(array: np.ndarray) -> type:

@@ -38,9 +38,7 @@ class CTM(Detector):
     def partial_fit(self, h: Any, y: Any = None) -> "Self":
         """Adds training features `h` (N, D) with labels `y` (N,) of any kind."""
         array = self._checked(h)
-        if y is None:
-            raise InputError("y: not given, want the class of every training image")
-        batch = NamedClasses.of(array, np.asarray(y), scatter=False)
+        batch = NamedClasses.of(array, y, scatter=False)
         found = self._state_to_extend(NamedClasses, batch.empty)
         found.merge(batch)
         self._state = found

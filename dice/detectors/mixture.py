@@ -9,7 +9,8 @@ from scipy.special import logsumexp
 
 from dice import _core
 from dice.detectors.base import Detector
-from dice.detectors.checks import positive, scored
+from dice.detectors.checks import named_labels, positive, scored
+from dice.detectors.gaussian import in_range
 from dice.detectors.subspace import check_scatter
 from dice.errors import InputError
 from dice.io.schema import Unfit, either, instance, items, number, restore, text, whole
@@ -81,11 +82,7 @@ class GMM(Detector):
         """Adds training features `h` (N, D) with labels `y` (N,). InputError where the covariances of all
         classes would take more than `LARGEST` bytes."""
         array = self._checked(h)
-        if y is None:
-            raise InputError("y: not given, want the class of every training image")
-        labels = np.asarray(y)
-        if labels.shape != (len(array),):
-            raise InputError(f"y: got shape {labels.shape} for {len(array)} images")
+        labels = named_labels(y, len(array))
         found = self._state_to_extend(ClassGaussians, lambda: ClassGaussians(array.shape[1]))
         names = np.unique(labels).tolist()
         classes = len(set(found.names) | set(names))
@@ -138,6 +135,6 @@ class GMM(Detector):
 
     def _score_block(self, h: np.ndarray) -> NDArray[np.float64]:
         model = self._cached("model", self._model)
-        logs = np.stack([factor - gaussian.distance(h) / 2 for gaussian, factor in model])
+        logs = np.stack([factor - in_range(gaussian.distance(h)) / 2 for gaussian, factor in model])
         score: NDArray[np.float64] = logsumexp(logs, axis=0)
         return score

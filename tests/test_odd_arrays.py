@@ -1,0 +1,94 @@
+"""Arrays that detectors must not read as others: masked values, labels that are none, numbers beyond the range
+of their squares."""
+
+import numpy as np
+import pytest
+
+from dice.arrays import unit_rows
+from dice.detectors import Detector
+from dice.detectors.registry import METHODS, make
+from dice.detectors.texts import select_negatives
+from dice.errors import InputError
+
+RNG = np.random.default_rng(0)
+W, B = RNG.standard_normal((4, 9)).astype(np.float32), np.zeros(4, np.float32)
+H = RNG.standard_normal((100, 9)).astype(np.float32)
+Y = (H @ W.T).argmax(axis=1)  # every class is there
+
+LABELLED = [name for name, row in METHODS.items() if row.needs_labels]
+ANY_KIND = [name for name in LABELLED if make(name, W, B).takes == "h" and name != "she"]
+
+
+@pytest.mark.parametrize("name", LABELLED)
+@pytest.mark.parametrize(
+    ("labels", "words"),
+    [
+        (np.where(Y == 1, np.nan, Y), "NaN"),
+        (np.where(Y == 1, np.inf, Y), "infinity"),
+        (np.ma.array(Y, mask=Y == 1), "masked"),
+        (np.array([None] * len(Y)), "y: "),
+        (np.array([1, "a"] * (len(Y) // 2), object), "y: "),
+        (np.zeros(len(Y), [("a", "i4")]), "dtype"),
+    ],
+)
+def test_labels_that_name_no_class_are_refused(name, labels, words):
+    detector = make(name, W, B)
+    with pytest.raises(InputError, match=words):
+        detector.fit(H if detector.takes == "h" else H @ W.T + B, labels)
+
+
+@pytest.mark.parametrize("name", ANY_KIND)
+@pytest.mark.parametrize("labels", [Y > 1, np.array(["a", "b", "c", "d"], object)[Y]])
+def test_labels_of_other_kinds_come_back_from_a_file(name, labels, tmp_path):
+    detector = make(name, W, B).fit(H, labels)
+    detector.save(tmp_path / "x")
+    scores = Detector.load(tmp_path / "x").score_samples(H)
+    np.testing.assert_array_equal(scores, detector.score_samples(H))
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_masked_values_are_not_read_as_values(name):
+    detector = make(name, W, B)
+    given = H if detector.takes == "h" else H @ W.T + B
+    detector.fit(given, Y)
+    masked = np.ma.array(given, mask=np.zeros(given.shape, bool))
+    np.testing.assert_array_equal(detector.score_samples(masked), detector.score_samples(given))
+    masked.mask[3, 1] = True
+    with pytest.raises(InputError, match="masked"):
+        detector.score_samples(masked)
+    with pytest.raises(InputError, match="masked"):
+        detector.fit(masked, Y)
+
+
+@pytest.mark.parametrize("name", ["mds++", "rmds++", "ssd+", "kpca", "ctm"])
+@pytest.mark.parametrize("scale", [1e200, 1e-200])
+def test_unit_features_of_any_size_are_the_same(name, scale):
+    h = H.astype(np.float64)
+    detector, scaled = (make(name, W, B).fit(x, Y) for x in (h, h * scale))
+    if name != "ctm":  # whose products are float32
+        np.testing.assert_allclose(detector.score_samples(h * scale), detector.score_samples(h), atol=1e-6)
+        np.testing.assert_allclose(scaled.score_samples(h), detector.score_samples(h), rtol=1e-6, atol=1e-6)
+    else:
+        np.testing.assert_allclose(scaled.score_samples(h), detector.score_samples(h), rtol=1e-6)
+
+
+def test_a_row_keeps_its_bits_beside_one_that_overflows():
+    h = H.astype(np.float64)
+    both = unit_rows(np.concatenate([h, h[:1] * 1e200]))
+    np.testing.assert_array_equal(both[: len(h)], unit_rows(h))
+    np.testing.assert_allclose(both[-1], both[0], rtol=1e-15)
+
+
+@pytest.mark.parametrize("name", ["mds", "rmds", "gmm"])
+def test_distances_that_overflow_are_refused(name):
+    with pytest.raises(InputError, match="range of float64"):
+        make(name, W, B).fit(H, Y).score_samples(H.astype(np.float64) * 1e200)
+
+
+def test_negatives_of_odd_texts_are_refused():
+    texts = np.ones((5, W.shape[1]))
+    for wrong in ({"W": np.where(W > 0, W, np.nan)}, {"candidates": texts * np.nan}, {"candidates": texts[:0]}):
+        with pytest.raises(InputError, match=next(iter(wrong))):
+            select_negatives(**({"W": W, "candidates": texts} | wrong))
+    with pytest.raises(InputError, match="share"):
+        select_negatives(W, texts, share="much")
