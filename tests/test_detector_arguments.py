@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from dice.detectors import DICE, GEN, MSP, SHE, Energy, Entropy, LastLayer, MaxLogit, Residual, ViM, WeiPer
-from dice.detectors.activations import ASH, SCALE
+from dice.detectors.activations import ASH, SCALE, VRA, Clip
 from dice.detectors.fitting import fit_and_score
 from dice.detectors.registry import METHODS, make
 from dice.errors import InputError
@@ -103,3 +103,15 @@ def test_a_percentage_below_1_is_warned_about(use):
     for p in (-1, 101, float("nan")):
         with pytest.raises(InputError):
             use(p)
+
+
+@pytest.mark.parametrize("value", [None, 0.5, [0.1], (0.9, 0.1), "ab", np.array([1, 2])])
+def test_rules_refuse_what_is_no_parameter(value):
+    for wrong in ({"quantiles_": value}, {"per": value}, {"below": value}):
+        with pytest.raises(InputError, match=next(iter(wrong))):
+            VRA(**wrong)
+    with pytest.raises(InputError, match="variant"):
+        ASH(variant=value)
+    with pytest.raises(InputError, match="p: got"):
+        DICE(W, B, p=10**400).fit(H).score_samples(H)
+    assert Clip(quantile=np.float32(0.5)).quantiles == (0.5,)

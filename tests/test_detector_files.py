@@ -248,3 +248,10 @@ def test_saving_refuses_what_it_cannot_keep(tmp_path):
     with pytest.raises(dice.InputError, match="cannot be written"):
         dice.detectors.MSP().save(tmp_path / "no" / "d.dice")
     assert not list(tmp_path.iterdir())
+
+
+def test_what_could_not_be_read_again_is_not_written(tmp_path):
+    for detector, words in ((MSP(T="x"), "T: got 'x'"), (KNN(k=0), "k: got 0")):
+        with pytest.raises(InputError, match=f"not written.*{words}"):
+            detector.save(tmp_path / "x")
+    assert not list(tmp_path.iterdir())

@@ -1,5 +1,5 @@
-"""Arrays that detectors must not read as others: masked values, labels that are none, numbers beyond the range
-of their squares."""
+"""Arrays that detectors must not read as others: masked values, labels that are none, numbers whose squares
+overflow."""
 
 import numpy as np
 import pytest
@@ -87,7 +87,11 @@ def test_distances_that_overflow_are_refused(name):
 
 def test_negatives_of_odd_texts_are_refused():
     texts = np.ones((5, W.shape[1]))
-    for wrong in ({"W": np.where(W > 0, W, np.nan)}, {"candidates": texts * np.nan}, {"candidates": texts[:0]}):
+    for wrong in (
+        {"W": np.where(W > 0, W, np.nan)},
+        {"candidates": texts * np.nan},
+        {"candidates": texts[:0]},
+    ):
         with pytest.raises(InputError, match=next(iter(wrong))):
             select_negatives(**({"W": W, "candidates": texts} | wrong))
     with pytest.raises(InputError, match="share"):

@@ -24,8 +24,8 @@ def run(args: Namespace) -> int:
     unlabelled = 0 if train.labels is None else int((train.labels < 0).sum())
     if unlabelled:
         train.notes.append(
-            f"{train.name}: {unlabelled} of {len(train)} images have no label (-1), so that no label is used: "
-            "all images count as one class"
+            f"{train.name}: {unlabelled} of {len(train)} images have no label (-1), so that no label is "
+            "used: all images count as one class"
         )
     subset = precompute.select(train, max_images=args.max_images, seed=args.seed, shard=args.shard)
     state = inputs.statistics_files(Path(args.base_dir), net, args.name, subset)[1]

@@ -514,7 +514,7 @@ class Detector:
 
         about: what it was fitted on, plain values by name (`dice fit` gives network, preprocessing, data set,
         number of images); default: what this detector was loaded with. InputError for a value that the format
-        does not take, and where the file cannot be written.
+        does not take, for a detector that could not be used, and where the file cannot be written.
 
         >>> import tempfile
         >>> from dice.detectors import KNN
@@ -526,7 +526,7 @@ class Detector:
         (KNN(k=1, device='cpu'), 'two points', array([-0.]))
         """
         known = getattr(self, "about_", {}) if about is None else about
-        files.save(path, self, known, _saved_classes())
+        files.save(path, self, known, _saved_classes(), lambda written: written._check())
 
     @classmethod
     def load(cls, path: PathLike) -> "Self":

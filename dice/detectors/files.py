@@ -85,15 +85,26 @@ class _Header:
         )
 
 
-def save(path: PathLike, detector: object, about: Mapping[str, Any], classes: Mapping[str, type]) -> None:
+def save(
+    path: PathLike,
+    detector: T,
+    about: Mapping[str, Any],
+    classes: Mapping[str, type],
+    check: Callable[[T], None],
+) -> None:
     """Writes `detector` and `about`, plain values by name, whole or not at all; `dice`, this version, is
     added to `about`.
 
-    classes: by name, those of the objects that may be in the file. InputError for a value that the format
-    does not take, and where the file cannot be written.
+    classes: by name, those of the objects that may be in the file. check: as for `load`. InputError for a
+    value that the format does not take, for a detector that `load` would refuse, and where the file cannot be
+    written.
     """
     arrays: list[np.ndarray] = []
     tree = _pack(detector, type(detector).__name__, arrays, classes)
+    try:
+        check(_Tree(arrays, classes).unpack(tree))
+    except (ValueError, TypeError, KeyError, AttributeError) as reason:
+        raise InputError(f"{path}: not written, since the detector could not be used: {reason}") from None
     header: dict[str, Any] = {"about": {**about, "dice": __version__}, "detector": tree}
     header["arrays"] = [{"dtype": a.dtype.str, "shape": a.shape, "offset": 0} for a in arrays]
     size = len(_encoded(header, path)) + 16 * len(arrays)  # room for the offsets; JSON takes spaces
