@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 import dice
-from dice.detectors import KNN, Detector, files
+from dice.detectors import KNN, MSP, Detector, files
 from dice.detectors.registry import METHODS, make
 from dice.detectors.sample import Thinned
+from dice.errors import InputError
 from dice.io.files import fill
 
 RNG = np.random.default_rng(0)

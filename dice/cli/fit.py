@@ -53,6 +53,7 @@ def run(args: Namespace) -> int:
         if held_out is None:
             raise InputError("--out-datasets: want the threshold of --calibration")
         _, ood, left_out = inputs.open_sets(inputs.ood_specs(args, args.in_dataset), args.root, strict=False)
+        inputs.name_shared([images for images in (train, held_out) if images is not None], ood)
     net = inputs.open_network(args, args.in_dataset)
     transform = preprocess.transform_for(net.arch)
     if args.mean:
