@@ -10,7 +10,7 @@ import time
 import numpy as np
 import pytest
 from PIL import Image
-from test_cli import dice_run, refused
+from test_cli import refused
 from tiny import FakeNet, array_set, save_densenet, save_images
 
 from dice.cli.inputs import tell_apart
