@@ -13,7 +13,7 @@ from dice.detectors.checks import named_labels, positive, scored
 from dice.detectors.gaussian import in_range
 from dice.detectors.subspace import check_scatter
 from dice.errors import InputError
-from dice.io.schema import Unfit, either, instance, items, number, restore, text, whole
+from dice.io.schema import Fields, array, either, items, number, text, whole
 from dice.stats.moments import ClassMoments
 
 if TYPE_CHECKING:
@@ -33,15 +33,33 @@ class ClassGaussians:
         self.names: list[Any] = []
         self.moments: list[ClassMoments] = []
 
+    def __getstate__(self) -> dict[str, Any]:
+        """With the moments stacked: there may be thousands of classes."""
+        classes, features = len(self.names), self.features
+        parts = {
+            "count": ([each.count for each in self.moments], (classes,)),
+            "mean": ([each.mean for each in self.moments], (classes, features)),
+            "scatter": ([each.state[2] for each in self.moments], (classes, features, features)),
+        }
+        stacked = {name: np.array(part, np.float64).reshape(shape) for name, (part, shape) in parts.items()}
+        return {"features": features, "names": self.names, **stacked}
+
     def __setstate__(self, state: Mapping[str, Any]) -> None:
-        """Unfit where it is not what such an object holds."""
-        names, moments = items(either(text(), number())), items(instance(ClassMoments))
-        restore(self, state, features=whole(1), names=names, moments=moments)
-        self.names, self.moments = list(self.names), list(self.moments)
-        if len(self.names) != len(self.moments) or len(set(self.names)) < len(self.names):
-            raise Unfit("ClassGaussians: want one name for each class")
-        if any(each.features != self.features for each in self.moments):
-            raise Unfit(f"ClassGaussians: want classes of {self.features} features")
+        """Unfit where it is not what `__getstate__` gives."""
+        fields = Fields(state, type(self).__name__)
+        self.features = fields.take("features", whole(1))
+        self.names = list(fields.take("names", items(either(text(), number()))))
+        if len(set(self.names)) < len(self.names):
+            fields.refuse("names", "a class is named twice")
+        shape = (len(self.names), self.features, self.features)
+        count = fields.take("count", array("float64", shape[0]))[:, None]
+        mean = fields.take("mean", array("float64", *shape[:2]))[:, None]
+        scatter = fields.take("scatter", array("float64", *shape))
+        fields.refuse_others()
+        self.moments = [
+            ClassMoments.from_arrays(self.features, {"count": n, "mean": m, "scatter": s}, scatter=True)
+            for n, m, s in zip(count, mean, scatter, strict=True)
+        ]
 
     def empty(self) -> "ClassGaussians":
         """A new one of the same D."""
@@ -72,7 +90,7 @@ class GMM(Detector):
     """
 
     needs_labels = True
-    saved_classes = (ClassGaussians, ClassMoments)
+    saved_classes = (ClassGaussians,)
     LARGEST = 1 << 31
 
     def __init__(self, reg: float = 1e-6) -> None:
