@@ -45,7 +45,7 @@ _START = len(MAGIC) + 4 + 4 + 32
 _ALIGN = 64
 _MOST_HEADER = 1 << 23  # bytes; there are a few arrays and numbers in it
 _MOST_DIMENSIONS = 8
-_MOST_OBJECTS = 64  # instances of classes; the richest detector has five
+_MOST_OBJECTS = 64  # instances of classes, and arrays in a second place; the richest detector has five
 _OWN = "about_"  # an attribute that the header has apart
 
 
@@ -265,7 +265,7 @@ class _Tree:
 
     def __init__(self, arrays: Sequence[np.ndarray], classes: Mapping[str, type]) -> None:
         self.arrays, self.classes = arrays, classes
-        self.objects = 0
+        self.objects = self.taken = 0
 
     def unpack(self, tree: Any) -> Any:
         """ValueError, TypeError, KeyError or AttributeError where the tree is none."""
@@ -275,6 +275,11 @@ class _Tree:
             raise ValueError("a bare list")
         ((kind, content),) = tree.items()
         if kind == "array":
+            self.taken += 1
+            if (
+                self.taken > len(self.arrays) + _MOST_OBJECTS
+            ):  # what holds one array often may copy it as often
+                raise ValueError("an array in too many places")
             return self.arrays[schema.check(content, whole(0, len(self.arrays) - 1), "array")]
         if kind in ("list", "tuple"):
             values = schema.check(content, items(plain), kind)
