@@ -81,8 +81,21 @@ def test_a_row_keeps_its_bits_beside_one_that_overflows():
 
 @pytest.mark.parametrize("name", ["mds", "rmds", "gmm"])
 def test_distances_that_overflow_are_refused(name):
-    with pytest.raises(InputError, match="range of float64"):
+    with pytest.raises(InputError, match="leaves the range"):
         make(name, W, B).fit(H, Y).score_samples(H.astype(np.float64) * 1e200)
+
+
+@pytest.mark.parametrize("name", ["react", "dice", "dice+react", "ash-p", "scale", "vra", "vim", "ctm"])
+@pytest.mark.parametrize("signs", [1, np.where(np.arange(9) % 2, 1, -1)])
+@pytest.mark.filterwarnings("ignore")
+def test_no_score_of_huge_features_is_infinite(name, signs):
+    detector = make(name, W, B).fit(H, Y)
+    huge = np.full((3, 9), 3e38, np.float32) * np.asarray(signs, np.float32)
+    with np.errstate(all="ignore"):
+        try:
+            assert np.isfinite(detector.score_samples(huge)).all()
+        except InputError as reason:
+            assert str(reason).startswith(("h: ", "z: "))
 
 
 def test_negatives_of_odd_texts_are_refused():

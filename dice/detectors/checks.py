@@ -21,6 +21,7 @@ __all__ = [
     "chosen",
     "class_labels",
     "finite",
+    "in_range",
     "float_type",
     "last_layer",
     "named_labels",
@@ -138,6 +139,13 @@ def finite(block: np.ndarray, name: str) -> np.ndarray:
     if not np.isfinite(block).all():
         raise InputError(f"{name}: holds NaN or infinity")
     return block
+
+
+def in_range(scores: NDArray[np.float64]) -> NDArray[np.float64]:
+    """`scores`, or distances. InputError where one overflows: a comparison with it would say nothing."""
+    if not np.isfinite(scores).all():
+        raise InputError("h: a score of it leaves the range of floating-point numbers; scale the features")
+    return scores
 
 
 def chosen(value: Any, name: str, *words: str) -> str:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from dice import _core
 from dice.arrays import unit_rows
 from dice.detectors.base import Detector
-from dice.detectors.checks import check_layer, chosen, finite, scored
+from dice.detectors.checks import check_layer, chosen, finite, in_range, scored
 from dice.detectors.gaussian import NamedClasses
 from dice.detectors.head import HeadScore
 from dice.errors import InputError
@@ -56,6 +56,7 @@ class CTM(Detector):
 
     def _score_block(self, h: np.ndarray) -> NDArray[np.float64]:
         largest = self._cached("products", self._products).forward(h, np.inf, "maxlogit")[0]
+        in_range(largest)
         norms = np.linalg.norm(h.astype(np.float64), axis=1)
         cosines: NDArray[np.float64] = np.divide(largest, norms, out=np.zeros(len(h)), where=norms > 0)
         return cosines

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from dice import _core
 from dice.arrays import on_gpu, unit_rows
 from dice.detectors.base import Detector
-from dice.detectors.checks import named_labels, scored, truth
+from dice.detectors.checks import in_range, named_labels, scored, truth
 from dice.errors import InputError
 from dice.io.schema import Unfit, instance, restore
 from dice.stats.moments import ClassMoments
@@ -18,14 +18,7 @@ from dice.stats.training import Statistics
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-__all__ = ["RMDS", "SSD", "Mahalanobis", "NamedClasses", "in_range"]
-
-
-def in_range(distance: NDArray[np.float64]) -> NDArray[np.float64]:
-    """`distance`. InputError where one overflows: differences and sums of such distances would be NaN."""
-    if not np.isfinite(distance).all():
-        raise InputError("h: a distance leaves the range of float64; scale the features")
-    return distance
+__all__ = ["RMDS", "SSD", "Mahalanobis", "NamedClasses"]
 
 
 class NamedClasses:

@@ -9,8 +9,7 @@ from scipy.special import logsumexp
 
 from dice import _core
 from dice.detectors.base import Detector
-from dice.detectors.checks import named_labels, positive, scored
-from dice.detectors.gaussian import in_range
+from dice.detectors.checks import in_range, named_labels, positive, scored
 from dice.detectors.subspace import check_scatter
 from dice.errors import InputError
 from dice.io.schema import Fields, array, either, items, number, text, whole
