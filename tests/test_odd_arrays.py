@@ -109,3 +109,25 @@ def test_negatives_of_odd_texts_are_refused():
             select_negatives(**({"W": W, "candidates": texts} | wrong))
     with pytest.raises(InputError, match="share"):
         select_negatives(W, texts, share="much")
+
+
+@pytest.mark.parametrize("name", [name for name, row in METHODS.items() if row.needs_fit])
+@pytest.mark.filterwarnings("ignore")
+def test_a_batch_that_is_refused_changes_nothing(name):
+    detector = make(name, W, B)
+    given = H if detector.takes == "h" else H @ W.T + B
+    scores = detector.fit(given, Y).score_samples(given)
+    wrong = given.copy()
+    wrong[-1, 0] = np.nan
+    with pytest.raises(InputError):
+        detector.partial_fit(wrong, Y)
+    np.testing.assert_array_equal(detector.score_samples(given), scores)
+
+
+@pytest.mark.parametrize("name", ["she", "nnguide", "relation", "cadref", "optfs"])
+def test_what_was_learnt_with_another_last_layer_is_not_merged(name):
+    one = make(name, W, B).fit(H, Y)
+    for weight, bias, words in ((-W, B, "another W"), (W, B + 1, "another b")):
+        with pytest.raises(InputError, match=words):
+            one.merge(make(name, weight, bias).fit(H, Y))
+    one.merge(make(name, W.tolist(), B.astype(np.float64)).fit(H, Y))

@@ -304,9 +304,11 @@ class Detector:
             raise InputError(f"merge: got a {type(self).__name__} of {there} features, this one has {here}")
         for parameter in self.fit_depends_on:
             mine, theirs = getattr(self, parameter), getattr(other, parameter)
+            name = type(self).__name__
             if np.ndim(mine) == np.ndim(theirs) == 0 and mine != theirs:
-                name = type(self).__name__
                 raise InputError(f"merge: got a {name} of {parameter}={theirs!r}, this one has {mine!r}")
+            if np.ndim(mine) and not (mine is theirs or np.array_equal(np.asarray(mine), np.asarray(theirs))):
+                raise InputError(f"merge: got a {name} of another {parameter} than this one's")
         theirs = other._current_state()
         if theirs is not None:
             self._merge_state(theirs)

@@ -138,8 +138,9 @@ class CADRef(HeadScore):
 
     def _add_block(self, h: np.ndarray, z: np.ndarray, y: NDArray[np.int64]) -> None:
         found = self._state_to_extend(PredictedMeans, lambda: PredictedMeans(z.shape[1], h.shape[1]))
+        strength = float(self._strength(finite(z, "z")).sum())
         found.means.add(h, z.argmax(axis=1).astype(np.int64))
-        found.strength += float(self._strength(finite(z, "z")).sum())
+        found.strength += strength
         self._state = found
 
     def _model(self) -> tuple[NDArray[np.float64], NDArray[np.float64], float]:

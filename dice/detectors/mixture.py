@@ -8,8 +8,9 @@ from numpy.typing import NDArray
 from scipy.special import logsumexp
 
 from dice import _core
+from dice.arrays import blocks
 from dice.detectors.base import Detector
-from dice.detectors.checks import in_range, named_labels, positive, scored
+from dice.detectors.checks import finite, float_type, in_range, named_labels, positive, scored
 from dice.detectors.subspace import check_scatter
 from dice.errors import InputError
 from dice.io.schema import Fields, array, either, items, number, text, whole
@@ -100,6 +101,8 @@ class GMM(Detector):
         classes would take more than `LARGEST` bytes."""
         array = self._checked(h)
         labels = named_labels(y, len(array))
+        for block in blocks(array, float_type(array)):
+            finite(block, "h")  # before a class of it is added
         found = self._state_to_extend(ClassGaussians, lambda: ClassGaussians(array.shape[1]))
         names = np.unique(labels).tolist()
         classes = len(set(found.names) | set(names))
