@@ -294,6 +294,17 @@ def test_parameters_that_cannot_be_are_refused_before_the_pass(
     assert len(err) < 500 and not (tmp_path / "x.dice").exists()
 
 
+def test_a_percentage_below_1_is_warned_about_once(data, tmp_path):
+    done = dice_run(
+        *("fit", "--checkpoint", data / "net.npz", "--in-data", data / "train", "--method", "dice"),
+        *("--param", "p=0.9", "--calibration", f"held={data / 'held'}", "--out", "x.dice"),
+        cwd=tmp_path,
+    )
+    assert done.returncode == 0 and done.stderr.count("is a percentage") == 1
+    done = dice_run("score", "--detector", "x.dice", data / "new", cwd=tmp_path)
+    assert done.returncode == 0 and done.stderr.count("is a percentage") == 1
+
+
 def test_a_folder_streams(data):
     """Verdicts come while most images are not decoded yet."""
     det, net = Detector.load(data / "dice.dice"), dice.load_backbone("densenet", data / "net.npz")
