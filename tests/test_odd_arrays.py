@@ -131,3 +131,10 @@ def test_what_was_learnt_with_another_last_layer_is_not_merged(name):
         with pytest.raises(InputError, match=words):
             one.merge(make(name, weight, bias).fit(H, Y))
     one.merge(make(name, W.tolist(), B.astype(np.float64)).fit(H, Y))
+
+
+def test_classes_that_were_never_predicted_are_said():
+    y = (H @ W.T + B).argmax(axis=1)
+    detector = make("cadref", W, B).fit(H[y == 2])
+    assert detector.shortfall() == "3 of 4 classes were never predicted"
+    assert detector.fit(H).shortfall() == ""

@@ -79,6 +79,7 @@ def test_fit_on_a_file_reads_no_image_and_says_so(args, data, tmp_path):
     for name in ("dice", "mds"):
         done = dice_run(*fit, f"{name}.dice", "--method", name, cwd=tmp_path)
         assert done.returncode == 0, done.stderr
+        assert "s.npz: does not hold which images it has seen" in done.stderr
         assert done.stdout.strip() == (
             f"{name}.dice: {name}, fitted on 600 images of toy, calibrated on 30 images of held"
         )

@@ -101,6 +101,11 @@ def run(args: Namespace) -> int:
         if detector.calibration_ is not None:
             _name_unknown_classes(detector.calibration_.unknown(len(net.bias)).tolist(), len(net.bias))
         calibrated = CalibratedOn(held_out.name, held_out.identity, n, args.tpr, args.by_class)
+        if args.statistics or args.mean:
+            note(
+                f"{args.statistics or args.mean}: does not hold which images it has seen, so that it is not "
+                "known whether some of the calibration images are among them; give images that are not"
+            )
         if "=" not in args.calibration:
             note(
                 f"--calibration {args.calibration}: the threshold comes from its test split; do not test on "

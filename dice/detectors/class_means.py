@@ -143,6 +143,11 @@ class CADRef(HeadScore):
         found.strength += strength
         self._state = found
 
+    def shortfall(self) -> str:
+        count = self._fitted_state(PredictedMeans).means.count
+        never = len(count) - np.count_nonzero(count)
+        return f"{never} of {len(count)} classes were never predicted" if never else ""
+
     def _model(self) -> tuple[NDArray[np.float64], NDArray[np.float64], float]:
         """Means (C, D), W (C, D), and the mean of L."""
         found = self._fitted_state(PredictedMeans)
