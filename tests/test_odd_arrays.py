@@ -3,12 +3,16 @@ overflow."""
 
 import numpy as np
 import pytest
+from tiny import save_densenet
 
+from dice import load_backbone
 from dice.arrays import unit_rows
 from dice.detectors import Detector
 from dice.detectors.registry import METHODS, make
 from dice.detectors.texts import select_negatives
 from dice.errors import InputError
+from dice.eval import metrics
+from dice.stats import thresholds
 
 RNG = np.random.default_rng(0)
 W, B = RNG.standard_normal((4, 9)).astype(np.float32), np.zeros(4, np.float32)
@@ -138,3 +142,25 @@ def test_classes_that_were_never_predicted_are_said():
     detector = make("cadref", W, B).fit(H[y == 2])
     assert detector.shortfall() == "3 of 4 classes were never predicted"
     assert detector.fit(H).shortfall() == ""
+
+
+def test_masked_pixels_and_scores_are_not_read(tmp_path):
+    net = load_backbone("densenet", save_densenet(tmp_path / "net.npz"))
+    pixels = RNG.integers(0, 256, (2, 32, 32, 3), np.uint8)
+    for use in (net.forward, net.features):
+        with pytest.raises(InputError, match="images: has masked values"):
+            use(np.ma.array(pixels, mask=pixels > 250))
+    with pytest.raises(InputError, match="scores_id: has masked values"):
+        metrics.auroc(np.ma.array(H[0], mask=H[0] > 0), H[0])
+
+
+@pytest.mark.parametrize("value", [None, "x", [], {}, np.ones(3), 10**400, float("nan")])
+def test_rates_and_numbers_of_scores_that_are_none_are_refused(value):
+    for use in (
+        lambda: metrics.fpr_at_tpr(H[0], H[1], value),
+        lambda: thresholds.realised_tpr(value, 0.9),
+        lambda: thresholds.realised_tpr(50, value),
+        lambda: thresholds.conformal_threshold(H[:, 0], value),
+    ):
+        with pytest.raises(InputError):
+            use()
