@@ -19,6 +19,7 @@ __all__ = [
     "as_array",
     "blocks",
     "on_gpu",
+    "refuse_masked",
     "unit_rows",
 ]
 
@@ -39,6 +40,7 @@ class DeviceArray(Protocol):
 
 
 _DLPACK_GPUS = (2, 13)  # kDLCUDA, kDLCUDAManaged
+_LEAST_NORM = 1e-140  # of smaller rows the squares lose digits
 BLOCK_BYTES = 8 << 20  # of a converted copy; bounds the memory that a pass over features takes
 
 
@@ -53,6 +55,7 @@ def as_array(value: Any, name: str, ndim: int) -> np.ndarray:
         raise InputError(f"{name}: is a sparse matrix, which is not supported; give {name}.toarray()")
     if not hasattr(value, "__array__") and on_gpu(value):
         raise InputError(f"{name}: lives on a GPU; copy it to the host")
+    refuse_masked(value, name)
     try:
         offers_dlpack_only = hasattr(value, "__dlpack__") and not hasattr(value, "__array__")
         array = np.from_dlpack(value) if offers_dlpack_only else np.asarray(value)
@@ -68,6 +71,14 @@ def as_array(value: Any, name: str, ndim: int) -> np.ndarray:
     if array.ndim != ndim:
         raise InputError(f"{name}: got shape {array.shape}, want {ndim} dimension{'s' * (ndim > 1)}")
     return array
+
+
+def refuse_masked(value: Any, name: str) -> Any:
+    """`value`. InputError where it is a numpy array that has values masked, which would be read as any
+    other."""
+    if isinstance(value, np.ma.MaskedArray) and np.ma.is_masked(value):
+        raise InputError(f"{name}: has masked values; fill them ({name}.filled(...)) or leave their rows out")
+    return value
 
 
 class _KindError(InputError, TypeError):
@@ -108,9 +119,19 @@ def blocks(array: np.ndarray, dtype: type, size: int | None = None) -> Iterator[
         yield np.ascontiguousarray(array[first : first + step], dtype=dtype)
 
 
-def unit_rows(h: Array) -> Float64:
-    """`h` (N, D) with each row divided by its norm, in double; a row of zeros stays."""
+def unit_rows(h: Array, name: str = "h") -> Float64:
+    """`h` (N, D) with each row divided by its norm, in double; a row of zeros stays.
+
+    InputError, naming `name`, for NaN and infinity."""
     rows = h.astype(np.float64)
-    norms = np.linalg.norm(rows, axis=1, keepdims=True)
+    with np.errstate(over="ignore"):
+        norms = np.linalg.norm(rows, axis=1, keepdims=True)
+    far = ~((norms[:, 0] > _LEAST_NORM) & (norms[:, 0] < np.inf))
+    if far.any():  # their squares overflow or vanish: divide by the largest number first
+        largest = np.abs(rows[far]).max(axis=1, keepdims=True)
+        if not np.isfinite(largest).all():
+            raise InputError(f"{name}: holds NaN or infinity")
+        rows[far] /= np.where(largest > 0, largest, 1)
+        norms[far] = np.linalg.norm(rows[far], axis=1, keepdims=True)
     np.divide(rows, norms, out=rows, where=norms > 0)
     return rows

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from dice import _core
-from dice.arrays import Array, Float32, UInt8
+from dice.arrays import Array, Float32, UInt8, refuse_masked
 from dice.console import debug
 from dice.errors import DeviceError, InputError
 
@@ -72,7 +72,7 @@ class Backbone:
         Raises:
             InputError: another dtype or shape, NaN or infinity, or a size that the network does not allow.
         """
-        return self._network.features(images)
+        return self._network.features(refuse_masked(images, "images"))
 
     def logits(self, h: Float32) -> Float32:
         """z = W h + b, float32 (N, C), of features h, float32 (N, D): the bits that `forward` gives for them.
@@ -85,7 +85,7 @@ class Backbone:
 
     def forward(self, images: UInt8 | Float32) -> tuple[Float32, Float32]:
         """h, float32 (N, D), and z, float32 (N, C), of N images; see `features` and `logits`."""
-        return self._network.forward(images)
+        return self._network.forward(refuse_masked(images, "images"))
 
     def info(self) -> dict[str, Any]:
         """What runs, and the memory it takes, as plain values for reports.

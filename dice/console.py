@@ -83,8 +83,17 @@ def red(text: str) -> str:
 
 
 def route_warnings() -> None:
-    """Prints Python's warnings as `warn` does, without file names and source lines."""
-    warnings.showwarning = lambda message, *_, **__: warn(" ".join(str(message).split()))
+    """Prints Python's warnings as `warn` does, without file names and source lines; each text once, from
+    however many places it comes."""
+    said: set[str] = set()
+
+    def show(message: Warning | str, *_: Any, **__: Any) -> None:
+        words = " ".join(str(message).split())
+        if words not in said:
+            said.add(words)
+            warn(words)
+
+    warnings.showwarning = show
 
 
 def progress(total: int, label: str, done: int = 0) -> Any:

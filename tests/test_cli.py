@@ -351,6 +351,13 @@ def test_skip_bad_leaves_images_out(args, data, tmp_path):
         (("--method", "react"), ["--clip_threshold"]),
         (("--layers", "40"), ["10 layers", "40"]),
         (("--threads", "0"), ["--threads"]),
+        (("--threads", "9" * 30), ["--threads"]),
+        (("--batch-size", "9" * 30), ["--batch-size"]),
+        (("--json", ""), ["--json", "is empty"]),
+        (("--in-data", ""), ["--in-data", "is empty"]),
+        (("--mean", ""), ["--mean", "is empty"]),
+        (("--checkpoint", ""), ["--checkpoint", "is empty"]),
+        (("--out-datasets", "a=far", ""), ["--out-datasets", "is empty"]),
     ],
 )
 def test_a_wrong_flag_is_one_clear_line(args, tmp_path, monkeypatch, capsys, flags, words):

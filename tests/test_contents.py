@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -9,7 +10,8 @@ import time
 import numpy as np
 import pytest
 from PIL import Image
-from tiny import FakeNet, array_set, save_densenet
+from test_cli import refused
+from tiny import FakeNet, array_set, save_densenet, save_images
 
 from dice.cli.inputs import tell_apart
 from dice.errors import InputError
@@ -232,3 +234,29 @@ def test_commands_count_overlaps_and_find_replaced_images(tmp_path):
     second, said = auroc()
     assert second != first and "all from stored features" not in said
     assert second == auroc("--fresh")[0]
+
+
+@pytest.mark.parametrize("command", [("eval",), ("sweep", "--p", "0", "--mean", "mean.npy")])
+def test_ood_images_that_are_elsewhere_too_are_counted_and_said(command, tmp_path):
+    save_densenet(tmp_path / "net.npz")
+    np.save(tmp_path / "mean.npy", np.ones(9))
+    save_images(tmp_path / "id", 20, 1)
+    save_images(tmp_path / "far", 10, 2)
+    shutil.copytree(tmp_path / "far", tmp_path / "near")
+    for i in range(3):
+        shutil.copy(tmp_path / f"id/class0/{i:04d}.png", tmp_path / f"near/class0/same{i}.png")
+    flags = (*command, "--checkpoint", "net.npz", "--in-data", "id", "--in-dataset", "toy", "--out-datasets")
+    said = dice_run(*flags, "far=far", "near=near", cwd=tmp_path).stderr
+    assert "3 of 13 images of near are also in toy" in said
+    assert "10 of 13 images of near are also in far" in said
+    said = dice_run(*flags, "far=far", cwd=tmp_path).stderr
+    assert "also in" not in said
+
+
+def test_an_ood_set_of_the_id_sets_name_is_refused(tmp_path):
+    save_densenet(tmp_path / "net.npz")
+    save_images(tmp_path / "id", 20, 1)
+    save_images(tmp_path / "far", 10, 2)
+    flags = ("eval", "--checkpoint", "net.npz", "--in-data", "id", "--in-dataset", "toy", "--out-datasets")
+    refused(dice_run(*flags, "toy=far", cwd=tmp_path), "--out-datasets toy", "otherwise")
+    assert dice_run(*flags, "toy=id", cwd=tmp_path).returncode == 0

@@ -20,7 +20,7 @@ from dice.detectors import (
     ViM,
     WeiPer,
 )
-from dice.detectors.activations import ASH, SCALE
+from dice.detectors.activations import ASH, SCALE, VRA, Clip
 from dice.detectors.fitting import fit_and_score
 from dice.detectors.registry import METHODS, make
 from dice.errors import InputError
@@ -128,3 +128,15 @@ def test_numbers_of_many_digits_are_refused(digits):
     ):
         with pytest.raises(InputError, match=": got .*, want"):
             score()
+
+
+@pytest.mark.parametrize("value", [None, 0.5, [0.1], (0.9, 0.1), "ab", np.array([1, 2])])
+def test_rules_refuse_what_is_no_parameter(value):
+    for wrong in ({"quantiles_": value}, {"per": value}, {"below": value}):
+        with pytest.raises(InputError, match=next(iter(wrong))):
+            VRA(**wrong)
+    with pytest.raises(InputError, match="variant"):
+        ASH(variant=value)
+    with pytest.raises(InputError, match="p: got"):
+        DICE(W, B, p=10**400).fit(H).score_samples(H)
+    assert Clip(quantile=np.float32(0.5)).quantiles == (0.5,)

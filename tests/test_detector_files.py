@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 import dice
-from dice.detectors import KNN, Detector, files
+from dice.detectors import KNN, MSP, Detector, files
 from dice.detectors.registry import METHODS, make
 from dice.detectors.sample import Thinned
+from dice.errors import InputError
 from dice.io.files import fill
 
 RNG = np.random.default_rng(0)
@@ -248,3 +249,21 @@ def test_saving_refuses_what_it_cannot_keep(tmp_path):
     with pytest.raises(dice.InputError, match="cannot be written"):
         dice.detectors.MSP().save(tmp_path / "no" / "d.dice")
     assert not list(tmp_path.iterdir())
+
+
+def test_what_could_not_be_read_again_is_not_written(tmp_path):
+    for detector, words in ((MSP(T="x"), "T: got 'x'"), (KNN(k=0), "k: got 0")):
+        with pytest.raises(InputError, match=f"not written.*{words}"):
+            detector.save(tmp_path / "x")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_gaussian_for_each_of_many_classes_comes_back(tmp_path):
+    h, y = RNG.standard_normal((2000, 6)), np.arange(2000) % 500
+    detector = make("gmm").fit(h, y)
+    detector.save(tmp_path / "x")
+    loaded = Detector.load(tmp_path / "x")
+    np.testing.assert_array_equal(loaded.score_samples(h[:20]), detector.score_samples(h[:20]))
+    both = loaded.merge(make("gmm").fit(h, y % 3)).score_samples(h[:20])  # what was loaded learns on
+    want = make("gmm").fit(np.concatenate([h, h]), np.concatenate([y, y % 3])).score_samples(h[:20])
+    np.testing.assert_allclose(both, want, rtol=1e-9)

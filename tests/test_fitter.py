@@ -117,6 +117,17 @@ def test_a_refusal_is_raised_at_once_where_one_asks_for_that():
     assert list(found.failed) == ["she"] and list(found.by_name) == ["nci"]
 
 
+@pytest.mark.parametrize("name", [name for name, row in METHODS.items() if row.needs_labels])
+def test_images_without_a_label_are_no_class_of_their_own(name):
+    h = FakeNet().forward(array_set("id", 203, 7, labels=True).pixels)[0]
+    labels = np.arange(203) % 4
+    labels[::50] = -1
+    detector = make(name, FakeNet().weight, FakeNet().bias)
+    found = fitted({name: detector, "knn": make("knn")}, h, labels)
+    assert list(found.by_name) == ["knn"]
+    assert found.failed[name].startswith("toy: 5 of 203 training images have no label (-1)")
+
+
 def test_too_few_images_to_hold_one_out_are_refused():
     h = FakeNet().forward(array_set("id", 4, 7).pixels)[0]
     found = fitted({"klm": make("klm"), "knn": make("knn")}, h, None)

@@ -155,6 +155,40 @@ def test_headers_that_take_much_are_refused(tmp_path):
         Detector.load(path)
 
 
+@pytest.mark.parametrize("name", ["tempscale", "openmax", "vra", "vim", "optfs", "weiper"])
+def test_one_array_in_many_places_is_refused(name, tmp_path):
+    """It was joined with itself as often: 5 MB became 10 GB."""
+    path = tmp_path / "d.dice"
+    fitted(name).save(path)
+    good = roomy(path.read_bytes())
+    (where,) = (at for at in places(header_of(good)) if at[-2:] == ("_parts", "list"))
+    for times in (2, 1000):
+        header = header_of(good)
+        inner = header
+        for key in where:
+            inner = inner[key]
+        inner *= times
+        path.write_bytes(with_header(good, header))
+        with within(SECONDS), pytest.raises(InputError, match="too many places|_parts"):
+            Detector.load(path)
+
+
+def test_what_takes_much_memory_for_its_file_is_refused(tmp_path):
+    path = tmp_path / "d.dice"
+    weiper = make("weiper", W, B, images=1 << 20).fit(H)
+    weiper.bins = 10_000
+    weiper._state.add(np.zeros((20_000, W.shape[1]), np.float32))
+    with pytest.raises(InputError, match="bins"):
+        weiper.save(path)
+    with pytest.raises(InputError, match="bins"):
+        weiper.score_samples(H)
+    many = np.zeros((30_000, 2), np.float32)
+    fdbd = make("fdbd", many, many[:, 0]).fit(many[:3])
+    for use in (lambda: fdbd.save(path), lambda: fdbd.score_samples(many[:1])):
+        with pytest.raises(InputError, match="30000 classes"):
+            use()
+
+
 def test_arrays_do_not_lie_over_each_other(tmp_path):
     path = tmp_path / "d.dice"
     fitted("she").save(path)

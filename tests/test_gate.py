@@ -5,6 +5,7 @@ import csv
 import io
 import json
 import shutil
+import subprocess
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from test_cli import dice_run, refused
 from tiny import array_set, save_densenet, save_images
 
 import dice
+from dice.cli.main import main
 from dice.detectors import Detector
 from dice.detectors.registry import METHODS
 from dice.eval import gate
@@ -260,6 +262,47 @@ def test_refusals(data, tmp_path):
     refused(
         dice_run("score", "--detector", "bare.dice", data / "one.png", cwd=tmp_path), "bare.dice", "dice fit"
     )
+
+
+@pytest.mark.parametrize(
+    "method, given, words",
+    [
+        ("dice", "W=1", "W: not a parameter"),
+        ("dice", "b=[1]", "b: not a parameter"),
+        ("dice", "mean=[1]", "mean: not a parameter"),
+        ("dice", "name=x", "name: not a parameter"),
+        ("dice", "dataset=x", "dataset: not a parameter"),
+        ("dice", "=5", ": not a parameter"),
+        ("dice", f"p={10**400}", "p: got"),
+        ("dice", "p=" + "[" * 100_000, "nested"),
+        ("energy", "T=x", "T: got"),
+        ("energy", "classes=3", "classes: not a parameter"),
+        ("knn", "k=-1", "k: got"),
+    ],
+)
+def test_parameters_that_cannot_be_are_refused_before_the_pass(
+    data, method, given, words, monkeypatch, capsys, tmp_path
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(gate, "fit", None)  # not called
+    status = main(
+        ["fit", "--checkpoint", str(data / "net.npz"), "--in-data", str(data / "train"), "--out", "x.dice"]
+        + ["--method", method, "--param", given]
+    )
+    out, err = capsys.readouterr()
+    refused(subprocess.CompletedProcess("fit", status, out, err), words)
+    assert len(err) < 500 and not (tmp_path / "x.dice").exists()
+
+
+def test_a_percentage_below_1_is_warned_about_once(data, tmp_path):
+    done = dice_run(
+        *("fit", "--checkpoint", data / "net.npz", "--in-data", data / "train", "--method", "dice"),
+        *("--param", "p=0.9", "--calibration", f"held={data / 'held'}", "--out", "x.dice"),
+        cwd=tmp_path,
+    )
+    assert done.returncode == 0 and done.stderr.count("is a percentage") == 1
+    done = dice_run("score", "--detector", "x.dice", data / "new", cwd=tmp_path)
+    assert done.returncode == 0 and done.stderr.count("is a percentage") == 1
 
 
 def test_a_folder_streams(data):

@@ -132,6 +132,45 @@ def test_write_atomic_on_a_full_disk(tmp_path, monkeypatch):
     assert os.listdir(tmp_path) == []
 
 
+def test_links_stay_and_what_they_point_to_is_written(tmp_path):
+    (tmp_path / "there").mkdir()
+    for name in ("old", "new"):
+        (tmp_path / name).symlink_to(tmp_path / "there" / name)
+    (tmp_path / "there" / "old").write_bytes(b"x")
+    for name in ("old", "new"):
+        write_atomic(tmp_path / name, lambda file: file.write(b"y"))
+        assert (tmp_path / name).is_symlink() and (tmp_path / "there" / name).read_bytes() == b"y"
+
+
+def test_what_is_no_file_is_not_replaced(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to(tmp_path / "pipe")
+    (tmp_path / "folder").mkdir()
+    for name in ("pipe", "link", "folder"):
+        before = os.lstat(tmp_path / name)
+        with pytest.raises(InputError, match=f"{name}: is not a regular file"):
+            write_atomic(tmp_path / name, lambda file: file.write(b"y"))
+        assert os.path.samestat(before, os.lstat(tmp_path / name))
+
+
+def test_the_file_that_output_goes_to_is_not_replaced(tmp_path):
+    """Under any name: a link to it stands here for /dev/stdout, which a user who may would lose."""
+    (tmp_path / "link").symlink_to("/proc/self/fd/1")
+    code = (
+        "import sys; from dice.io import write_atomic; from dice.io.output import check_target; "
+        "from pathlib import Path\n"
+        "for use in (check_target, lambda path: write_atomic(path, lambda file: file.write(b'y'))):\n"
+        "    try: use(Path(sys.argv[1]))\n"
+        "    except ValueError as reason: print(reason, flush=True)\n"
+    )
+    for name in ("link", "out.txt"):
+        with open(tmp_path / "out.txt", "wb") as out:
+            subprocess.run([sys.executable, "-c", code, str(tmp_path / name)], stdout=out, check=True)
+        said = (tmp_path / "out.txt").read_text().splitlines()
+        assert len(said) == 2 and all("what this program prints to" in line for line in said)
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["link", "out.txt"]
+
+
 def test_write_atomic_without_folder(tmp_path):
     with pytest.raises(InputError, match="No such file"):
         write_atomic(tmp_path / "no" / "out.bin", lambda f: f.write(b"x"))

@@ -134,6 +134,30 @@ def test_names_of_the_checkpoint_decide(tmp_path):
     assert by_folder(images) == {"a": 1, "b": 2, "c": 0} and images.notes == []
 
 
+def test_names_that_mean_no_one_class_are_not_trusted(tmp_path):
+    known = ("crane", "dog", "Crane", "ship")  # as ImageNet has it twice
+    images = open_set(f"own={folders(tmp_path / 'a', 'crane', 'dog')}", tmp_path)
+    images.match_labels(4, known)
+    assert images.labels is None and "crane" in images.unlabelled
+    images = open_set(f"own={folders(tmp_path / 'b', 'Cat', 'cat', 'ship')}", tmp_path)
+    images.match_labels(4, ("cat", "dog", "fox", "ship"))
+    assert images.labels is None and "Cat, cat" in images.unlabelled
+
+
+def test_another_order_in_the_checkpoint_is_said(tmp_path):
+    pixels, names = np.zeros((2, 32, 32, 3), np.uint8), tuple(sorted(CIFAR_10, reverse=True))
+    images = ArraySet("CIFAR-10", pixels, np.array([0, 9]), Classes(CIFAR_10))
+    images.match_labels(10, names)
+    assert list(images.labels) == [9, 0] and "has 2 of the network's 10 classes" in images.notes[-1]
+    root = folders(tmp_path, "cat", "dog", "fox")
+    (root / "classes.txt").write_text("cat\ndog\nfox")
+    for known, words in ((("fox", "cat", "dog"), "than classes.txt, which decides"), (("a", "b", "c"), "")):
+        images = open_set(f"own={root}", root)
+        images.match_labels(3, known)
+        assert by_folder(images) == {"cat": 0, "dog": 1, "fox": 2}
+        assert len(images.notes) == bool(words) and words in "".join(images.notes)
+
+
 @pytest.mark.parametrize(
     "names, count, known, strange",
     [
@@ -164,6 +188,7 @@ def test_classes_txt_decides_and_is_no_image(tmp_path):
     images.match_labels(3, ("a", "b", "none"))
     assert by_folder(images) == {"a": 2, "b": 0}
     assert "has 2 of the network's 3 classes" in images.notes[-1]
+    assert "another order than classes.txt" in images.notes[-1]
     images = open_set(f"x={tmp_path}", tmp_path)
     images.match_labels(4)
     assert images.labels is None and "has 3 classes, and the network 4 classes" in images.notes[-1]
@@ -277,3 +302,16 @@ def test_statistics_have_no_class_means_from_such_labels(data, tmp_path):
         cwd=tmp_path,
     )
     assert done.returncode == 0 and "3 class folders, and the network 4 classes" in done.stderr
+
+
+def test_statistics_say_that_images_without_a_label_cost_all_labels(data, tmp_path):
+    images = sorted((data / "id").rglob("*.png"))
+    lines = [f"{path} {-1 if i == 0 else i % 4}" for i, path in enumerate(images)]
+    (tmp_path / "train.txt").write_text("\n".join(lines))
+    done = dice_run(
+        *("precompute", "--checkpoint", data / "net.npz", "--in-dataset", "own", "--in-data", "train.txt"),
+        *("--out", "s.npz"),
+        cwd=tmp_path,
+    )
+    assert done.returncode == 0
+    assert f"1 of {len(images)} images have no label (-1), so that no label is used" in done.stderr

@@ -79,6 +79,7 @@ def test_fit_on_a_file_reads_no_image_and_says_so(args, data, tmp_path):
     for name in ("dice", "mds"):
         done = dice_run(*fit, f"{name}.dice", "--method", name, cwd=tmp_path)
         assert done.returncode == 0, done.stderr
+        assert "s.npz: does not hold which images it has seen" in done.stderr
         assert done.stdout.strip() == (
             f"{name}.dice: {name}, fitted on 600 images of toy, calibrated on 30 images of held"
         )
@@ -132,6 +133,9 @@ def test_the_help_of_fit_names_the_methods_that_statistics_serve(tmp_path):
         (("--shard", "1"), ["--shard"]),
         (("--shard", "301/300", "--out", "s.npz"), ["--shard 301/300"]),
         (("--max-images", "0"), ["--max-images"]),
+        (("--max-images", "9" * 30), ["--max-images"]),
+        (("--seed", "-1"), ["--seed"]),
+        (("--seed", "9" * 30), ["--seed"]),
         (("--out", "m.txt"), ["m.txt"]),
         (("--out", "m.npy", "--shard", "1/2"), ["m.npy", "merged"]),
     ],

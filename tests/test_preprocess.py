@@ -302,3 +302,15 @@ def test_real_grey_photographs(shared):
             assert (pixels == pixels[..., :1]).all()
             grey += 1
     assert grey
+
+
+def test_16_bits_in_which_0_is_white_are_refused(tmp_path):
+    """Pillow turns such an image of 8 bits, and not of 16."""
+    grey = (np.arange(32 * 32).reshape(32, 32) * 64).astype(np.uint16)
+    Image.fromarray(grey).save(tmp_path / "a.tif")
+    tag = struct.pack("<HHI", 262, 3, 1)
+    turned = (tmp_path / "a.tif").read_bytes().replace(tag + b"\1\0", tag + b"\0\0")
+    (tmp_path / "turned.tif").write_bytes(turned)
+    assert decode(tmp_path / "a.tif").getpixel((31, 31)) == (255, 255, 255)
+    with pytest.raises(InputError, match="turned.tif: .*0 is white"):
+        decode(tmp_path / "turned.tif")

@@ -164,3 +164,15 @@ def test_the_choice_is_not_made_on_a_set_of_the_table(flags, data, tmp_path):
         "--choose-data",
     )
     refused(dice_run(*flags, "--p", "5:1:1", cwd=tmp_path), "--p")
+
+
+def test_a_broken_set_is_named_and_the_others_are_finished(flags, data, tmp_path):
+    save_images(tmp_path / "broken", 5, 9)
+    (tmp_path / "broken" / "class0" / "0002.png").write_bytes(b"no image")
+    done = dice_run(*flags, "broken=broken", "--p", 0, "--out", "s.json", cwd=tmp_path)
+    assert done.returncode == 2 and "average over far, near" in done.stdout
+    saved = json.loads((tmp_path / "s.json").read_text())
+    assert "0002.png" in saved["skipped"]["broken"] and len(saved["rows"]) == 1
+    start = flags.index("--out-datasets") + 1
+    done = dice_run(*flags[:start], "broken=broken", "--p", 0, cwd=tmp_path)
+    assert done.returncode == 2 and "none of the sets could be used" in done.stderr and not done.stdout

@@ -97,6 +97,12 @@ def evaluate_one(
         train, left_out = training_images(
             args, in_dataset, id_set, learners, strict or len(learners) == len(methods)
         )
+    for images in sets:  # results tell sets apart by their names
+        if images.name == id_set.name and images.identity != id_set.identity:
+            raise InputError(
+                f"--out-datasets {images.name}: is the ID set's name; call the OOD set otherwise"
+            )
+    inputs.name_shared([id_set] if train is None else [id_set, train], sets)
     if mean is None and masked and train is None:  # else the pass over `train` gives it
         try:
             mean = inputs.mean_feature(args, in_dataset, net, transform, base)

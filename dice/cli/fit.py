@@ -3,6 +3,7 @@
 from argparse import Namespace
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -20,13 +21,15 @@ from dice.io.output import check_target
 from dice.stats import thresholds
 from dice.stats.training import Sample, Statistics, load_mean
 
+OTHERS = ("W", "b", "mean", "classes")  # parameters that come from the network, and from --mean
+
 
 def run(args: Namespace) -> int:
     out = Path(args.out)
     check_target(out)
     if args.method not in registry.METHODS:
         raise InputError(f"--method {args.method}: unknown; choose from {', '.join(registry.METHODS)}")
-    parameters = dict(args.param)
+    parameters = _parameters(args)
     train = held_out = None
     found = Statistics.load(Path(args.statistics)) if args.statistics else None
     if args.statistics and (args.in_data or args.mean):
@@ -50,11 +53,13 @@ def run(args: Namespace) -> int:
         if held_out is None:
             raise InputError("--out-datasets: want the threshold of --calibration")
         _, ood, left_out = inputs.open_sets(inputs.ood_specs(args, args.in_dataset), args.root, strict=False)
+        inputs.name_shared([images for images in (train, held_out) if images is not None], ood)
     net = inputs.open_network(args, args.in_dataset)
     transform = preprocess.transform_for(net.arch)
     if args.mean:
         parameters["mean"] = load_mean(Path(args.mean), net)
     detector = registry.make(args.method, net.weight, net.bias, dataset=args.in_dataset, **parameters)
+    detector._check()  # refuses now, not after a pass over all images
     came_from = Origin(
         method=args.method,
         network=NetworkOrigin(
@@ -96,6 +101,11 @@ def run(args: Namespace) -> int:
         if detector.calibration_ is not None:
             _name_unknown_classes(detector.calibration_.unknown(len(net.bias)).tolist(), len(net.bias))
         calibrated = CalibratedOn(held_out.name, held_out.identity, n, args.tpr, args.by_class)
+        if args.statistics or args.mean:
+            note(
+                f"{args.statistics or args.mean}: does not hold which images it has seen, so that it is not "
+                "known whether some of the calibration images are among them; give images that are not"
+            )
         if "=" not in args.calibration:
             note(
                 f"--calibration {args.calibration}: the threshold comes from its test split; do not test on "
@@ -119,6 +129,18 @@ def run(args: Namespace) -> int:
                 warn(words)
     broken = _say_accepted(detector, net, ood, transform, decoding)
     return 2 if broken or any(reason.startswith(evaluate.BROKEN) for reason in left_out.values()) else 0
+
+
+def _parameters(args: Namespace) -> dict[str, Any]:
+    """Those of --param, by name. InputError for one that the method does not have, or that comes from the
+    network or from images."""
+    takes = [name for name in registry.METHODS[args.method].known_parameters if name not in OTHERS]
+    for name, _ in args.param:
+        if name not in takes:
+            raise InputError(
+                f"--param {name}: not a parameter of {args.method}; it has {', '.join(takes) or 'none'}"
+            )
+    return dict(args.param)
 
 
 def _say_accepted(

@@ -8,6 +8,7 @@ import json
 import os
 from typing import Any
 
+MOST = (1 << 31) - 1  # of a whole number; the core takes so many of threads and of images at once
 NO_CLIP = 1e5  # the original's default of --clip_threshold, far above any feature
 
 _METHOD_HELP = (
@@ -20,7 +21,7 @@ _METHOD_HELP = (
 
 
 def count(text: str) -> int:
-    value = int(text)
+    value = whole(text)
     if value < 1:
         raise argparse.ArgumentTypeError(f"{value} is not 1 or more")
     return value
@@ -30,6 +31,8 @@ def whole(text: str) -> int:
     value = int(text)
     if value < 0:
         raise argparse.ArgumentTypeError(f"{value} is below 0")
+    if value > MOST:
+        raise argparse.ArgumentTypeError(f"is above {MOST}")
     return value
 
 
@@ -55,6 +58,8 @@ def parameter(text: str) -> tuple[str, Any]:
         return name, json.loads(value)
     except ValueError:
         return name, value
+    except RecursionError:
+        raise argparse.ArgumentTypeError(f"{name} is nested too deep") from None
 
 
 def shard(text: str) -> tuple[int, int]:

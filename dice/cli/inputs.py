@@ -1,6 +1,8 @@
 """What flags name: the network, the image sets, the methods and the mean feature."""
 
+import contextlib
 from argparse import Namespace
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -147,6 +149,18 @@ def tell_apart(seen: ImageSet, called: str, held_out: ImageSet, refusal: str) ->
         raise InputError(refusal)
     if n:
         warn(f"{n} of {len(held_out)} images of {held_out.name} are also in {called}")
+
+
+def name_shared(known: Sequence[ImageSet], sets: Sequence[ImageSet]) -> None:
+    """Warns of images of the OOD sets that are also in one of `known`, the ID sets, or in an OOD set before.
+    The content of the images decides."""
+    before = [(images, f"{images.name}, so that they count as ID and as OOD") for images in known]
+    for images in sets:
+        for other, words in before:
+            with contextlib.suppress(InputError):  # of a set that cannot be read; the pass over it says so
+                if n := shared(other.contents, images.contents):
+                    warn(f"{n} of {len(images)} images of {images.name} are also in {words}")
+        before.append((images, f"{images.name}, so that an average counts them twice"))
 
 
 def why(reason: InputError, what: str = "") -> str:

@@ -17,6 +17,7 @@ def run(args: Namespace) -> int:
         detector, fitted = merging.merge(files)
         detector.save(out)
         say(f"{out}: {detector.about_['method']}, fitted on {fitted.n} images of {fitted.set}")
+        note("image sets are told apart as wholes: an image that is in several of them counts several times")
         note("a threshold of its parts does not hold for it: it scores images, without verdict and p-value")
         return 0
     training.check_name(out)

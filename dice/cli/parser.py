@@ -6,7 +6,7 @@ fifth of one.
 """
 
 import importlib
-from argparse import ArgumentParser, Namespace, _SubParsersAction
+from argparse import PARSER, Action, ArgumentError, ArgumentParser, Namespace, _SubParsersAction
 from collections.abc import Callable
 from typing import Any, NoReturn, TypeAlias
 
@@ -21,6 +21,13 @@ __all__ = ["make_parser"]
 class _Parser(ArgumentParser):
     def error(self, message: str) -> NoReturn:
         raise InputError(f"{message} (see `{self.prog} --help`)")
+
+    def _get_values(self, action: Action, arg_strings: list[str]) -> Any:
+        if (
+            "" in arg_strings and action.nargs != PARSER
+        ):  # of a shell variable that is not set, say: not the same as no flag
+            raise ArgumentError(action, "is empty; give a value, or leave it out")
+        return super()._get_values(action, arg_strings)
 
     def _print_message(self, message: str, file: Any = None) -> None:  # of --help and --version
         write(message)
@@ -122,7 +129,7 @@ def _precompute(commands: _Commands) -> None:
         help="take the I-th of N parts; `dice merge` makes one of all",
     )
     parser.add_argument("--max-images", type=flags.count, metavar="N", help="take a stratified sample")
-    parser.add_argument("--seed", type=int, default=0, help="of the sample")
+    parser.add_argument("--seed", type=flags.whole, default=0, metavar="N", help="of the sample")
     parser.add_argument(
         "--mean-only", action="store_true", help="mean and variance, no class means and covariance"
     )

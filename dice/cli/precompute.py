@@ -21,6 +21,12 @@ def run(args: Namespace) -> int:
     check_target(out)
     train = inputs.own_or_known(args.in_data, args.in_dataset, args.root, "train")
     train.match_labels(len(net.bias), net.class_names)
+    unlabelled = 0 if train.labels is None else int((train.labels < 0).sum())
+    if unlabelled:
+        train.notes.append(
+            f"{train.name}: {unlabelled} of {len(train)} images have no label (-1), so that no label is "
+            "used: all images count as one class"
+        )
     subset = precompute.select(train, max_images=args.max_images, seed=args.seed, shard=args.shard)
     state = inputs.statistics_files(Path(args.base_dir), net, args.name, subset)[1]
     transform = preprocess.transform_for(net.arch)

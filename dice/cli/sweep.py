@@ -10,14 +10,14 @@ import numpy as np
 from dice.arrays import Float64
 from dice.cli import inputs
 from dice.cli.flags import range_of
-from dice.console import note, say, warn
+from dice.console import error, note, say, warn
 from dice.errors import InputError
 from dice.eval import doubts, evaluate, metrics, precompute, tables
 from dice.eval.features import FeaturePass
 from dice.eval.sweep import Choice, Grid, Point, Sweep, choose, measure
 from dice.images import datasets, preprocess
 from dice.images.imagesets import ImageSet
-from dice.io.output import check_target, check_writable, write_lines
+from dice.io.output import WriteError, check_target, check_writable, write_lines
 
 CHOICE_IMAGES = 2000  # of the training images, to choose p by
 BAR = 40  # characters of the longest bar
@@ -33,6 +33,7 @@ def run(args: Namespace) -> int:
     _, sets, left_out = inputs.open_sets(specs, args.root, strict=False)
     if not sets:
         raise InputError("--out-datasets: none of the sets is there")
+    inputs.name_shared([id_set], sets)
     used = [id_set, *sets]
     proxy = train = None
     if args.proxy:
@@ -56,7 +57,18 @@ def run(args: Namespace) -> int:
     def scores(images: ImageSet) -> Float64:
         return np.concatenate([grid.scores(h) for _, h in through.features(images)], axis=1)
 
-    points = measure(grid, scores(id_set), {s.name: scores(s) for s in sets}, args.convention)
+    of_id, of_ood = scores(id_set), {}
+    for images in sets:
+        try:
+            of_ood[images.name] = scores(images)
+        except WriteError:
+            raise
+        except InputError as reason:
+            error(str(reason))
+            left_out[images.name] = inputs.why(reason)
+    if not of_ood:
+        raise InputError("--out-datasets: none of the sets could be used")
+    points = measure(grid, of_id, of_ood, args.convention)
     chosen = None
     if proxy is not None and train is not None:
         best = choose(measure(grid, scores(train), {proxy.name: scores(proxy)}, args.convention))
@@ -73,7 +85,10 @@ def run(args: Namespace) -> int:
         for words in (*images.notes, *images.bad):
             note(words)
     highest = max(points, key=lambda point: point.average.auroc)
-    for words in (doubts.below_half(highest.sets, 0.5), doubts.few_images({s.name: len(s) for s in sets})):
+    for words in (
+        doubts.below_half(highest.sets, 0.5),
+        doubts.few_images({name: row.shape[1] for name, row in of_ood.items()}),
+    ):
         if words:
             warn(words)
     return 2 if any(reason.startswith(evaluate.BROKEN) for reason in left_out.values()) else 0

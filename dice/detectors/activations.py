@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from dice import _core
 from dice.arrays import as_array
-from dice.detectors.checks import bounded, percentage, real
+from dice.detectors.checks import bounded, chosen, percentage, real
 from dice.errors import InputError
 
 __all__ = ["ASH", "SCALE", "VRA", "Activation", "Clip", "Cuts"]
@@ -49,8 +49,8 @@ class Activation:
 
 
 def _fraction(value: Any, name: str) -> float:
-    if not isinstance(value, int | float) or not 0 <= value <= 1:
-        raise InputError(f"{name}: got {value!r}, want a fraction from 0 to 1")
+    if not isinstance(value, int | float | np.number) or not 0 <= value <= 1:
+        raise InputError(f"{name}: got {value!r:.60}, want a fraction from 0 to 1")
     return float(value)
 
 
@@ -92,8 +92,7 @@ class ASH(Activation):
     percentile: float = 90
 
     def __post_init__(self) -> None:
-        if self.variant not in ("p", "b", "s"):
-            raise InputError(f"variant: got {self.variant!r}, want one of p, b, s")
+        chosen(self.variant, "variant", "p", "b", "s")
         percentage(self.percentile, "percentile")
 
     def apply(self, h: NDArray[np.float32], cuts: Cuts) -> NDArray[np.float32]:
@@ -137,13 +136,12 @@ class VRA(Activation):
     per: str = "feature"
 
     def __post_init__(self) -> None:
-        if self.below not in ("zero", "clip"):
-            raise InputError(f"below: got {self.below!r}, want zero or clip")
-        if self.per not in ("feature", "all"):
-            raise InputError(f"per: got {self.per!r}, want feature or all")
-        ends = [_fraction(end, "quantiles_") for end in self.quantiles_]
+        chosen(self.below, "below", "zero", "clip")
+        chosen(self.per, "per", "feature", "all")
+        given = self.quantiles_ if isinstance(self.quantiles_, tuple | list) else ()
+        ends = [_fraction(end, "quantiles_") for end in given]
         if len(ends) != 2 or ends[0] > ends[1]:
-            raise InputError(f"quantiles_: got {self.quantiles_}, want two rising fractions")
+            raise InputError(f"quantiles_: got {self.quantiles_!r:.60}, want two rising fractions")
         for name in ("low", "high"):
             if getattr(self, name) is not None:
                 bounded(getattr(self, name), name)

@@ -304,9 +304,11 @@ class Detector:
             raise InputError(f"merge: got a {type(self).__name__} of {there} features, this one has {here}")
         for parameter in self.fit_depends_on:
             mine, theirs = getattr(self, parameter), getattr(other, parameter)
+            name = type(self).__name__
             if np.ndim(mine) == np.ndim(theirs) == 0 and mine != theirs:
-                name = type(self).__name__
                 raise InputError(f"merge: got a {name} of {parameter}={theirs!r}, this one has {mine!r}")
+            if np.ndim(mine) and not (mine is theirs or np.array_equal(np.asarray(mine), np.asarray(theirs))):
+                raise InputError(f"merge: got a {name} of another {parameter} than this one's")
         theirs = other._current_state()
         if theirs is not None:
             self._merge_state(theirs)
@@ -512,7 +514,7 @@ class Detector:
 
         about: what it was fitted on, plain values by name (`dice fit` gives network, preprocessing, data set,
         number of images); default: what this detector was loaded with. InputError for a value that the format
-        does not take, and where the file cannot be written.
+        does not take, for a detector that could not be used, and where the file cannot be written.
 
         >>> import tempfile
         >>> from dice.detectors import KNN
@@ -524,7 +526,7 @@ class Detector:
         (KNN(k=1, device='cpu'), 'two points', array([-0.]))
         """
         known = getattr(self, "about_", {}) if about is None else about
-        files.save(path, self, known, _saved_classes())
+        files.save(path, self, known, _saved_classes(), lambda written: written._check())
 
     @classmethod
     def load(cls, path: PathLike) -> "Self":

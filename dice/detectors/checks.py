@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dice.arrays import as_array, blocks
+from dice.arrays import as_array, blocks, refuse_masked
 from dice.errors import InputError
 
 MOST_WHOLE = 1 << 53  # the largest whole number up to which doubles hold all
@@ -21,8 +21,10 @@ __all__ = [
     "chosen",
     "class_labels",
     "finite",
+    "in_range",
     "float_type",
     "last_layer",
+    "named_labels",
     "percentage",
     "positive",
     "real",
@@ -146,6 +148,13 @@ def finite(block: np.ndarray, name: str) -> np.ndarray:
     return block
 
 
+def in_range(scores: NDArray[np.float64]) -> NDArray[np.float64]:
+    """`scores`, or distances. InputError where one overflows: a comparison with it would say nothing."""
+    if not np.isfinite(scores).all():
+        raise InputError("h: a score of it leaves the range of floating-point numbers; scale the features")
+    return scores
+
+
 def chosen(value: Any, name: str, *words: str) -> str:
     """A parameter that is one of `words`."""
     if not isinstance(value, str) or value not in words:
@@ -158,6 +167,8 @@ def class_labels(y: Any, n: int, classes: int) -> NDArray[np.int64]:
     if y is None:
         raise InputError("y: not given, want the class (from 0) of every training image")
     labels = as_array(y, "y", 1)
+    if labels.dtype.kind == "f":
+        finite(labels, "y")
     if labels.dtype.kind == "f" and (labels == np.rint(labels)).all():
         labels = labels.astype(np.int64)
     if labels.dtype.kind not in "iu":
@@ -167,6 +178,29 @@ def class_labels(y: Any, n: int, classes: int) -> NDArray[np.int64]:
     if n and not (labels.min() >= 0 and labels.max() < classes):
         raise InputError(f"y: got labels from {labels.min()} to {labels.max()}, want 0 to {classes - 1}")
     return labels.astype(np.int64)
+
+
+def named_labels(y: Any, n: int) -> np.ndarray:
+    """Labels (n,) of any kind that can be sorted: numbers, text, dates. Truth values become 0 and 1."""
+    if y is None:
+        raise InputError("y: not given, want the class of every training image")
+    labels = np.asarray(refuse_masked(y, "y"))
+    if labels.shape != (n,):
+        raise InputError(f"y: got shape {labels.shape} for {n} images")
+    if labels.dtype.kind not in "biufUSOMm":
+        raise InputError(f"y: got dtype {labels.dtype}, want numbers, texts or dates")
+    if labels.dtype.kind == "O" and all(isinstance(label, str) for label in labels):
+        labels = labels.astype(str)
+    if labels.dtype.kind == "b":
+        labels = labels.astype(np.int64)
+    try:
+        missing = bool((labels != labels).any()) or (labels.dtype.kind == "f" and np.isinf(labels).any())
+        np.sort(labels)
+    except TypeError:
+        raise InputError("y: holds labels of several kinds, or None; give numbers, or texts") from None
+    if missing:
+        raise InputError("y: holds NaN or infinity; leave images without a label out")
+    return labels
 
 
 def float_type(array: np.ndarray) -> type:

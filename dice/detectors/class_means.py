@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from dice import _core
 from dice.arrays import unit_rows
 from dice.detectors.base import Detector
-from dice.detectors.checks import check_layer, chosen, finite, scored
+from dice.detectors.checks import check_layer, chosen, finite, in_range, scored
 from dice.detectors.gaussian import NamedClasses
 from dice.detectors.head import HeadScore
 from dice.errors import InputError
@@ -38,9 +38,7 @@ class CTM(Detector):
     def partial_fit(self, h: Any, y: Any = None) -> "Self":
         """Adds training features `h` (N, D) with labels `y` (N,) of any kind."""
         array = self._checked(h)
-        if y is None:
-            raise InputError("y: not given, want the class of every training image")
-        batch = NamedClasses.of(array, np.asarray(y), scatter=False)
+        batch = NamedClasses.of(array, y, scatter=False)
         found = self._state_to_extend(NamedClasses, batch.empty)
         found.merge(batch)
         self._state = found
@@ -58,6 +56,7 @@ class CTM(Detector):
 
     def _score_block(self, h: np.ndarray) -> NDArray[np.float64]:
         largest = self._cached("products", self._products).forward(h, np.inf, "maxlogit")[0]
+        in_range(largest)
         norms = np.linalg.norm(h.astype(np.float64), axis=1)
         cosines: NDArray[np.float64] = np.divide(largest, norms, out=np.zeros(len(h)), where=norms > 0)
         return cosines
@@ -139,9 +138,15 @@ class CADRef(HeadScore):
 
     def _add_block(self, h: np.ndarray, z: np.ndarray, y: NDArray[np.int64]) -> None:
         found = self._state_to_extend(PredictedMeans, lambda: PredictedMeans(z.shape[1], h.shape[1]))
+        strength = float(self._strength(finite(z, "z")).sum())
         found.means.add(h, z.argmax(axis=1).astype(np.int64))
-        found.strength += float(self._strength(finite(z, "z")).sum())
+        found.strength += strength
         self._state = found
+
+    def shortfall(self) -> str:
+        count = self._fitted_state(PredictedMeans).means.count
+        never = len(count) - np.count_nonzero(count)
+        return f"{never} of {len(count)} classes were never predicted" if never else ""
 
     def _model(self) -> tuple[NDArray[np.float64], NDArray[np.float64], float]:
         """Means (C, D), W (C, D), and the mean of L."""

@@ -45,7 +45,7 @@ _START = len(MAGIC) + 4 + 4 + 32
 _ALIGN = 64
 _MOST_HEADER = 1 << 23  # bytes; there are a few arrays and numbers in it
 _MOST_DIMENSIONS = 8
-_MOST_OBJECTS = 64  # instances of classes; the richest detector has five
+_MOST_OBJECTS = 64  # instances of classes, and arrays in a second place; the richest detector has five
 _OWN = "about_"  # an attribute that the header has apart
 
 
@@ -85,15 +85,26 @@ class _Header:
         )
 
 
-def save(path: PathLike, detector: object, about: Mapping[str, Any], classes: Mapping[str, type]) -> None:
+def save(
+    path: PathLike,
+    detector: T,
+    about: Mapping[str, Any],
+    classes: Mapping[str, type],
+    check: Callable[[T], None],
+) -> None:
     """Writes `detector` and `about`, plain values by name, whole or not at all; `dice`, this version, is
     added to `about`.
 
-    classes: by name, those of the objects that may be in the file. InputError for a value that the format
-    does not take, and where the file cannot be written.
+    classes: by name, those of the objects that may be in the file. check: as for `load`. InputError for a
+    value that the format does not take, for a detector that `load` would refuse, and where the file cannot be
+    written.
     """
     arrays: list[np.ndarray] = []
     tree = _pack(detector, type(detector).__name__, arrays, classes)
+    try:
+        check(_Tree(arrays, classes).unpack(tree))
+    except (ValueError, TypeError, KeyError, AttributeError) as reason:
+        raise InputError(f"{path}: not written, since the detector could not be used: {reason}") from None
     header: dict[str, Any] = {"about": {**about, "dice": __version__}, "detector": tree}
     header["arrays"] = [{"dtype": a.dtype.str, "shape": a.shape, "offset": 0} for a in arrays]
     size = len(_encoded(header, path)) + 16 * len(arrays)  # room for the offsets; JSON takes spaces
@@ -254,7 +265,7 @@ class _Tree:
 
     def __init__(self, arrays: Sequence[np.ndarray], classes: Mapping[str, type]) -> None:
         self.arrays, self.classes = arrays, classes
-        self.objects = 0
+        self.objects = self.taken = 0
 
     def unpack(self, tree: Any) -> Any:
         """ValueError, TypeError, KeyError or AttributeError where the tree is none."""
@@ -264,6 +275,11 @@ class _Tree:
             raise ValueError("a bare list")
         ((kind, content),) = tree.items()
         if kind == "array":
+            self.taken += 1
+            if (
+                self.taken > len(self.arrays) + _MOST_OBJECTS
+            ):  # what holds one array often may copy it as often
+                raise ValueError("an array in too many places")
             return self.arrays[schema.check(content, whole(0, len(self.arrays) - 1), "array")]
         if kind in ("list", "tuple"):
             values = schema.check(content, items(plain), kind)

@@ -117,8 +117,12 @@ class _Fitter:
         strict: bool,
     ) -> None:
         self.detectors, self.labels, self.name, self.strict = detectors, labels, name, strict
+        self.count = count
         self.splits = {key: HELD_OUT if each.wants_held_out else FITTED for key, each in detectors.items()}
         self.seen = {FITTED: 0, HELD_OUT: 0}  # images by split
+        # images whose label is below 0; labels may be of any kind
+        numbers = labels if labels is not None and labels.dtype.kind in "if" else np.empty(0)
+        self.unlabelled = int(np.count_nonzero(numbers < 0))
         self.fits = Fits(Moments(0))
         self.one: tuple[Array, Float32] | None = None  # an image's feature and logits
         # Detectors that keep the features of most images keep views of this one copy of them.
@@ -132,6 +136,11 @@ class _Fitter:
                 if detector.needs_labels and self.labels is None:
                     cure = "use class folders, or a list with labels"
                     raise InputError(why or f"{self.name}: the training images have no labels; {cure}")
+                if detector.needs_labels and self.unlabelled:
+                    raise InputError(
+                        f"{self.name}: {self.unlabelled} of {self.count} training images have no label "
+                        "(-1); leave them out, or give their labels"
+                    )
 
     def take(self, indices: Int64, features: Array, z: Float32) -> None:
         """Learns from a chunk, one image at least, with its logits `z` (n, C)."""

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from dice import _core
 from dice.arrays import on_gpu, unit_rows
 from dice.detectors.base import Detector
-from dice.detectors.checks import scored, truth
+from dice.detectors.checks import in_range, named_labels, scored, truth
 from dice.errors import InputError
 from dice.io.schema import Unfit, instance, restore
 from dice.stats.moments import ClassMoments
@@ -18,7 +18,7 @@ from dice.stats.training import Statistics
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-__all__ = ["RMDS", "SSD", "Mahalanobis"]
+__all__ = ["RMDS", "SSD", "Mahalanobis", "NamedClasses"]
 
 
 class NamedClasses:
@@ -56,11 +56,9 @@ class NamedClasses:
         return NamedClasses(self.names[:0], moments)
 
     @staticmethod
-    def of(h: np.ndarray, labels: np.ndarray, *, scatter: bool) -> "NamedClasses":
+    def of(h: np.ndarray, labels: Any, *, scatter: bool) -> "NamedClasses":
         """Those of features `h` (N, D), of any float type, with labels (N,) of any kind."""
-        if labels.shape != (len(h),):
-            raise InputError(f"y: got shape {labels.shape} for {len(h)} images")
-        names, index = np.unique(labels, return_inverse=True)
+        names, index = np.unique(named_labels(labels, len(h)), return_inverse=True)
         moments = ClassMoments(len(names), h.shape[1], scatter=scatter)
         return NamedClasses(names, moments.add(h, index.astype(np.int64)))
 
@@ -113,7 +111,7 @@ class Mahalanobis(Detector):
     def partial_fit(self, h: Any, y: Any = None) -> "Self":
         """Adds training features `h` (N, D) with labels `y` (N,) of any kind; None = all one class."""
         array = self._checked(h)
-        labels = np.zeros(len(array), np.int64) if y is None else np.asarray(y)
+        labels = np.zeros(len(array), np.int64) if y is None else y
         batch = NamedClasses.of(self._prepared(array), labels, scatter=True)
         found = self._state_to_extend(NamedClasses, batch.empty)
         found.merge(batch)
@@ -179,7 +177,7 @@ class Mahalanobis(Detector):
         gaussian = self._cached(
             f"gaussian {total}", lambda: _core.Gaussian(self._moments().state, total, self._device())
         )
-        return gaussian.distance(self._prepared(h))
+        return in_range(gaussian.distance(self._prepared(h)))
 
 
 class RMDS(Mahalanobis):

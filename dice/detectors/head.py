@@ -194,9 +194,11 @@ class FDBD(_CentredScore):
 
     The paper and pytorch-ood divide by C - 1, OpenOOD does not; the order of images is the same. over="norm"
     is OpenOOD's other regulariser, norm(h), which it tries on validation images; the mean then plays no part.
-    Classes with equal weights have no boundary and do not count. Memory: C C floats for the norms, never C C
-    D.
+    Classes with equal weights have no boundary and do not count. Memory: C C floats for the norms, at most
+    `LARGEST` bytes, never C C D.
     """
+
+    LARGEST = 1 << 31
 
     def __init__(self, W: Any, b: Any, over: str = "distance") -> None:
         check_layer(W, b)
@@ -210,9 +212,19 @@ class FDBD(_CentredScore):
     def _check(self) -> None:
         super()._check()
         self._over()
+        self._check_size()
+
+    def _check_size(self) -> None:
+        classes = len(self._layer()[0])
+        if 4 * classes**2 > self.LARGEST:
+            raise InputError(
+                f"W: the distances between {classes} classes take more than {self.LARGEST >> 30} GiB; choose "
+                "another score"
+            )
 
     def _inverse_distances(self) -> NDArray[np.float32]:
         """float32 (C, C): 1 / norm(w_c - w_k), 0 where the two are equal."""
+        self._check_size()
         weight = self._layer()[0].astype(np.float64)
         turned, squares = np.ascontiguousarray(weight.T), (weight**2).sum(axis=1)
         inverse = np.zeros((len(weight), len(weight)), np.float32)

@@ -12,7 +12,16 @@ from dice import _core
 from dice.arrays import DeviceArray, Float32, as_array, blocks, on_gpu
 from dice.detectors.activations import ASH, SCALE, VRA, Activation, Clip, Cuts
 from dice.detectors.base import Detector
-from dice.detectors.checks import check_layer, chosen, finite, last_layer, percentage, real, scored
+from dice.detectors.checks import (
+    check_layer,
+    chosen,
+    finite,
+    in_range,
+    last_layer,
+    percentage,
+    real,
+    scored,
+)
 from dice.detectors.logits import LogitScore
 from dice.detectors.sample import Thinned
 from dice.errors import InputError
@@ -341,7 +350,7 @@ class LastLayer(Detector):
                 self._checked(h),
                 np.float32,
             )
-        return self._forward(h, self._named_score())
+        return in_range(self._forward(h, self._named_score()))
 
     def score_with_logits(self, h: np.ndarray, z: np.ndarray) -> NDArray[np.float64]:
         is_networks = self.p is None and self._activation() is None
@@ -362,7 +371,7 @@ class LastLayer(Detector):
             return self.score.score_samples(z)
         if not layer.reduces or self.score not in SCORES:
             return self.score_samples(h)
-        return layer.reduce(z, self.score)[0]
+        return in_range(layer.reduce(z, self.score)[0])
 
     def logits(self, h: Any) -> NDArray[np.float32]:
         """float32 (N, C): the masked layer's logits of `h` (N, D)."""

@@ -8,11 +8,12 @@ from numpy.typing import NDArray
 from scipy.special import logsumexp
 
 from dice import _core
+from dice.arrays import blocks
 from dice.detectors.base import Detector
-from dice.detectors.checks import positive, scored
+from dice.detectors.checks import finite, float_type, in_range, named_labels, positive, scored
 from dice.detectors.subspace import check_scatter
 from dice.errors import InputError
-from dice.io.schema import Unfit, either, instance, items, number, restore, text, whole
+from dice.io.schema import Fields, array, either, items, number, text, whole
 from dice.stats.moments import ClassMoments
 
 if TYPE_CHECKING:
@@ -32,15 +33,33 @@ class ClassGaussians:
         self.names: list[Any] = []
         self.moments: list[ClassMoments] = []
 
+    def __getstate__(self) -> dict[str, Any]:
+        """With the moments stacked: there may be thousands of classes."""
+        classes, features = len(self.names), self.features
+        parts = {
+            "count": ([each.count for each in self.moments], (classes,)),
+            "mean": ([each.mean for each in self.moments], (classes, features)),
+            "scatter": ([each.state[2] for each in self.moments], (classes, features, features)),
+        }
+        stacked = {name: np.array(part, np.float64).reshape(shape) for name, (part, shape) in parts.items()}
+        return {"features": features, "names": self.names, **stacked}
+
     def __setstate__(self, state: Mapping[str, Any]) -> None:
-        """Unfit where it is not what such an object holds."""
-        names, moments = items(either(text(), number())), items(instance(ClassMoments))
-        restore(self, state, features=whole(1), names=names, moments=moments)
-        self.names, self.moments = list(self.names), list(self.moments)
-        if len(self.names) != len(self.moments) or len(set(self.names)) < len(self.names):
-            raise Unfit("ClassGaussians: want one name for each class")
-        if any(each.features != self.features for each in self.moments):
-            raise Unfit(f"ClassGaussians: want classes of {self.features} features")
+        """Unfit where it is not what `__getstate__` gives."""
+        fields = Fields(state, type(self).__name__)
+        self.features = fields.take("features", whole(1))
+        self.names = list(fields.take("names", items(either(text(), number()))))
+        if len(set(self.names)) < len(self.names):
+            fields.refuse("names", "a class is named twice")
+        shape = (len(self.names), self.features, self.features)
+        count = fields.take("count", array("float64", shape[0]))[:, None]
+        mean = fields.take("mean", array("float64", *shape[:2]))[:, None]
+        scatter = fields.take("scatter", array("float64", *shape))
+        fields.refuse_others()
+        self.moments = [
+            ClassMoments.from_arrays(self.features, {"count": n, "mean": m, "scatter": s}, scatter=True)
+            for n, m, s in zip(count, mean, scatter, strict=True)
+        ]
 
     def empty(self) -> "ClassGaussians":
         """A new one of the same D."""
@@ -71,7 +90,7 @@ class GMM(Detector):
     """
 
     needs_labels = True
-    saved_classes = (ClassGaussians, ClassMoments)
+    saved_classes = (ClassGaussians,)
     LARGEST = 1 << 31
 
     def __init__(self, reg: float = 1e-6) -> None:
@@ -81,11 +100,9 @@ class GMM(Detector):
         """Adds training features `h` (N, D) with labels `y` (N,). InputError where the covariances of all
         classes would take more than `LARGEST` bytes."""
         array = self._checked(h)
-        if y is None:
-            raise InputError("y: not given, want the class of every training image")
-        labels = np.asarray(y)
-        if labels.shape != (len(array),):
-            raise InputError(f"y: got shape {labels.shape} for {len(array)} images")
+        labels = named_labels(y, len(array))
+        for block in blocks(array, float_type(array)):
+            finite(block, "h")  # before a class of it is added
         found = self._state_to_extend(ClassGaussians, lambda: ClassGaussians(array.shape[1]))
         names = np.unique(labels).tolist()
         classes = len(set(found.names) | set(names))
@@ -138,6 +155,6 @@ class GMM(Detector):
 
     def _score_block(self, h: np.ndarray) -> NDArray[np.float64]:
         model = self._cached("model", self._model)
-        logs = np.stack([factor - gaussian.distance(h) / 2 for gaussian, factor in model])
+        logs = np.stack([factor - in_range(gaussian.distance(h)) / 2 for gaussian, factor in model])
         score: NDArray[np.float64] = logsumexp(logs, axis=0)
         return score

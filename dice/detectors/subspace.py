@@ -10,7 +10,17 @@ from numpy.typing import NDArray
 from dice import _core
 from dice.arrays import blocks, on_gpu, unit_rows
 from dice.detectors.base import Detector
-from dice.detectors.checks import check_layer, finite, float_type, last_layer, real, scored, truth, whole
+from dice.detectors.checks import (
+    check_layer,
+    finite,
+    float_type,
+    in_range,
+    last_layer,
+    real,
+    scored,
+    truth,
+    whole,
+)
 from dice.detectors.head import HeadScore
 from dice.detectors.sample import Thinned
 from dice.errors import InputError
@@ -255,7 +265,7 @@ class ViM(HeadScore):
 
     def _score_block(self, h: np.ndarray, z: np.ndarray) -> NDArray[np.float64]:
         norm = -self._residual(h)
-        return _core.score("energy", z, None, (), (1.0,)) - self.alpha_ * norm
+        return in_range(_core.score("energy", z, None, (), (1.0,)) - self.alpha_ * norm)
 
 
 class KPCA(Detector):

@@ -9,7 +9,7 @@ from scipy.special import expit, logsumexp
 
 from dice import _core
 from dice.arrays import Array, as_array, blocks, unit_rows
-from dice.detectors.checks import check_layer, finite, positive, whole
+from dice.detectors.checks import check_layer, finite, positive, real, whole
 from dice.detectors.head import HeadScore
 from dice.errors import InputError
 
@@ -106,14 +106,16 @@ def select_negatives(
     A text is as like the classes as the `quantile` of its cosines with them; the `share` of the texts least
     like them is taken. The defaults are the authors'.
     """
-    classes, texts = unit_rows(as_array(W, "W", 2)), as_array(candidates, "candidates", 2)
+    classes, texts = unit_rows(as_array(W, "W", 2), "W"), as_array(candidates, "candidates", 2)
     if texts.shape[1] != classes.shape[1]:
         raise InputError(f"candidates: got {texts.shape[1]} features, W has {classes.shape[1]}")
-    if not (0 < share <= 1 and 0 <= quantile <= 1):
+    if not (0 < real(share, "share") <= 1 and 0 <= real(quantile, "quantile") <= 1):
         raise InputError(f"share, quantile: got {share} and {quantile}, want shares from 0 to 1")
+    if not (len(classes) and len(texts)):
+        raise InputError(f"W, candidates: got {len(classes)} and {len(texts)} texts, want some of each")
     turned = np.ascontiguousarray(classes.T)
     likeness = [
-        np.quantile(_core._blas_gemm(unit_rows(block), turned), quantile, axis=1)
+        np.quantile(_core._blas_gemm(unit_rows(block, "candidates"), turned), quantile, axis=1)
         for block in blocks(texts, np.float64)
     ]
     order = np.argsort(np.concatenate(likeness), kind="stable")

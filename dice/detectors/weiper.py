@@ -48,6 +48,7 @@ class WeiPer(HeadScore):
     fit_depends_on = ("images",)
     saved_classes = (Thinned,)
     MOST = 10_000  # copies, bins and bins of a running mean: each costs time and memory for every image
+    LARGEST = 1 << 31  # bytes of the training images' histograms
     CACHED = 1 << 30  # bytes of copies kept: all 100 of an ImageNet head
 
     def __init__(
@@ -100,6 +101,15 @@ class WeiPer(HeadScore):
         whole(self.images, "images")
         if self._state is not None:
             self._fitted_state(Thinned).check(columns=1)
+            self._check_size()
+
+    def _check_size(self) -> None:
+        rows, bins = len(self._fitted_state(Thinned)), self._bins()
+        if 16 * rows * bins > self.LARGEST:  # of the features, and of the disturbed logits
+            raise InputError(
+                f"bins: histograms of {bins} bins of {rows} training images take more than "
+                f"{self.LARGEST >> 30} GiB; lower bins or images"
+            )
 
     def _seed(self) -> int:
         return whole(self.seed, "seed", 0, MOST_SEED)
@@ -138,6 +148,7 @@ class WeiPer(HeadScore):
         (h,) = self._fitted_state(Thinned).rows()
         if not len(h):
             raise InputError(self._unfitted())
+        self._check_size()
         span = _range(h.min(), h.max())
         low, high = np.inf, -np.inf
         for layer in self._copies():

@@ -25,6 +25,7 @@ import numpy as np
 
 from dice import _core
 from dice.arrays import Array, as_array
+from dice.detectors.checks import real
 from dice.errors import InputError
 
 __all__ = [
@@ -179,7 +180,7 @@ def _arguments(
     scores_id: Any, scores_ood: Any, convention: str, tpr: float
 ) -> tuple[Array, Array, int, float, float]:
     number = check_convention(convention)
-    if not 0 < tpr <= 1:
+    if not 0 < real(tpr, "tpr") <= 1:
         raise InputError(f"tpr: got {tpr}, want a rate above 0 and at most 1")
     miss = float(1 - Decimal(repr(float(tpr))))  # 1 - 0.95 in binary is not 0.05, and rounds otherwise
     return as_array(scores_id, "scores_id", 1), as_array(scores_ood, "scores_ood", 1), number, tpr, miss

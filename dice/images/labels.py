@@ -34,6 +34,7 @@ class Classes(NamedTuple):
     empty: names of class folders without images; they have no label.
     folders: how many class folders there are whose names are the labels.
     remark: what to say where the labels are used.
+    told: whether `names` are those of `classes.txt`, which says that they are in the network's order.
     """
 
     names: tuple[str, ...] = ()
@@ -41,6 +42,7 @@ class Classes(NamedTuple):
     empty: tuple[str, ...] = ()
     folders: int = 0
     remark: str = ""
+    told: bool = False
 
 
 def folder_labels(listing: Listing) -> tuple[Int64, Classes]:
@@ -57,7 +59,7 @@ def folder_labels(listing: Listing) -> tuple[Int64, Classes]:
         places = {name: place for place, name in enumerate(names)}
         if unknown := [name for name in folders if name not in places]:
             raise InputError(f"{own}: has no line for the class folder {unknown[0]}")
-        numbers, classes = [places[name] for name in folders], Classes(names)
+        numbers, classes = [places[name] for name in folders], Classes(names, told=True)
     elif all(re.fullmatch(r"[0-9]{1,9}", name) for name in folders):
         numbers, remark = [int(name) for name in folders], ""
         if numbers != sorted(numbers):
@@ -94,11 +96,18 @@ def settle(
     few = f"{where}: has {len(used)} of the network's {count} classes; they are matched by name"
     few = few if len(used) < count else ""
     if not classes.sorted_folders and len(classes.names) == count:
-        return labels, few
-    strange: list[str] = []  # names that the network has not learnt
+        if known is None or classes.names == tuple(known) or not _same_names(classes.names, known):
+            return labels, few
+        order = f"{where}: the checkpoint has the classes in another order"
+        if classes.told:
+            return labels, ". ".join(filter(None, [few, f"{order} than {CLASSES}, which decides"]))
+        few = few or f"{order}; they are matched by name"
+    strange: list[str] = []  # names that the network has not learnt, or that mean several of its classes
     for names in _candidates(count, known):
-        places = {_plain(name): place for place, name in enumerate(names)}
+        places = _places(names)
         found = {int(label): places.get(_plain(classes.names[label]), -1) for label in used}
+        often = Counter(found.values())  # a class that two folders name is neither's
+        found = {label: place if often[place] == 1 else -1 for label, place in found.items()}
         missing = [classes.names[label] for label, place in found.items() if place < 0]
         if not missing:
             table = np.full(len(classes.names) + 1, -1)  # the last for images without a label
@@ -151,6 +160,20 @@ def _candidates(count: int, known: Sequence[str] | None) -> Iterator[Sequence[st
         yield cifar_100()
     elif count == 1000:
         yield sorted(devkit_wnids())
+
+
+def _places(names: Sequence[str]) -> dict[str, int]:
+    """The place of each name, plain; a name that several have is left out."""
+    plain = [_plain(name) for name in names]
+    often = Counter(plain)
+    return {name: place for place, name in enumerate(plain) if often[name] == 1}
+
+
+def _same_names(names: Sequence[str], others: Sequence[str]) -> bool:
+    """Whether both have the same names, plain and each once, in whatever order."""
+    return (
+        len(names) == len(others) == len(_places(names)) and _places(names).keys() == _places(others).keys()
+    )
 
 
 def _plain(name: str) -> str:

@@ -42,6 +42,7 @@ MAX_PIXELS = 1024**3 // 4 // 3
 MAX_ASPECT = 1000
 
 _MAX_PNG = 1 << 28  # bytes of a PNG file that is copied without its texts
+_PHOTOMETRIC = 262  # a tag of TIFF: whether 0 is white or black
 _DEPTH = {"I;16", "I;16L", "I;16B", "I;16N"}  # Pillow's modes of 16-bit grey
 
 
@@ -50,8 +51,8 @@ def decode(path: str | PathLike[str]) -> Image.Image:
 
     Of 16-bit grey the upper 8 bits are taken, as Pillow does of 16-bit colours; where no value is above 255
     they are taken as they are. Raises InputError, naming the file, when it cannot be opened, is no image of
-    FORMATS, is cut short, has values whose range is not known (32-bit integers, floats, 12 bits in 16), or
-    does not pass `check_size`.
+    FORMATS, is cut short, has values whose range is not known (32-bit integers, floats, 12 bits in 16) or
+    turned (16 bits, 0 is white), or does not pass `check_size`.
     """
     try:
         try:
@@ -86,6 +87,8 @@ def _decoded(source: str | PathLike[str] | io.BytesIO, path: str | PathLike[str]
 
 def _from_16_bits(image: Image.Image, path: str | PathLike[str]) -> Image.Image:
     """RGB of 16-bit grey. `convert` would cut at 255, so that nearly all of it became white."""
+    if image.format == "TIFF" and image.getexif().get(_PHOTOMETRIC) == 0:  # Pillow turns 8 bits alone
+        raise InputError(f"{path}: 16-bit grey in which 0 is white; save it with 8 bits a channel")
     values = np.asarray(image)
     highest = int(values.max())
     if 255 < highest < 4096:

@@ -119,13 +119,37 @@ def fingerprint(path: PathLike) -> str:
         return _fingerprints[key]
 
 
+def writable(path: PathLike) -> Path:
+    """The place of the file that `path` names, behind all links: to be replaced there, so that links stay.
+
+    InputError for what must not be replaced: a folder, a device or a pipe, and the file that standard output
+    or standard error goes to."""
+    name = os.fspath(path)
+    if "\0" in name:
+        raise InputError(f"{name!r}: is no name of a file")
+    place = Path(os.path.realpath(name))
+    try:
+        found = os.stat(place)
+    except OSError:  # it is not there, or writing says what is wrong
+        return place
+    if not stat.S_ISREG(found.st_mode):
+        raise InputError(f"{name}: is not a regular file; name one to be written")
+    for stream in (1, 2):
+        with contextlib.suppress(OSError):  # it is closed
+            if not os.path.samestat(found, os.fstat(stream)):
+                continue
+            raise InputError(f"{name}: is what this program prints to; name another file")
+    return place
+
+
 def write_atomic(path: PathLike, writer: Callable[[BinaryIO], object]) -> None:
     """Writes a file whole or not at all: ``writer(file)`` fills a temporary file, which is then renamed.
 
     ``file`` is binary and seekable. If anything fails, ``path`` keeps what it had and the temporary name is
-    removed. Raises InputError where the file system refuses (full disk, no permission, no such folder).
+    removed. Raises InputError where the file system refuses (full disk, no permission, no such folder), and
+    for what is not `writable`.
     """
-    path = Path(path)
+    name, path = os.fspath(path), writable(path)
     _sweep(path.parent)
     part = path
     try:
@@ -140,7 +164,7 @@ def write_atomic(path: PathLike, writer: Callable[[BinaryIO], object]) -> None:
             with contextlib.suppress(OSError):
                 part.unlink()
         if isinstance(error, OSError):
-            raise InputError(f"{path}: cannot be written: {error.strerror or error}") from error
+            raise InputError(f"{name}: cannot be written: {error.strerror or error}") from error
         raise
 
 

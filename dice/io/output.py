@@ -8,7 +8,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from dice.errors import InputError
-from dice.io.files import write_atomic
+from dice.io.files import writable, write_atomic
 
 __all__ = [
     "WriteError",
@@ -37,10 +37,8 @@ def check_writable(folder: Path) -> None:
 
 
 def check_target(path: Path) -> None:
-    """InputError if the file `path` cannot be written, or is a folder or device."""
-    if path.exists() and not path.is_file():
-        raise InputError(f"{path}: is not a regular file; name one to be written")
-    check_writable(path.absolute().parent)
+    """InputError if the file `path` cannot be written, or is a folder, a device, or where output goes."""
+    check_writable(writable(path).parent)
 
 
 def write_json(path: Path, value: Any) -> None:

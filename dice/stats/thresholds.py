@@ -13,7 +13,7 @@ import numpy as np
 
 from dice.arrays import as_array
 from dice.errors import InputError
-from dice.io.schema import Fields, array, either, flag, instance, number
+from dice.io.schema import MOST_WHOLE, Fields, array, either, flag, instance, number
 from dice.stats.quantiles import QuantileSketch
 
 __all__ = ["Calibration", "benjamini_hochberg", "conformal_p_values", "conformal_threshold", "realised_tpr"]
@@ -65,7 +65,9 @@ def realised_tpr(n: int, tpr: float) -> Distribution:
     """
     from scipy import stats
 
-    k = _rank(n, tpr)
+    if isinstance(n, bool) or not isinstance(n, int | np.integer) or not 0 <= n <= MOST_WHOLE:
+        raise InputError(f"n: got {n!r:.60}, want a number of scores")
+    k = _rank(int(n), tpr)
     found: Distribution = stats.beta(n + 1 - k, k)
     return found
 
@@ -198,10 +200,10 @@ def _rank(n: int, tpr: float, of: str = "") -> int:
 def _rate(value: Any, name: str) -> float:
     try:
         rate = float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         rate = math.nan
     if not 0 < rate < 1:
-        raise InputError(f"{name}: got {value!r}, want a rate strictly between 0 and 1")
+        raise InputError(f"{name}: got {value!r:.60}, want a rate strictly between 0 and 1")
     return rate
 
 
