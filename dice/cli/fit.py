@@ -26,7 +26,7 @@ OTHERS = ("W", "b", "mean", "classes")  # parameters that come from the network,
 
 def run(args: Namespace) -> int:
     out = Path(args.out)
-    check_target(out)
+    check_target(out, inputs.checkpoint_path(args, args.in_dataset), args.statistics, args.mean)
     if args.method not in registry.METHODS:
         raise InputError(f"--method {args.method}: unknown; choose from {', '.join(registry.METHODS)}")
     parameters = _parameters(args)
