@@ -305,6 +305,27 @@ def test_a_percentage_below_1_is_warned_about_once(data, tmp_path):
     assert done.returncode == 0 and done.stderr.count("is a percentage") == 1
 
 
+@pytest.mark.parametrize(
+    "flags, status, words",
+    [
+        (("msp", "--param", "T=1e-300"), 0, "100.0 % of 60 calibration scores equal the threshold"),
+        (("relation", "--param", "threshold=2"), 0, "100.0 % of 60 calibration scores equal the threshold"),
+        (("nci", "--param", "alpha=1e308"), 2, "leaves the range"),
+        (("energy",), 0, ""),
+    ],
+)
+def test_scores_that_tell_nothing_apart_are_said_or_refused(
+    data, flags, status, words, monkeypatch, capsys, tmp_path
+):
+    monkeypatch.chdir(tmp_path)
+    found = main(
+        ["fit", "--checkpoint", str(data / "net.npz"), "--in-data", str(data / "train"), "--out", "x.dice"]
+        + ["--calibration", f"held={data / 'held'}", "--method", *flags]
+    )
+    said = capsys.readouterr().err
+    assert found == status and words in said and ("equal the threshold" in said) == ("equal" in words)
+
+
 def test_a_folder_streams(data):
     """Verdicts come while most images are not decoded yet."""
     det, net = Detector.load(data / "dice.dice"), dice.load_backbone("densenet", data / "net.npz")

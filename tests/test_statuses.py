@@ -16,6 +16,7 @@ import pytest
 from test_cli import dice_run, environment, refused
 from tiny import save_densenet, save_images
 
+from dice.cli.eval import evaluate_each
 from dice.cli.main import main
 from dice.cli.parser import make_parser
 from dice.console import shown
@@ -231,3 +232,29 @@ def test_no_ood_set_that_could_be_used_is_2(data, tmp_path):
     assert dice_run(*flags, "--in-dist-only", cwd=tmp_path).returncode == 0
     np.save(tmp_path / "far.npy", np.zeros((3, 32, 32, 3), np.uint8))
     assert dice_run(*flags, "far=far.npy", cwd=tmp_path).returncode == 0
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ("fit", "--method", "msp", "--out"),
+        ("eval", "--in-data", "held", "--out-datasets", "far=held", "--json"),
+        ("sweep", "--in-data", "held", "--out-datasets", "far=held", "--out"),
+        ("precompute", "--in-data", "held", "--out"),
+    ],
+)
+def test_the_network_is_not_written_over(data, flags, monkeypatch, capsys, tmp_path):
+    for name in ("net.npz", "held"):
+        (tmp_path / name).symlink_to(data / name)
+    before = (data / "net.npz").read_bytes()
+    monkeypatch.chdir(tmp_path)
+    status = main([flags[0], "--checkpoint", "net.npz", *flags[1:], "net.npz"])
+    refused(subprocess.CompletedProcess([], status, *capsys.readouterr()), "net.npz: is read by this command")
+    assert (data / "net.npz").read_bytes() == before
+
+
+def test_json_of_commands_without_a_checkpoint_flag(monkeypatch, tmp_path):
+    """Such as `dice demo`: the files that are not to be written over are then none."""
+    monkeypatch.chdir(tmp_path)
+    args = Namespace(base_dir="out", json="x.json")
+    assert evaluate_each(args, [], lambda name: []) == 0

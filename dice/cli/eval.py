@@ -39,7 +39,7 @@ def evaluate_each(args: Namespace, in_datasets: Sequence[str], one: Callable[[st
     """
     check_writable(Path(args.base_dir))
     if args.json:
-        check_target(Path(args.json))
+        check_target(Path(args.json), *(getattr(args, name, None) for name in ("checkpoint", "mean")))
     found: list[Result] = []
     broken = False
     for in_dataset in in_datasets:

@@ -26,7 +26,7 @@ OTHERS = ("W", "b", "mean", "classes")  # parameters that come from the network,
 
 def run(args: Namespace) -> int:
     out = Path(args.out)
-    check_target(out)
+    check_target(out, inputs.checkpoint_path(args, args.in_dataset), args.statistics, args.mean)
     if args.method not in registry.METHODS:
         raise InputError(f"--method {args.method}: unknown; choose from {', '.join(registry.METHODS)}")
     parameters = _parameters(args)
@@ -99,6 +99,8 @@ def run(args: Namespace) -> int:
             accuracy=in_held_out,
         )
         if detector.calibration_ is not None:
+            if words := doubts.ties_of_calibration(detector.calibration_.tied(), n):
+                warn(words)
             _name_unknown_classes(detector.calibration_.unknown(len(net.bias)).tolist(), len(net.bias))
         calibrated = CalibratedOn(held_out.name, held_out.identity, n, args.tpr, args.by_class)
         if args.statistics or args.mean:

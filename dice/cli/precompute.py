@@ -18,7 +18,7 @@ def run(args: Namespace) -> int:
     if args.shard and not args.out:
         out = out.with_suffix(f".{args.shard[0]}of{args.shard[1]}.npz")
     training.check_name(out, args.shard)
-    check_target(out)
+    check_target(out, inputs.checkpoint_path(args, args.in_dataset))
     train = inputs.own_or_known(args.in_data, args.in_dataset, args.root, "train")
     train.match_labels(len(net.bias), net.class_names)
     unlabelled = 0 if train.labels is None else int((train.labels < 0).sum())

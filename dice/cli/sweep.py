@@ -27,7 +27,7 @@ def run(args: Namespace) -> int:
     base = Path(args.base_dir)
     check_writable(base)
     if args.out:
-        check_target(Path(args.out))
+        check_target(Path(args.out), inputs.checkpoint_path(args, args.in_dataset), args.mean)
     id_set = inputs.own_or_known(args.in_data, args.in_dataset, args.root, "test")
     specs = inputs.ood_specs(args, args.in_dataset)
     _, sets, left_out = inputs.open_sets(specs, args.root, strict=False)

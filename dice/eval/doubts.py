@@ -4,8 +4,9 @@ from collections.abc import Mapping, Sequence
 
 from dice.eval.results import Metrics, Result
 
-__all__ = ["FEW", "accuracy", "below_half", "few_images", "of_results", "ties"]
+__all__ = ["FEW", "accuracy", "below_half", "few_images", "of_results", "ties", "ties_of_calibration"]
 
+MANY_TIES = 0.1  # of calibration scores
 FEW = 100  # of fewer images one is more than a point of FPR
 _NAMED = 4
 
@@ -65,6 +66,17 @@ def few_images(sizes: Mapping[str, int]) -> str:
 def ties(tied: float, convention: str) -> str:
     """Says that `tied` percent of the scores equal the threshold of FPR."""
     return f"{tied:.1f} % of the {'ID' if convention == 'openood' else 'OOD'} scores equal the threshold"
+
+
+def ties_of_calibration(tied: float, n: int) -> str:
+    """Of the share `tied` of `n` held-out scores that equal the threshold: a new image that scores the same
+    is accepted whatever it shows."""
+    if tied * n < 2 or tied < MANY_TIES:
+        return ""
+    return (
+        f"{100 * tied:.1f} % of {n} calibration scores equal the threshold: the score hardly tells images "
+        "apart, and whatever scores the same is accepted"
+    )
 
 
 def _some(words: Sequence[str]) -> str:

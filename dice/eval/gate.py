@@ -10,6 +10,7 @@ from dice.arrays import Bool, Float32, Float64, Int64
 from dice.backbone import Backbone
 from dice.console import progress
 from dice.detectors import Detector, fitting
+from dice.detectors.checks import in_range
 from dice.images.imagesets import Decoding, ImageSet
 from dice.images.preprocess import Transform
 
@@ -89,7 +90,7 @@ def calibrate(
     scores, classes = (
         (np.concatenate(column) for column in zip(*rows, strict=True)) if rows else (np.empty(0), None)
     )
-    detector.set_threshold(tpr=tpr, scores=scores, classes=classes if by_class else None)
+    detector.set_threshold(tpr=tpr, scores=in_range(scores), classes=classes if by_class else None)
     return len(scores)
 
 
@@ -102,7 +103,7 @@ def judge(
 ) -> Iterator[Verdicts]:
     """Verdicts batch by batch; memory does not grow with the number of images."""
     for indices, h, z in _passed(net, images, transform, decoding):
-        scores, classes = detector.score_with_logits(h, z), z.argmax(axis=1)
+        scores, classes = in_range(detector.score_with_logits(h, z)), z.argmax(axis=1)
         known = detector.calibration_
         p_values = None if known is None else known.p_values(scores, classes)
         inside = detector.decide(scores, classes) >= 0 if hasattr(detector, "threshold_") else None

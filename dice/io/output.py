@@ -36,9 +36,13 @@ def check_writable(folder: Path) -> None:
         raise InputError(f"{folder}: cannot write there ({reason.strerror}); choose another folder") from None
 
 
-def check_target(path: Path) -> None:
-    """InputError if the file `path` cannot be written, or is a folder, a device, or where output goes."""
+def check_target(path: Path, *read: str | Path | None) -> None:
+    """InputError if the file `path` cannot be written, is a folder, a device, or where output goes, or is one
+    of the files `read`, which would be lost."""
     check_writable(writable(path).parent)
+    for other in read:
+        if other and path.exists() and Path(other).exists() and path.samefile(other):
+            raise InputError(f"{path}: is read by this command and would be lost; name another file")
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -149,6 +149,11 @@ class Calibration:
             if not np.array_equal(found, want, equal_nan=True):
                 fields.refuse(name, "does not follow from the scores")
 
+    def tied(self) -> float:
+        """The share of the scores that equal their threshold."""
+        classes = np.repeat(np.arange(len(self._starts) - 1), np.diff(self._starts))
+        return float(np.mean(self._scores == self.thresholds(len(classes), classes)))
+
     def thresholds(self, n: int, classes: Any = None) -> np.ndarray:
         """float64 (n,): the threshold of each of n images, by their predicted `classes` (n,) where that is
         asked for; NaN for a class without held-out scores."""
