@@ -33,8 +33,8 @@ static void pack_row(const dice_conv *conv, const dice_view *x, int32_t channel,
     memset(to, 0, (size_t)skip * DICE_BLOCK * sizeof(float));
     memset(to + end * DICE_BLOCK, 0, (size_t)(count - end) * DICE_BLOCK * sizeof(float));
     const int32_t ix = (ox + skip) * conv->stride + kx - conv->pad;
-    const ptrdiff_t step = (ptrdiff_t)conv->stride * DICE_BLOCK;
-    conv->kernels->conv_pack(to + skip * DICE_BLOCK, x, channel, iy * x->pitch + ix * DICE_BLOCK, step,
+    const ptrdiff_t spacing = (ptrdiff_t)conv->stride * DICE_BLOCK;
+    conv->kernels->conv_pack(to + skip * DICE_BLOCK, x, channel, iy * x->pitch + ix * DICE_BLOCK, spacing,
                              end - skip, (dice_affine){conv->scale, conv->shift});
 }
 

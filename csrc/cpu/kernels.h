@@ -80,12 +80,12 @@ typedef struct dice_amx_kernels {
 
 /* The transforms of F(2 x 2, 3 x 3): a patch of 4 x 4 inputs gives 2 x 2 outputs. */
 typedef struct dice_winograd_kernels {
-    /* One patch and block: v (16 elements, step floats apart, 16) from the pixels at[i] + shift, i = 4 y + x;
-     * at[i] == zeros is a pixel outside. */
-    void (*input)(const float *const *at, ptrdiff_t shift, const float *zeros, float *v, size_t step);
-    /* The 2 x 2 output pixels from m (16 elements, step floats apart, 16), which go to out->y; their two rows
-     * are out->plane floats apart. */
-    void (*output)(const float *m, size_t step, const dice_conv_out *out);
+    /* One patch and block: v (16 elements, spacing floats apart, 16) from the pixels at[i] + shift, i = 4 y +
+     * x; at[i] == zeros is a pixel outside. */
+    void (*input)(const float *const *at, ptrdiff_t shift, const float *zeros, float *v, size_t spacing);
+    /* The 2 x 2 output pixels from m (16 elements, spacing floats apart, 16), which go to out->y; their two
+     * rows are out->plane floats apart. */
+    void (*output)(const float *m, size_t spacing, const dice_conv_out *out);
 } dice_winograd_kernels;
 
 /* The prologue of an op: max(x * scale + shift, 0) for each channel, or x where scale is NULL. Both arrays
@@ -112,14 +112,14 @@ typedef struct dice_cpu_kernels {
                        int relu);
 
     /* The inputs of one output pixel from a narrow tensor: `rows` rows of `length` floats, `pitch` floats
-     * apart, as one list in blocks of 16 that begin `step` floats apart, with zeros at the end of the
+     * apart, as one list in blocks of 16 that begin `spacing` floats apart, with zeros at the end of the
      * last. */
-    void (*conv_pack_narrow)(float *to, size_t step, const float *from, ptrdiff_t pitch, int32_t rows,
+    void (*conv_pack_narrow)(float *to, size_t spacing, const float *from, ptrdiff_t pitch, int32_t rows,
                              int32_t length);
 
-    /* to (count, 16) = pre(channels [channel, channel + 16)) of the pixels that lie from, from + step, ...
+    /* to (count, 16) = pre(channels [channel, channel + 16)) of the pixels that lie from, from + spacing, ...
      * floats into a block of x. */
-    void (*conv_pack)(float *to, const dice_view *x, int32_t channel, ptrdiff_t from, ptrdiff_t step,
+    void (*conv_pack)(float *to, const dice_view *x, int32_t channel, ptrdiff_t from, ptrdiff_t spacing,
                       int32_t count, dice_affine pre);
 
     /* Compute rows [y0, y1) of y. */

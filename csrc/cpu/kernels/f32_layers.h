@@ -89,24 +89,24 @@ static void conv_store(const float *c, int rows, int vectors, int32_t first, con
     }
 }
 
-static void conv_pack(float *to, const dice_view *x, int32_t channel, ptrdiff_t from, ptrdiff_t step,
+static void conv_pack(float *to, const dice_view *x, int32_t channel, ptrdiff_t from, ptrdiff_t spacing,
                       int32_t count, dice_affine pre)
 {
     if (pre.scale == NULL) {
         for (int32_t i = 0; i < count; i++) {
-            vec16_store(to + 16 * i, load_channels(x, channel, from + i * step));
+            vec16_store(to + 16 * i, load_channels(x, channel, from + i * spacing));
         }
         return;
     }
     const vec16 scale = vec16_load(pre.scale + channel), shift = vec16_load(pre.shift + channel);
     const vec16 zero = vec16_set1(0.0f);
     for (int32_t i = 0; i < count; i++) {
-        const vec16 value = load_channels(x, channel, from + i * step);
+        const vec16 value = load_channels(x, channel, from + i * spacing);
         vec16_store(to + 16 * i, vec16_max(vec16_fma(value, scale, shift), zero));
     }
 }
 
-static void conv_pack_narrow(float *to, size_t step, const float *from, ptrdiff_t pitch, int32_t rows,
+static void conv_pack_narrow(float *to, size_t spacing, const float *from, ptrdiff_t pitch, int32_t rows,
                              int32_t length)
 {
     vec16 block = vec16_set1(0.0f);
@@ -119,7 +119,7 @@ static void conv_pack_narrow(float *to, size_t step, const float *from, ptrdiff_
             lane = end;
             if (lane == 16) {
                 vec16_store(to, block);
-                to += step;
+                to += spacing;
                 block = vec16_set1(0.0f);
                 lane = 0;
             }

@@ -14,7 +14,8 @@ INLINE void transform4(vec16 *a, vec16 *b, vec16 *c, vec16 *d)
     *d = t3;
 }
 
-static void winograd_input(const float *const *at, ptrdiff_t shift, const float *zeros, float *v, size_t step)
+static void winograd_input(const float *const *at, ptrdiff_t shift, const float *zeros, float *v,
+                           size_t spacing)
 {
     vec16 d[16];
 #pragma GCC unroll 16
@@ -31,7 +32,7 @@ static void winograd_input(const float *const *at, ptrdiff_t shift, const float 
     }
 #pragma GCC unroll 16
     for (int i = 0; i < 16; i++) {
-        vec16_store(v + (size_t)i * step, d[i]);
+        vec16_store(v + (size_t)i * spacing, d[i]);
     }
 }
 
@@ -45,13 +46,13 @@ INLINE void finish(vec16 value, const dice_conv_out *out, int row, int column)
 }
 
 /* A^T m A, with A^T = [1 1 1 0; 0 1 -1 -1]. */
-static void winograd_output(const float *m, size_t step, const dice_conv_out *out)
+static void winograd_output(const float *m, size_t spacing, const dice_conv_out *out)
 {
     vec16 top[4], bottom[4];
 #pragma GCC unroll 4
     for (size_t i = 0; i < 4; i++) {
-        const vec16 a = vec16_load(m + i * step), b = vec16_load(m + (4 + i) * step);
-        const vec16 d = vec16_load(m + (8 + i) * step), e = vec16_load(m + (12 + i) * step);
+        const vec16 a = vec16_load(m + i * spacing), b = vec16_load(m + (4 + i) * spacing);
+        const vec16 d = vec16_load(m + (8 + i) * spacing), e = vec16_load(m + (12 + i) * spacing);
         top[i] = vec16_add(vec16_add(a, b), d);
         bottom[i] = vec16_sub(vec16_sub(b, d), e);
     }
