@@ -45,7 +45,8 @@ _START = len(MAGIC) + 4 + 4 + 32
 _ALIGN = 64
 _MOST_HEADER = 1 << 23  # bytes; there are a few arrays and numbers in it
 _MOST_DIMENSIONS = 8
-_MOST_OBJECTS = 64  # instances of classes, and arrays in a second place; the richest detector has five
+_MOST_OBJECTS = 64  # instances of classes; the richest detector has five
+_MOST_REPEATS = 8  # arrays in a second place: what holds one array often may copy it as often
 _OWN = "about_"  # an attribute that the header has apart
 
 
@@ -276,9 +277,7 @@ class _Tree:
         ((kind, content),) = tree.items()
         if kind == "array":
             self.taken += 1
-            if (
-                self.taken > len(self.arrays) + _MOST_OBJECTS
-            ):  # what holds one array often may copy it as often
+            if self.taken > len(self.arrays) + _MOST_REPEATS:
                 raise ValueError("an array in too many places")
             return self.arrays[schema.check(content, whole(0, len(self.arrays) - 1), "array")]
         if kind in ("list", "tuple"):

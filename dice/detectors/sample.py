@@ -32,17 +32,16 @@ class Thinned:
         """Unfit where it is not what such an object holds: parts with the same columns, the first (n, D)."""
         column = either(array("float32 float64", None, None), array("int64", None))
         restore(
-            self,
-            state,
-            capacity=whole(1),
-            step=whole(1),
-            seen=whole(),
-            _parts=items(items(column, 1, 2), 0, 1),  # each part more would be a copy in `rows`
+            self, state, capacity=whole(1), step=whole(1), seen=whole(), _parts=items(items(column, 1, 2))
         )
         self._parts = list(self._parts)
+        if len({id(part[0]) for part in self._parts}) < len(self._parts):  # `rows` would copy it as often
+            raise Unfit("Thinned._parts: an array stands in several parts")
         for part in self._parts:
             if part[0].ndim != 2 or len({len(column) for column in part}) != 1:
                 raise Unfit(f"Thinned: columns of {[column.shape for column in part]}, want rows of each")
+            if [c.shape[1:] for c in part] != [c.shape[1:] for c in self._parts[0]]:
+                raise Unfit("Thinned: parts of different columns")
 
     def check(self, columns: int) -> None:
         """Unfit where it holds no rows of so many columns."""
